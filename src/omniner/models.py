@@ -301,7 +301,7 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
     return choose_devices(config.trainer, large=True, layer=layer, trains=False)
 
 
-def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> Predictor:
+def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> LLMPredictor:
     """Load the causal model of the configuration as it was published.
 
     Args:
@@ -374,16 +374,25 @@ class LLMPredictor:
         config: `encoding`, `decoding` and `seed` are read.
         devices: where it runs.
         causal: the model; it is moved there.
+        quiet: say nothing of how far it is: this is a part of some work that says so itself.
     """
 
-    def __init__(self, config: Config, devices: Devices, causal: CausalModel) -> None:
+    def __init__(self, config: Config, devices: Devices, causal: CausalModel, quiet: bool = False) -> None:
         from omniner.llm.memory import slots_beside
         from omniner.llm.samples import PromptEncoder
 
         causal.model.to(devices.device).eval()
         self._config, self._devices = _with_slots(config, slots_beside(causal.model, config.decoding, devices)), devices
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
+        self._quiet = quiet
         self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # with the prefix that each has read
+
+    def told(self, prompt: Prompt) -> LLMPredictor:
+        """Make a quiet one with the same weights that is told another prompt, with the same categories."""
+        causal = dataclasses.replace(self._causal, prompt=prompt)
+        other = LLMPredictor(self._config, self._devices, causal, quiet=True)
+        other._constraint = self._constraint  # seconds for many categories
+        return other
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
@@ -404,6 +413,7 @@ class LLMPredictor:
             left,
             at_once=True,
             enough=config.decoding.usual_slots,
+            quiet=self._quiet,
             note=lambda: f"{generator.under_way} under way",
         )
         try:
@@ -429,7 +439,7 @@ class LLMPredictor:
         causal, config = self._causal, self._config
         within = partial(settings_for, self._devices)
         generator = Generator(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed, within)
-        if prefix:
+        if prefix and not self._quiet:
             log.info("reading the %s that all prompts begin with", counted(len(prefix), "token"))
         generator.read_prefix()
         return generator

@@ -239,6 +239,112 @@ def test_a_causal_models_errors_are_explained_too(tmp_path: Path) -> None:
     assert (again / "prompt_guidance.json").is_file()
 
 
+GOOD = "妙招"
+TRIED = [
+    "teacher.model=big",
+    "teacher.answers=2",
+    "guide.trials=3",
+    "guide.examples=1",
+    "guide.suspects=0",
+    "prompt=errta",
+]
+
+
+class Both:
+    """A server with a model that makes fewer errors once it is told the good rule, and a teacher who may know it."""
+
+    def __init__(self) -> None:
+        dev = sources.load_corpus(compose.load([DATA]).data, ["dev"]).splits["dev"]
+        self.gold = {sentence.text: sentence.entities for sentence in dev}
+        self.trials = 0
+        self.stop_at: int | None = None
+        self.reached, self.go_on = threading.Event(), threading.Event()
+
+    def __call__(self, request: Seen, before: int) -> Answer:
+        if request.body["model"] == "big":
+            about = request.text.partition("）：")[2].partition("\n")[0]
+            rules = [f"先通读整句：{about}", "太短", f"{GOOD}：{about}"]
+            return reply(json.dumps({"cause": "没有看上下文", "rules": rules, "doubtful": []}, ensure_ascii=False))
+        text = request.text.rpartition("句子：")[2]
+        if "训练集中" in request.text or "先通读" in request.text or GOOD in request.text:
+            self.trials += 1
+            if self.stop_at is not None and self.trials > self.stop_at and not self.go_on.is_set():
+                self.reached.set()
+                self.go_on.wait(300)
+        found = self.gold.get(text, [])
+        return reply(write_answer(found if len(text) % 4 == 0 or GOOD in request.text else found[1:], "official"))
+
+    def run(self, url: str, cwd: Path) -> Path:
+        """A run of the untuned model."""
+        asked = ["decoding=openai", f"decoding.url={url}", "decoding.model=small", "prompt=errta", DATA, "tracking=off"]
+        return folder_of(omniner("task=predict", *asked, "name=untuned", cwd=cwd), cwd)
+
+
+def test_a_rule_is_taken_where_it_beats_the_counted_facts(tmp_path: Path) -> None:
+    both = Both()
+    with serving(both) as server:
+        run = both.run(server.url, tmp_path)
+        asked = ["task=guide", f"run={run}", "teacher=openai", f"teacher.url={server.url}", *TRIED]
+        result = omniner(*asked, cwd=tmp_path)
+        again = omniner(*asked, "tracking=off", "name=again", cwd=tmp_path)
+    found, folder = guidance(folder_of(result, tmp_path)), folder_of(result, tmp_path)
+    tried = [one for one in found["lessons"] if one["candidates"][0]["on_cluster"]["sentences"]]
+    assert tried
+    for lesson in tried:
+        counted, poor, good = lesson["candidates"]
+        assert [one["note"]["by"] for one in (counted, poor, good)] == ["counts", "big", "big"]
+        assert counted["on_cluster"] == poor["on_cluster"]
+        assert good["on_cluster"]["errors"] < counted["on_cluster"]["errors"]
+        assert [one["chosen"] for one in (counted, poor, good)] == [False, False, True]
+        assert lesson["note"] == good["note"]
+    untried = [one for one in found["lessons"] if one not in tried]
+    assert {one["note"]["by"] for one in untried} <= {"counts"}
+    assert found["teacher"]["dropped"] == len(found["lessons"])
+    assert f"Rules of the teacher that beat the counted facts: {len(tried)} of {len(tried)}." in result.stdout
+    assert "answers of trials" in result.stderr
+    [tracked] = runs_in(tmp_path, "attributes.run_name LIKE 'guide%'")
+    assert (tracked.data.metrics["guide/tried"], tracked.data.metrics["guide/won"]) == (len(tried), len(tried))
+    assert guidance(folder_of(again, tmp_path))["lessons"] == found["lessons"]
+    assert (folder / "tables" / "candidates.csv").read_text(encoding="utf-8").count(GOOD) == len(found["lessons"])
+    page = (folder / "guidance.html").read_text(encoding="utf-8")
+    assert page.count("句原本全对的句子上试用的说明文字") == len(tried)
+    text = folder_of(omniner(*CHECK, f"prompt.from_run={folder}", "prompt.max_tokens=700", cwd=tmp_path), tmp_path)
+    assert tried[0]["note"]["rule"]["zh"] in (text / "prompt.txt").read_text(encoding="utf-8")
+
+
+def test_a_killed_trial_goes_on_and_asks_for_the_rest(tmp_path: Path) -> None:
+    both = Both()
+    with serving(both) as server:
+        run = both.run(server.url, tmp_path)
+        asked = ["task=guide", f"run={run}", "teacher=openai", f"teacher.url={server.url}", *TRIED, "tracking=off"]
+        whole = folder_of(omniner(*asked, "name=whole", cwd=tmp_path), tmp_path)
+        every, both.trials, both.stop_at = both.trials, 0, 9
+        process = warm.start([*asked, "name=killed"], tmp_path, environment())
+        assert both.reached.wait(300)
+        (folder,) = (tmp_path / "outputs").glob("killed-*")
+        answers = folder / "trials" / "answers.jsonl"
+        _wait_for(lambda: answers.is_file() and answers.read_bytes().count(b"\n") >= 6)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -9
+        kept = answers.read_bytes().count(b"\n")
+        both.trials = 0
+        both.go_on.set()
+        result = omniner(*asked, "name=killed", cwd=tmp_path)
+        assert both.trials == every - kept
+    assert folder_of(result, tmp_path) == folder
+    assert f"({kept} kept from before)" in result.stderr
+    assert answers.read_bytes() == (whole / "trials" / "answers.jsonl").read_bytes()
+    assert guidance(folder)["lessons"] == guidance(whole)["lessons"]
+
+
+def test_a_trained_model_keeps_its_prompt(guided: tuple[Path, Path, Path]) -> None:
+    cwd, run, _ = guided
+    asked = ["task=guide", f"run={run}", "teacher=openai", "teacher.url=http://127.0.0.1:9/v1", *TRIED, "tracking=off"]
+    result = omniner(*asked, cwd=cwd, status=2)
+    assert "error: guide.trials: the model of " in result.stderr
+    assert "keeps the prompt it was trained with" in result.stderr
+
+
 def _wait_for(condition: Any) -> None:
     deadline = time.monotonic() + 300
     while not condition():

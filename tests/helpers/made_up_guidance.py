@@ -10,7 +10,7 @@ from tests.helpers import made_up
 
 from omniner.config.model_groups import PromptConfig
 from omniner.guidance.clusters import TrainingCounts, build_lesson, cluster_errors
-from omniner.guidance.lessons import Guidance, Lesson, Note, SuspectLabel
+from omniner.guidance.lessons import Candidate, Guidance, Lesson, Note, SuspectLabel, Tried
 from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
 from omniner.records import Sentence
 from omniner.scoring.metrics import ErrtaError
@@ -44,6 +44,25 @@ def taught(given: Guidance, rule: str, language: str = "zh") -> Guidance:
     """The same with a teacher's note on every lesson."""
     note = Note("a teacher", {language: rule}, {language: "因为" if language == "zh" else "because"})
     return dataclasses.replace(given, lessons=[dataclasses.replace(lesson, note=note) for lesson in given.lessons])
+
+
+def tried(given: Guidance) -> Guidance:
+    """The same where each lesson had two rules of the teacher `other` to choose from; every other one was tried."""
+    found = []
+    for number, lesson in enumerate(given.lessons):
+        rules = [
+            Note("other", {"zh": f"第{n}条：先看{lesson.gold or lesson.predicted}"}, {"zh": "因为"}) for n in (1, 2)
+        ]
+        best = rules[number % 4 // 2] if number % 2 else lesson.note
+        candidates = [
+            Candidate(note, note is best, Tried(5, 5 - (note is best)), Tried(5, place))
+            if number % 2
+            else Candidate(note, note is best)
+            for place, note in enumerate((lesson.note, *rules))
+        ]
+        found.append(dataclasses.replace(lesson, note=best, candidates=candidates))
+    teacher = {"kind": "openai", "name": "other", "asked": 9, "cached": 2, "prompt_tokens": 10, "completion_tokens": 5}
+    return dataclasses.replace(given, lessons=found, teacher={**teacher, "dropped": 4})
 
 
 def lesson_of(error: ErrtaError, text: str, train: Sequence[Sentence] = ()) -> Lesson:

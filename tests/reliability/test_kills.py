@@ -80,6 +80,13 @@ TRIALS = {
         ["task=guide", "run=$tagger", "teacher=openai", "teacher.url=$server", "teacher.model=teacher"],
         [*PREDICTED, "guidance.json", "guidance.md", "tables"],
     ),
+    "guide_trials": Trial(
+        [
+            "task=guide", "run=$untuned", "teacher=openai", "teacher.url=$server", "teacher.model=teacher",
+            "guide.trials=2", "guide.examples=1", "guide.suspects=0", "prompt=errta",
+        ],
+        ["predictions.jsonl", "trials", "guidance.json", "guidance.md", "tables"],
+    ),
     "search": Trial(
         [
             "task=search", "prompt=errta", "prompt.max_tokens=700", "prompt.from_run=$guidance", "search.types=false",
@@ -108,6 +115,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     cwd = tmp_path_factory.mktemp("around")
     tagger = folder_of(omniner(*ONE_EPOCH, "name=tagger", "tracking=off", cwd=cwd), cwd)
     encoder = ["model=bert_tiny", *SMALL, SIZES, "name=encoder", "tracking=off"]
+    untuned = ["task=predict", "decoding=openai", "decoding.model=m", SIZES, "name=untuned", "tracking=off"]
     made = made_up_guidance.guidance(60)
     lessons.write_guidance(cwd / "guidance.json", made)
     splits = sources.load_corpus(compose.load([SIZES]).data, ["dev", "test"]).splits
@@ -124,6 +132,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         yield {
             "tagger": str(tagger),
             "encoder": str(folder_of(omniner(*encoder, cwd=cwd), cwd)),
+            "untuned": str(folder_of(omniner(*untuned, f"decoding.url={server.url}", cwd=cwd), cwd)),
             "guidance": str(cwd / "guidance.json"),
             "server": server.url,
         }

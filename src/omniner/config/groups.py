@@ -214,6 +214,11 @@ class GuideConfig(Group):
     """Suspected annotation errors to show; a teacher is asked once for each; 0 = none."""
     language: Language
     """Language of a teacher's notes and of prompts made of them; counted notes are in both languages."""
+    # These have defaults because the configurations of older runs lack them.
+    trials: NonNegativeInt = 0
+    """Sentences with errors of a cluster, and as many that the model had right, on which the counted note and each rule
+    of the teacher are tried, alone in the prompt that `prompt` names; the one with the fewest errors becomes the note.
+    Each costs an answer of the untuned model or server per note; 0 = a teacher's first rule is taken on trust."""
 
 
 @dataclass
@@ -370,6 +375,8 @@ class TeacherConfig(Group):
     """Maximum requests of a run, retries included; cached answers are free."""
     cache: str
     """Folder with cached answers, shared by all runs: the same question is asked only once."""
+    answers: PositiveInt = 1  # configurations of older runs lack it
+    """Rules asked for per cluster, in one question; with several, `guide.trials` finds the best one."""
 
 
 @dataclass

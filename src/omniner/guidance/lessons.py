@@ -151,6 +151,34 @@ class Note(Group):
     cause: dict[str, str]
 
 
+class Tried(NamedTuple):
+    """How many sentences a note was tried on, and how many errors the model made there; 0 = on none."""
+
+    sentences: NonNegativeInt
+    errors: NonNegativeInt
+
+
+NOT_TRIED = Tried(0, 0)
+
+
+@dataclass(frozen=True)
+class Candidate(Group):
+    """A note that a lesson may have, and what came of its trial (`tasks.trials`).
+
+    `on_cluster`: on sentences with errors of the cluster; `on_right`: on sentences that the model had wholly right.
+    """
+
+    note: Note
+    chosen: bool
+    on_cluster: Annotated[Tried, AsObject()] = NOT_TRIED
+    on_right: Annotated[Tried, AsObject()] = NOT_TRIED
+
+    @property
+    def errors(self) -> int:
+        """All errors of the trial."""
+        return self.on_cluster.errors + self.on_right.errors
+
+
 @dataclass(frozen=True)
 class LessonExample(Group):
     """An error in its sentence; `doubtful`: the teacher holds the gold label to be wrong."""
@@ -165,7 +193,11 @@ class LessonExample(Group):
 
 @dataclass(frozen=True)
 class Lesson(Group):
-    """A cluster of errors with its evidence; see `clusters.Cluster`."""
+    """A cluster of errors with its evidence; see `clusters.Cluster`.
+
+    `candidates` are the notes that it may have, of which `note` is one: the counted one, then the teacher's. They are
+    none where the teacher says nothing, and in files of older versions.
+    """
 
     kind: Annotated[str, OneOf(lesson_kinds)]
     gold: str
@@ -176,6 +208,7 @@ class Lesson(Group):
     surfaces: list[SurfaceErrors]
     examples: list[LessonExample]
     facts: Facts
+    candidates: list[Candidate] = field(default_factory=list)
 
     @property
     def question_id(self) -> str:
@@ -246,9 +279,21 @@ class Guidance(Group):
     failures: list[Annotated[Failure, AsObject()]] = field(default_factory=list)
 
     @property
+    def tried(self) -> list[Lesson]:
+        """The lessons whose candidates were tried."""
+        return [lesson for lesson in self.lessons if any(one.on_cluster.sentences for one in lesson.candidates)]
+
+    @property
+    def won(self) -> list[Lesson]:
+        """Those of them in which a rule of the teacher beat the counted note."""
+        return [lesson for lesson in self.tried if lesson.note.by != COUNTED]
+
+    @property
     def sha(self) -> str:
-        """16 hex digits that change with what the notes say, but not with where the run stood or what it cost."""
+        """16 hex digits that change with what the notes say, but not with what they cost or how they were chosen."""
         said = {**self.to_json(), "source": None, "teacher": None}
+        for lesson in said["lessons"]:
+            del lesson["candidates"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -322,6 +367,7 @@ _WRONG = {  # by pydantic's names of mistakes
     "less_than_equal": "{where} must be at most {le}, not {value}",
     "string_too_short": "{where}: the length must be at least {min_length}, not {length}",
     "string_too_long": "{where}: the length must be at most {max_length}, not {length}",
+    "too_short": "{where}: the length must be at least {min_length}, not {length}",
     "too_long": "{where}: the length must be at most {max_length}, not {length}",
     "plain": "{where} must be of type {types}, not {value}",
 }

@@ -14,7 +14,8 @@ from omniner.compute.torch_settings import settings_for
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
-from omniner.guidance.teacher import ANSWER_CUT, Question, TeacherAnswer, TeacherCost
+from omniner.guidance.questions import Question
+from omniner.guidance.teacher import ANSWER_CUT, TeacherAnswer, TeacherCost
 from omniner.llm.constraint import SchemaConstraint
 from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.loading import load_pretrained

@@ -401,8 +401,10 @@ class SchemaState:
 def shorten_schema(schema: dict[str, Any], characters: int) -> dict[str, Any]:
     """Shorten the texts that an object's schema allows, where together they may have more than `characters`."""
     schema = copy.deepcopy(schema)
-    texts = [item for item in schema.get("properties", {}).values() if "maxLength" in item]
-    allowed = sum(item["maxLength"] for item in texts)
-    for item in texts if allowed > characters else ():
+    items = schema.get("properties", {}).values()
+    texts = [(item, 1) for item in items if "maxLength" in item]
+    texts += [(item["items"], item["maxItems"]) for item in items if "maxLength" in item.get("items", {})]
+    allowed = sum(item["maxLength"] * times for item, times in texts)
+    for item, _ in texts if allowed > characters else ():
         item["maxLength"] = max(item.get("minLength", 0), item["maxLength"] * characters // allowed)
     return schema

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 from omniner.answers import check_style, write_answer
@@ -96,7 +96,7 @@ class Prompt:
 
     @cached_property
     def _index(self) -> NearestSentences:
-        return NearestSentences([text for text, _ in self.pool])
+        return _index_of(self.pool)
 
     @cached_property
     def sha(self) -> str:
@@ -122,6 +122,11 @@ class Prompt:
             return cls(**{**value, "categories": tuple(value["categories"]), "pool": pool})
         except (TypeError, ValueError, KeyError) as error:
             raise UserError("prompt", f"not a stored prompt ({error})", "Name a checkpoint that is whole.") from error
+
+
+@lru_cache(maxsize=1)  # prompts that differ in their instruction show the same sentences; seconds for 10,000
+def _index_of(pool: tuple[tuple[str, str], ...]) -> NearestSentences:
+    return NearestSentences([text for text, _ in pool])
 
 
 def build_prompt(

@@ -52,7 +52,7 @@ _SHOWN = 60  # characters of each
 
 
 def predict_with_server(
-    config: DecodingConfig, prompt: Prompt, sentences: Sequence[Sentence], done: frozenset[str]
+    config: DecodingConfig, prompt: Prompt, sentences: Sequence[Sentence], done: frozenset[str], quiet: bool = False
 ) -> Iterator[list[Prediction]]:
     """Ask a server about the sentences that are not `done`; their own entities are not looked at.
 
@@ -61,6 +61,7 @@ def predict_with_server(
         prompt: what the model is told.
         sentences: with different ids.
         done: ids of sentences that have their predictions already.
+        quiet: say nothing of how far it is and what it cost: this is a part of some work that says so itself.
 
     Yields:
         predictions, batch by batch as the answers arrive, in any order.
@@ -75,7 +76,7 @@ def predict_with_server(
     left = [sentence for sentence in sentences if sentence.id not in done]
     filled = [sentence for sentence in left if sentence.text]
     with contextlib.closing(ChatClient(config, "decoding")) as client:
-        predictor = _Predictor(client, config, prompt, resumed=bool(done))
+        predictor = _Predictor(client, config, prompt, resumed=bool(done), quiet=quiet)
         if len(filled) < len(left):
             yield [predictor.empty(sentence) for sentence in left if not sentence.text]
         yield from predictor.run(filled)
@@ -99,8 +100,8 @@ def engine_name(model: str) -> str:
 class _Predictor:
     """Asks about sentences, and keeps what was answered, refused and failed so far."""
 
-    def __init__(self, client: ChatClient, config: DecodingConfig, prompt: Prompt, resumed: bool) -> None:
-        self.client, self.config, self.prompt = client, config, prompt
+    def __init__(self, client: ChatClient, config: DecodingConfig, prompt: Prompt, resumed: bool, quiet: bool) -> None:
+        self.client, self.config, self.prompt, self.quiet = client, config, prompt, quiet
         self.engine = engine_name(client.model)
         self.resumed, self.answered = resumed, False  # whether it answered before, and now
         self.guided = config.kind == "guided"
@@ -113,7 +114,8 @@ class _Predictor:
 
     def run(self, sentences: Sequence[Sentence]) -> Iterator[list[Prediction]]:
         """Predict sentences that are not empty."""
-        progress = Progress("sentences answered", len(sentences), seconds=self.client.tick, note=self._trouble)
+        what, tick = "sentences answered", self.client.tick
+        progress = Progress(what, len(sentences), seconds=tick, quiet=self.quiet, note=self._trouble)
         waiting = iter(sentences)
         if self.guided and self.config.structured == "json_schema":
             for batch in self._choose_schema(waiting):
@@ -130,6 +132,15 @@ class _Predictor:
         if self.refused:  # the few that were left: those that it will not answer
             yield self.refused
         self._tell_unread(self.client.usage.requests, last=True)
+        if not self.quiet:
+            self._tell_cost()
+        if self.failed:
+            names = first_of([name for name, _ in self.failed], _NAMED)
+            without = f"{counted(len(self.failed), 'sentence')} without an answer ({names})"
+            found = f"{without}; the first: {self.failed[0][1]}"
+            raise UserError("decoding.url", found, "Repeat the same command: it asks again about these only.")
+
+    def _tell_cost(self) -> None:
         usage, trouble = self.client.usage, self._trouble()
         cost = [
             (usage.requests, "request"),
@@ -137,11 +148,6 @@ class _Predictor:
             (usage.completion_tokens, "answer token"),
         ]
         log.info("%s%s", ", ".join(counted(*each) for each in cost), f"; {trouble}" if trouble else "")
-        if self.failed:
-            names = first_of([name for name, _ in self.failed], _NAMED)
-            without = f"{counted(len(self.failed), 'sentence')} without an answer ({names})"
-            found = f"{without}; the first: {self.failed[0][1]}"
-            raise UserError("decoding.url", found, "Repeat the same command: it asks again about these only.")
 
     def empty(self, sentence: Sentence) -> Prediction:
         """Predict nothing for an empty text: nobody has to be asked about it."""

@@ -174,17 +174,34 @@ def predict_with_vllm(
     """
     if all(sentence.id in done for sentence in sentences):
         return
-    port = free_port()
-    structured = "vllm" if config.kind == "guided" else config.structured
-    url = f"http://127.0.0.1:{port}"
-    asked = dataclasses.replace(config, engine="openai", url=f"{url}/v1", model=NAME, structured=structured)
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, Path):
             model, prompt = served_checkpoint(model, Path(folder) / "merged")
         assert prompt is not None, "a published model is told what to do"
-        command = serve_command(config, model, {"host": "127.0.0.1", "port": port})
-        with running(command, Path(folder) / "log", config.start_seconds, url):
+        with serving_model(config, model) as asked:
             yield from predict_with_server(asked, prompt, sentences, done)
+
+
+@contextlib.contextmanager
+def serving_model(config: DecodingConfig, model: ServedModel) -> Iterator[DecodingConfig]:
+    """Run a server with a model for the block.
+
+    Args:
+        config: how it is started, asked and decodes.
+        model: what it loads.
+
+    Yields:
+        how it is asked, as any server is.
+
+    Raises:
+        UserError: it cannot be started, or ends.
+    """
+    port = free_port()
+    structured = "vllm" if config.kind == "guided" else config.structured
+    url = f"http://127.0.0.1:{port}"
+    command = serve_command(config, model, {"host": "127.0.0.1", "port": port})
+    with tempfile.TemporaryDirectory() as folder, running(command, Path(folder) / "log", config.start_seconds, url):
+        yield dataclasses.replace(config, engine="openai", url=f"{url}/v1", model=NAME, structured=structured)
 
 
 @contextlib.contextmanager

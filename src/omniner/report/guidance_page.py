@@ -13,7 +13,7 @@ from typing import Any
 from omniner.config.groups import CompareConfig
 from omniner.config.overrides import override_line
 from omniner.guidance.clusters import describe_facts
-from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, SuspectLabel
+from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, Note, SuspectLabel
 from omniner.guidance.prompt_search import BaselineDifference, SearchResult
 from omniner.records import Entity, storable
 from omniner.report import page
@@ -34,6 +34,7 @@ from omniner.scoring.resampling import smallest_p
 from omniner.wording import Wording, counted, translated
 
 _SHOWN = 5  # lessons in the summary
+_TRUSTED = 2  # candidates of a lesson whose teacher gave one rule: without a trial there is nothing to tell of them
 _COUNT = "{name} {count:,}"
 _VERDICTS = {"": "not asked", "gold": "gold is right", "usual": "the usual label is right", "unclear": "unclear"}
 _TEST = Wording(
@@ -53,6 +54,7 @@ def guidance_summary(guidance: Guidance) -> str:
         f"  {counted(len(guidance.lessons), 'lesson')} for {told:,.0f} of them; "
         f"{counted(rest['clusters'], 'smaller cluster')} without one",
         f"  {guidance_author(guidance)}",
+        *(f"  {line}" for line in _teacher_lines(guidance)),
     ]
     lines += [f"  {lesson.count:>6,}  {lesson.question_id}" for lesson in guidance.lessons[:_SHOWN]]
     if guidance.suspects:
@@ -75,8 +77,23 @@ def guidance_author(guidance: Guidance) -> str:
     )  # fmt: skip
 
 
+def _teacher_lines(guidance: Guidance) -> list[str]:
+    """What the teacher's word is worth, as far as it was tried out."""
+    lines: list[str] = []
+    if dropped := guidance.teacher.get("dropped"):
+        lines.append(
+            Wording("{dropped:rule} of the teacher left out: not as asked for, or said twice.", dropped=dropped)
+        )
+    if tried := guidance.tried:
+        won = len(guidance.won)
+        lines.append(
+            Wording("Rules of the teacher that beat the counted facts: {won} of {tried}.", won=won, tried=len(tried))
+        )
+    return lines
+
+
 def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
-    """Tables by name: the lessons, and the suspected labels."""
+    """Tables by name: the lessons, the suspected labels, and where a teacher answered, what the notes may be."""
     rows: list[list[Cell]] = [
         [
             lesson.kind,
@@ -94,7 +111,45 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
     heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(SHARE, "share")]
     heads += [*columns(COUNT, "seen", "count", "agreeing"), *columns(TEXT, "verdict", "reason", "id", "text")]
     rows = [[getattr(suspect, head.name) for head in heads] for suspect in guidance.suspects]
-    return {"lessons": lessons, "suspects": Table("Suspected annotation errors", heads, rows)}
+    tables = {"lessons": lessons, "suspects": Table("Suspected annotation errors", heads, rows)}
+    heads = [*columns(COUNT, "lesson"), *columns(TEXT, "by", "rule", "chosen")]
+    heads += columns(COUNT, "sentences", "errors", "right_sentences", "right_errors")
+    rows = [
+        [
+            number,
+            one.note.by,
+            " / ".join(one.note.rule.values()),
+            str(one.chosen).lower(),
+            *one.on_cluster,
+            *one.on_right,
+        ]
+        for number, lesson in enumerate(guidance.lessons, 1)
+        for one in lesson.candidates
+    ]
+    return tables | ({"candidates": Table("Notes that lessons may have", heads, rows)} if rows else {})
+
+
+def _candidates_table(lesson: Lesson, language: str) -> Table | None:
+    """What became of the notes that a lesson may have, the chosen one bold; None where there was nothing to choose."""
+    tried = [one for one in lesson.candidates if one.on_cluster.sentences]
+    if not tried and len(lesson.candidates) <= _TRUSTED:
+        return None
+    heads = [*columns(TEXT, "note", "by")]
+    rows: list[list[Cell]] = [
+        [" ".join(_in_language(one.note.rule, language)), _by(one.note)] for one in lesson.candidates
+    ]
+    best = frozenset((place, 0) for place, one in enumerate(lesson.candidates) if one.chosen)
+    if not tried:
+        return Table(Wording("Notes that were not tried, the chosen one bold"), heads, rows, best)
+    heads += columns(COUNT, "errors on its sentences", "errors on right ones")
+    for one, row in zip(lesson.candidates, rows, strict=True):
+        row += [one.on_cluster.errors, one.on_right.errors] if one in tried else [NONE, NONE]
+    title = Wording(
+        "Notes tried on {cluster:sentence} with such errors and {right} that were right, the chosen one bold",
+        cluster=tried[0].on_cluster.sentences,
+        right=tried[0].on_right.sentences,
+    )
+    return Table(title, heads, rows, best)
 
 
 def guidance_markdown(guidance: Guidance) -> str:
@@ -135,7 +190,7 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en") ->
             ),
             ("F1", f"{scores['f1']:.2%}", Wording("of the run on {split}", split=guidance.split)),
         ],
-        "author": guidance_author(guidance),
+        "author": [guidance_author(guidance), *_teacher_lines(guidance)],
         "about": {
             Wording("run"): source["name"],
             Wording("MLflow run"): source["run"] or Wording("not tracked"),
@@ -148,7 +203,8 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en") ->
             {
                 "title": _title(lesson),
                 "about": _about(lesson, guidance),
-                "by": Wording("Note by {author}.", author=_by(lesson)),
+                "by": Wording("Note by {author}.", author=_by(lesson.note)),
+                "candidates": _candidates_table(lesson, language),
                 "rules": _in_language(lesson.note.rule, language),
                 "causes": _in_language(lesson.note.cause, language),
                 "examples": [_marked(example) for example in lesson.examples],
@@ -175,9 +231,11 @@ def _in_language(texts: Mapping[str, str], language: str) -> list[str]:
 
 
 def _lesson_markdown(lesson: Lesson, guidance: Guidance) -> list[str]:
-    lines = [f"{escape_markdown(_about(lesson, guidance))} Note by {escape_markdown(_by(lesson))}.", ""]
+    lines = [f"{escape_markdown(_about(lesson, guidance))} Note by {escape_markdown(_by(lesson.note))}.", ""]
     lines += [f"> **{escape_markdown(text)}**" for text in lesson.note.rule.values()]
     lines += [f"> {escape_markdown(text)}" for text in lesson.note.cause.values()]
+    if (candidates := _candidates_table(lesson, "")) is not None:
+        lines += ["", f"{candidates.title}:", "", candidates.to_markdown().rstrip()]
     lines += ["", "Examples:", ""]
     for example in lesson.examples:
         lines += [
@@ -210,8 +268,8 @@ def _counts(items: Iterable[tuple[str, int]]) -> Wording:
     )
 
 
-def _by(lesson: Lesson) -> str:
-    return Wording("counting in the training split") if lesson.note.by == COUNTED else lesson.note.by
+def _by(note: Note) -> str:
+    return Wording("counting in the training split") if note.by == COUNTED else note.by
 
 
 def _marked(example: LessonExample) -> dict[str, Any]:

@@ -5,6 +5,10 @@ training split and a note; labels that look wrong are listed. Notes are written 
 otherwise state counted facts. The results are `guidance.json` (read by `prompt.from_run`), `guidance.md` and
 `guidance.html`. The reported split stays unseen: it is refused, and its sentences are skipped if they also occur in the
 explained split. A killed run continues with the predictions and answers that it already has.
+
+With `guide.trials` a rule of the teacher must prove itself: the model of `run=`, untuned, answers some sentences anew
+with the counted note and with each of the `teacher.answers` rules in the prompt that this command names
+(`prompt=errta`), and a lesson gets a rule only if that leads to fewer errors than the counted note.
 """
 
 from __future__ import annotations
@@ -25,23 +29,15 @@ from omniner.files import read_json
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import (
     GUIDANCE_FILE,
-    Failure,
+    Cost,
     Guidance,
     Lesson,
     SuspectLabel,
     short_json,
     write_guidance,
 )
-from omniner.guidance.teacher import (
-    Question,
-    ServerTeacher,
-    Teacher,
-    TeacherAnswers,
-    ask_teacher,
-    lesson_question,
-    suspect_question,
-    with_note,
-)
+from omniner.guidance.questions import lesson_question, suspect_question
+from omniner.guidance.teacher import ServerTeacher, Teacher, ask_teacher, with_note
 from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import guidance_page
@@ -54,6 +50,7 @@ from omniner.scoring.suspects import find_suspected_labels
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, PromptedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
+from omniner.tasks.trials import TRIALS, TrialInputs, try_notes
 from omniner.wording import counted, first_of
 
 log = logging.getLogger("omniner")
@@ -69,23 +66,19 @@ def run(context: Context) -> None:
     guide = context.config.guide
     source, folder = _find_source(context)
     config = compose.adopt(context.config, folder / "config.yaml", _THEIRS)
+    if guide.trials and (config.checkpoint or read_state(folder)["task"] == "train"):
+        found = f"the model of {source.name} was trained, and keeps the prompt it was trained with"
+        raise UserError("guide.trials", found, "Name a prediction run of an untuned model or a server, or set it to 0.")
     corpus = sources.load_corpus(config.data, None)
     context.publish_corpus(corpus)
     sentences, issues = _select_sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])
     sources.require_entities(f"guide.split ({guide.split})", sentences)
-    result = _predict_and_score(context, config, folder, corpus, sentences)
+    model = _find_model(context, config, folder, corpus)
+    result = _predict_and_score(context, config, model, corpus, sentences)
     clusters = cluster_errors(result.errta.errors)
     lessons = _build_lessons(clusters, result, TrainingCounts(corpus.splits["train"]), guide)
     suspects = _find_suspects(result, corpus.splits["train"], guide.suspects)
-    teacher: dict[str, Any] = {"kind": config.teacher.kind}
-    failures: list[Failure] = []
-    if config.teacher.kind != "none":
-        taught = _ask(context, lessons, suspects, len(result.errta.errors))
-        teacher |= {"name": taught.teacher, **taught.cost.to_json(), "cached": taught.cached}
-        failures = taught.failures
-        lessons = [with_note(lesson, taught, guide.language) for lesson in lessons]
-        suspects = [replace(suspect, **taught.answers.get(suspect.question_id, {})) for suspect in suspects]
     errors = len(result.errta.errors)
     guidance = Guidance(
         source={
@@ -100,12 +93,17 @@ def run(context: Context) -> None:
         from_test=guide.split == "test",
         scores=_scores(result),
         types={name: count.errors for name, count in result.errta.by_type.items()},
-        teacher=teacher,
+        teacher={"kind": config.teacher.kind},
         lessons=lessons,
         suspects=suspects,
         rest={"clusters": len(clusters) - len(lessons), "errors": errors - sum(lesson.count for lesson in lessons)},
-        failures=failures,
     )
+    if config.teacher.kind != "none":
+        guidance = _teach(context, guidance)
+    if guide.trials:
+        assert isinstance(model, PromptedModel), "a trained model keeps its prompt"
+        inputs = TrialInputs(config, context.config.prompt, model, corpus, result, clusters[: len(lessons)])
+        guidance = replace(guidance, lessons=try_notes(inputs, guidance, context.folder))
     _publish(context, guidance)
 
 
@@ -144,21 +142,26 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
     return [sentence for sentence in sentences if sentence.text not in reported], issues
 
 
-def _predict_and_score(
-    context: Context, config: Config, folder: Path, corpus: Corpus, sentences: Sequence[Sentence]
-) -> ScoreResult:
-    """Tag the sentences with the model of the run in `folder`, and sort its errors."""
-    model: Path | PromptedModel | None = None
+def _find_model(context: Context, config: Config, folder: Path, corpus: Corpus) -> Path | PromptedModel:
+    """The model of the run in `folder`: its checkpoint, or what an untuned one or a server was told."""
+    model: Path | None = None
     if config.decoding.engine != "openai":
         model = _find_checkpoint(config, folder)
-    if model is None:  # its prompt is not kept with a model
-        (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
-        if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
-            config.prompt = replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
-        prompt = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
-        model = PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
-    elif isinstance(model, Path):
+    if model is not None:
         _warn_of_other_train(model, corpus)
+        return model
+    # its prompt is not kept with a model
+    (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
+    if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
+        config.prompt = replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
+    prompt = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
+    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
+
+
+def _predict_and_score(
+    context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus, sentences: Sequence[Sentence]
+) -> ScoreResult:
+    """Tag the sentences with the model of the run, and sort its errors."""
     predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)
     jsonl.write(context.folder / GOLD, sentences)
     context.publish_file(PREDICTIONS)
@@ -231,9 +234,9 @@ def _find_suspects(result: ScoreResult, train: Sequence[Sentence], most: int) ->
     ]
 
 
-def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[SuspectLabel], errors: int) -> TeacherAnswers:
-    """Ask the teacher about each lesson and each suspect."""
-    config = context.config
+def _teach(context: Context, guidance: Guidance) -> Guidance:
+    """Ask the teacher about each lesson and each suspect, and put in what it says."""
+    config, language = context.config, context.config.guide.language
 
     def make_teacher() -> Teacher:  # when the first question has no answer yet
         if config.teacher.kind == "openai":
@@ -242,10 +245,20 @@ def _ask(context: Context, lessons: Sequence[Lesson], suspects: Sequence[Suspect
 
         return LocalTeacher(config)
 
-    language = config.guide.language
-    asked: list[Question] = [lesson_question(lesson, errors, language) for lesson in lessons]
-    asked += [suspect_question(suspect, language) for suspect in suspects]
-    return ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
+    errors, rules = int(guidance.scores["errors"]), config.teacher.answers
+    asked = [lesson_question(lesson, errors, language, rules) for lesson in guidance.lessons]
+    asked += [suspect_question(suspect, language) for suspect in guidance.suspects]
+    taught = ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
+    teacher: dict[str, Cost] = {"name": taught.teacher, **taught.cost.to_json(), "cached": taught.cached}
+    if rules > 1:
+        teacher["dropped"] = taught.dropped
+    return replace(
+        guidance,
+        teacher=guidance.teacher | teacher,
+        lessons=[with_note(lesson, taught, language) for lesson in guidance.lessons],
+        suspects=[replace(one, **taught.answers.get(one.question_id, {})) for one in guidance.suspects],
+        failures=taught.failures,
+    )
 
 
 def _scores(result: ScoreResult) -> dict[str, Any]:
@@ -267,6 +280,8 @@ def _publish(context: Context, guidance: Guidance) -> None:
     tracked.metrics({f"guide/{name}": value for name, value in guidance.scores.items()})
     covered = 1 - guidance.rest["errors"] / guidance.scores["errors"]
     counts = {"lessons": len(guidance.lessons), "suspects": len(guidance.suspects), "covered": covered}
+    if guidance.tried:
+        counts |= {"tried": len(guidance.tried), "won": len(guidance.won)}
     tracked.metrics({f"guide/{name}": value for name, value in counts.items()})
     spent = {name: value for name, value in guidance.teacher.items() if isinstance(value, int)}
     tracked.metrics({f"teacher/{name}": value for name, value in (spent | {"failed": len(guidance.failures)}).items()})
@@ -295,6 +310,25 @@ def _check(config: Config) -> None:
         raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")
     if config.teacher.kind == "hf" and not config.teacher.path:
         raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
+    if config.guide.trials:
+        _check_trials(config)
+
+
+def _check_trials(config: Config) -> None:
+    """There is something to try, and a prompt to put it into."""
+    prompt, language = config.prompt, config.guide.language
+    if config.teacher.kind == "none":
+        found = "without a teacher there are only counted notes"
+        raise UserError("guide.trials", found, "Set teacher=openai or teacher=hf, or set it to 0.")
+    if prompt.from_run:
+        found = "each note is tried alone, without the lessons of another run"
+        raise UserError("prompt.from_run", found, "Leave it out.")
+    if "{errors}" not in prompt.system.get(language, "") + prompt.instruction.get(language, ""):
+        found = f"guide.trials puts notes in the place of {{errors}}, and prompt={prompt.name} has none in {language}"
+        raise UserError("prompt", found, "Set prompt=errta, or prompt=errta_fewshot.")
+    if prompt.language != language:
+        found = f"{prompt.language}, but the notes that are tried are in {language} (guide.language)"
+        raise UserError("prompt.language", found, "Set both to the same.")
 
 
 TASK = Task(
@@ -309,9 +343,10 @@ TASK = Task(
         "guidance.md",
         "guidance.html",
         _TEACHER_USAGE,
+        TRIALS,
         "tables",
         GUIDANCE_COPY,
     ),
     resume_files=[PREDICTIONS],
-    settings=lambda config: ["run", "teacher", "errta"],
+    settings=lambda config: ["run", "teacher", "errta", *(["prompt"] if config.guide.trials else [])],
 )

@@ -25,7 +25,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -200,7 +200,7 @@ def predict_file(
     Returns:
         All predictions in the order of the sentences.
     """
-    _remove_stale(path, config, model, sentences)
+    remove_stale(path, config, model, sentences)
     fix = "Remove this line, or the file: what is not in it is predicted again."
     _collect_shares(path)
     done = {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
@@ -314,7 +314,7 @@ def _collect_shares(path: Path) -> None:
         shutil.rmtree(work)
 
 
-def _remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
+def remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
     """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
     now = {
         "config": compose.digest(config),
@@ -394,6 +394,37 @@ def open_model(config: Config, model: Path | PromptedModel) -> Predict:
     if isinstance(model, Path):
         return models.load_predictor(config, model).predict
     return models.load_untrained(config, model.prompt, model.texts).predict
+
+
+@contextlib.contextmanager
+def open_prompts(config: Config, model: PromptedModel) -> Iterator[Callable[[Prompt], Predict]]:
+    """Load a model that answers as it was published once, or connect to a server, to tell it one prompt after another.
+
+    Args:
+        config: as for `predict_file`.
+        model: any prompt that it may be told; the others name the same categories.
+
+    Yields:
+        a function that gives what tags sentences with a prompt; it says nothing of how far it is.
+    """
+    if config.decoding.engine == "hf":
+        from omniner import models
+        from omniner.compute.devices import use_own_cores
+
+        log.info("loading the model")
+        use_own_cores(config.trainer)
+        loaded = models.load_untrained(config, model.prompt, model.texts)
+        yield lambda prompt: loaded.told(prompt).predict
+        return
+    from omniner.llm.server import predict_with_server
+
+    with contextlib.ExitStack() as stack:
+        asked = config.decoding
+        if asked.engine == "vllm":
+            from omniner.llm.vllm import served_base, serving_model
+
+            asked = stack.enter_context(serving_model(asked, served_base(config.llm.path if config.llm else None)))
+        yield lambda prompt: partial(predict_with_server, asked, prompt, quiet=True)
 
 
 def _splits(config: Config) -> list[str]:

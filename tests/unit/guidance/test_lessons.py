@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from tests.helpers.made_up_guidance import lesson_of
 
 from omniner.errors import UserError
 from omniner.guidance import lessons
-from omniner.guidance.lessons import Failure, Guidance, Note
+from omniner.guidance.lessons import Candidate, Failure, Guidance, Lesson, Note, Tried
 from omniner.records import Entity
 from omniner.report import guidance_page
 from omniner.scoring.metrics import ErrtaError
@@ -50,6 +51,71 @@ def test_entities_may_have_no_place(tmp_path: Path) -> None:
     error = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间"),))
     given = dataclasses.replace(made_up_guidance.guidance(20), lessons=[lesson_of(error, "喝小满")])
     assert lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", given)) == given
+
+
+def chosen(lesson: Lesson, tried: bool) -> Lesson:
+    """The lesson with the counted note, and two rules of a teacher of which the second helps."""
+    rules = [Note("big", {"zh": f"规则{n}：{lesson.gold or lesson.predicted}"}, {"zh": "因为"}) for n in (1, 2)]
+    notes = [Candidate(note, chosen=note is rules[1]) for note in (lesson.note, *rules)]
+    if tried:
+        notes = [
+            dataclasses.replace(one, on_cluster=Tried(4, 3 - n), on_right=Tried(4, n % 2))
+            for n, one in enumerate(notes)
+        ]
+    return dataclasses.replace(lesson, note=rules[1], candidates=notes)
+
+
+def test_files_of_older_versions_open(made: Guidance, tmp_path: Path) -> None:
+    """They know no candidates; their hash, and so that of prompts made of them, stays."""
+    written = made.to_json()
+    for lesson in written["lessons"]:
+        assert lesson.pop("candidates") == []
+    (tmp_path / "old.json").write_text(json.dumps(written), encoding="utf-8")
+    back = lessons.read_guidance(tmp_path / "old.json")
+    assert back == made
+    told = {**written, "source": None, "teacher": None}
+    old = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    assert old == made.sha == back.sha
+
+
+def test_candidates_are_kept_with_their_trials(made: Guidance, tmp_path: Path) -> None:
+    given = dataclasses.replace(made, lessons=[chosen(made.lessons[0], tried=True), *made.lessons[1:]])
+    path = lessons.write_guidance(tmp_path / "guidance.json", given)
+    assert json.loads(path.read_text(encoding="utf-8"))["lessons"][0]["candidates"][2] == {
+        "note": {"by": "big", "rule": given.lessons[0].note.rule, "cause": {"zh": "因为"}},
+        "chosen": True,
+        "on_cluster": {"sentences": 4, "errors": 1},
+        "on_right": {"sentences": 4, "errors": 0},
+    }
+    back = lessons.read_guidance(path)
+    assert back == given
+    assert (back.tried, back.won) == ([given.lessons[0]], [given.lessons[0]])
+    untried = dataclasses.replace(given, lessons=[chosen(made.lessons[0], tried=False), *made.lessons[1:]])
+    assert untried.sha == given.sha  # the note is the same
+    assert untried.tried == []
+
+
+@pytest.mark.parametrize("tried", [True, False])
+def test_people_see_what_became_of_the_candidates(made: Guidance, tried: bool) -> None:
+    teacher = {"kind": "openai", "name": "big", "asked": 1, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1}
+    given = dataclasses.replace(
+        made, lessons=[chosen(made.lessons[0], tried), *made.lessons[1:]], teacher={**teacher, "dropped": 3}
+    )
+    summary = guidance_page.guidance_summary(given)
+    assert "3 rules of the teacher left out" in summary
+    assert ("Rules of the teacher that beat the counted facts: 1 of 1." in summary) is tried
+    texts = [guidance_page.guidance_markdown(given)]
+    texts += [guidance_page.render_guidance_page(given, "x", language) for language in ("en", "zh")]
+    titles = {True: ["4 sentences with such errors"] * 2, False: ["Notes that were not tried"] * 2}[tried]
+    titles += ["在 4 句有此类错误的句子和 4 句原本全对的句子上" if tried else "未经试用的说明文字"]
+    for text, title in zip(texts, titles, strict=True):
+        assert text.count(title) == 1
+        assert "规则1" in text
+    assert f"| **{given.lessons[0].note.rule['zh']}** | big |" in texts[0].replace(r"\_", "_")
+    assert f'<td class="best">{given.lessons[0].note.rule["zh"]}</td>' in texts[1]
+    rows = guidance_page.build_guidance_tables(given)["candidates"].rows
+    assert [row[3] for row in rows] == ["false", "false", "true"]
+    assert [row[4:] for row in rows] == ([[4, 3, 4, 0], [4, 2, 4, 1], [4, 1, 4, 0]] if tried else [[0, 0, 0, 0]] * 3)
 
 
 def test_the_hash_is_of_what_the_notes_say(made: Guidance) -> None:
@@ -123,6 +189,8 @@ def test_other_json_is_no_guidance(tmp_path: Path, text: str) -> None:
 def hostile() -> Guidance:
     error = ErrtaError("redundant", HOSTILE, (), (Entity(HOSTILE, HOSTILE, 1, 1 + len(HOSTILE)),))
     lesson = dataclasses.replace(lesson_of(error, f"去{HOSTILE}"), note=Note(HOSTILE, {"zh": HOSTILE}, {"zh": HOSTILE}))
+    tried = [Candidate(lesson.note, chosen=n == 1, on_cluster=Tried(2, n), on_right=Tried(2, 0)) for n in range(3)]
+    lesson = dataclasses.replace(lesson, candidates=tried)
     made = made_up_guidance.guidance(20)
     suspects = [dataclasses.replace(made.suspects[0], surface=HOSTILE, text=HOSTILE, reason=HOSTILE, verdict="gold")]
     teacher = {"kind": "openai", "name": HOSTILE, "asked": 1, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1}

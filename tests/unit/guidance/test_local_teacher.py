@@ -14,7 +14,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import teacher
 from omniner.guidance.local_teacher import LocalTeacher
-from omniner.guidance.teacher import Question, answer_model, read_teacher_answer
+from omniner.guidance.questions import Question, answer_model, read_teacher_answer
 from omniner.llm import language_model
 from omniner.llm.constraint import shorten_schema
 
@@ -99,5 +99,10 @@ def test_texts_are_shortened_where_they_would_not_fit() -> None:
     assert shorten_schema(long, 1600) == long
     short = shorten_schema(long, 160)["properties"]
     assert (short["a"]["maxLength"], short["b"]["maxLength"], short["c"]) == (100, 60, {"type": "integer"})
+    listed = Annotated[list[TEXT], MinLen(3), MaxLen(3)]
+    several = Question("q", "", "", answer_model("Listed", a=Annotated[str, MaxLen(200)], b=listed)).schema
+    cut = shorten_schema(several, 500)["properties"]
+    assert (cut["a"]["maxLength"], cut["b"]["items"]["maxLength"]) == (50, 150)
+    assert shorten_schema(several, 2000) == several
     assert shorten_schema(long, 1)["properties"]["b"]["maxLength"] == 1
     assert long["properties"]["a"]["maxLength"] == 1000

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 
 import pytest
 from tests.helpers import made_up_guidance
 from tests.helpers.made_up_guidance import lesson_of
 
-from omniner.guidance import teacher
-from omniner.guidance.teacher import read_teacher_answer
+from omniner.guidance import questions, teacher
+from omniner.guidance.lessons import COUNTED
+from omniner.guidance.questions import read_teacher_answer
 from omniner.records import Entity, Sentence
 from omniner.scoring.metrics import ErrtaError
 
 ERROR = ErrtaError("classification", "a", (Entity("小满", "品牌", 1, 3),), (Entity("小满", "时间", 1, 3),))
-ANSWER = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").answer
+ANSWER = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, "zh").answer
 GOOD = '{"cause": "因为", "rule": "品牌看上下文", "doubtful": [1]}'
 VALUE = {"cause": "因为", "rule": "品牌看上下文", "doubtful": [1]}
 
 
 def test_a_question_holds_all_that_is_known() -> None:
     train = [Sentence("t", "小满好喝", [Entity("小满", "品牌", 0, 2)])]
-    question = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
+    question = questions.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "zh")
     assert question.id == "confusion: 品牌 → 时间"
     for part in (
         "1 个同类错误（占全部错误的 10.0%）",
@@ -31,7 +33,7 @@ def test_a_question_holds_all_that_is_known() -> None:
         "“小满”出现1处：品牌1次",
     ):
         assert part in question.text
-    english = teacher.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
+    english = questions.lesson_question(lesson_of(ERROR, "喝小满{x}", train), 10, "en")
     for part in (
         "1 errors of one kind on annotated data (10.0% of",
         "Gold: “小满” → 品牌",
@@ -43,18 +45,18 @@ def test_a_question_holds_all_that_is_known() -> None:
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_every_kind_can_be_asked_about(language: str) -> None:
     made = made_up_guidance.guidance()
-    asked = [teacher.lesson_question(lesson, 100, language) for lesson in made.lessons]
-    asked += [teacher.suspect_question(suspect, language) for suspect in made.suspects]
+    asked = [questions.lesson_question(lesson, 100, language) for lesson in made.lessons]
+    asked += [questions.suspect_question(suspect, language) for suspect in made.suspects]
     assert len({question.id for question in asked}) == len(asked)
     assert asked[: len(made.lessons)] == [
-        teacher.lesson_question(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
+        questions.lesson_question(lesson, 100, language) for lesson in made_up_guidance.guidance().lessons
     ]
 
 
 def test_the_note_on_a_lesson_is_not_told() -> None:
     lesson = lesson_of(ERROR, "喝小满")
     other = dataclasses.replace(lesson, note=dataclasses.replace(lesson.note, rule={"zh": "秘密"}))
-    assert teacher.lesson_question(lesson, 1, "zh") == teacher.lesson_question(other, 1, "zh")
+    assert questions.lesson_question(lesson, 1, "zh") == questions.lesson_question(other, 1, "zh")
 
 
 @pytest.mark.parametrize(
@@ -75,14 +77,14 @@ def test_an_answer_is_found(text: str) -> None:
 
 def test_a_rule_about_one_category_names_it() -> None:
     error = ErrtaError("missing", "a", (Entity("小满", "品牌", 1, 3),), ())
-    answer = teacher.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
+    answer = questions.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
     assert read_teacher_answer(GOOD, answer) == (VALUE, "")
     assert read_teacher_answer(GOOD.replace("品牌", ""), answer) == (None, "rule: no category is named: 品牌")
 
 
 def test_a_category_may_hold_braces() -> None:
     error = ErrtaError("missing", "a", (Entity("小满", "{x}", 1, 3),), ())
-    answer = teacher.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
+    answer = questions.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
     assert read_teacher_answer(GOOD, answer) == (None, "rule: no category is named: {x}")
 
 
@@ -124,7 +126,7 @@ def test_half_a_surrogate_is_replaced() -> None:
 
 
 def test_a_verdict_is_one_of_three() -> None:
-    answer = teacher.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").answer
+    answer = questions.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").answer
     assert read_teacher_answer('{"verdict": "gold", "reason": "x"}', answer)[1] == ""
     said = "verdict must be one of 'gold', 'usual' or 'unclear', not \"maybe\""
     assert read_teacher_answer('{"verdict": "maybe", "reason": "x"}', answer) == (None, said)
@@ -134,7 +136,7 @@ def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
     """Exactly this: answers are kept on disk by it."""
     text = {"type": "string", "minLength": 1}
     number = {"type": "integer", "minimum": 1, "maximum": 1}
-    assert teacher.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh").schema == {
+    assert questions.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh").schema == {
         "type": "object",
         "properties": {
             "cause": {**text, "maxLength": 1000},
@@ -144,7 +146,7 @@ def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
         "required": ["cause", "rule", "doubtful"],
         "additionalProperties": False,
     }
-    assert teacher.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").schema == {
+    assert questions.suspect_question(made_up_guidance.guidance(20).suspects[0], "zh").schema == {
         "type": "object",
         "properties": {
             "verdict": {"type": "string", "enum": ["gold", "usual", "unclear"]},
@@ -155,9 +157,79 @@ def test_the_schema_of_an_answer_is_the_strict_one_that_servers_want() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("language", "digest"),
+    [
+        ("zh", "4b7cb1f5ae22da6a9c21567b2fed12df5a937ef91731f3434611e73720084f83"),
+        ("en", "517610827b375e83e3554686c84b02d42802ecc9c64d11b0c447e3093d10e2a1"),
+    ],
+)
+def test_the_question_for_one_rule_is_what_it_always_was(language: str, digest: str) -> None:
+    """Answers are kept on disk by its text."""
+    text = questions.lesson_question(lesson_of(ERROR, "喝小满{x}"), 10, language).text
+    assert hashlib.sha256(text.encode()).hexdigest() == digest
+
+
+def test_several_rules_are_asked_for_in_one_list() -> None:
+    lesson = lesson_of(ERROR, "喝小满")
+    question = questions.lesson_question(lesson, 10, "zh", 3)
+    assert "写出 3 条不同的规则" in question.text
+    assert "write 3 different rules" in questions.lesson_question(lesson, 10, "en", 3).text
+    assert (
+        question.text.partition("\n\n请找出")[0]
+        == (questions.lesson_question(lesson, 10, "zh").text.partition("\n\n请找出")[0])
+    )
+    rule = {"type": "string", "minLength": 1, "maxLength": 600}
+    rules = question.schema["properties"]["rules"]
+    assert rules == {"type": "array", "items": rule, "minItems": 3, "maxItems": 3}
+    assert question.schema["required"] == ["cause", "rules", "doubtful"]
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (["品牌甲", "时间乙", "品牌丙"], ["品牌甲", "时间乙", "品牌丙"]),
+        (["看上下文", "品牌甲", "长" * 601 + "品牌", 7, None, "", "时间乙"], ["品牌甲", "时间乙"]),
+        (["品牌甲", "品牌乙", "品牌丙", "品牌丁"], ["品牌甲", "品牌乙", "品牌丙"]),
+        (["品牌 甲", "品牌  甲\n", "品牌 甲"], ["品牌 甲"]),
+    ],
+    ids=["all", "the good ones", "no more than asked for", "each once"],
+)
+def test_of_several_rules_the_good_ones_are_taken(said: list[object], taken: list[str]) -> None:
+    answer = questions.lesson_question(lesson_of(ERROR, "喝小满"), 10, "zh", 3).answer
+    text = json.dumps({"cause": "因为", "rules": said, "doubtful": []})
+    assert read_teacher_answer(text, answer) == ({"cause": "因为", "rules": taken, "doubtful": []}, "")
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        (["看上下文", ""], "rules[0]: no category is named: 品牌 or 时间"),
+        ([], "rules: the length must be at least 3, not 0"),
+        ("品牌甲", 'rules must be of type array, not "品牌甲"'),
+    ],
+)
+def test_of_several_rules_one_must_be_good(said: object, wrong: str) -> None:
+    answer = questions.lesson_question(lesson_of(ERROR, "喝小满"), 10, "zh", 3).answer
+    text = json.dumps({"cause": "因为", "rules": said, "doubtful": []})
+    assert read_teacher_answer(text, answer) == (None, wrong)
+
+
+def test_the_rules_of_a_teacher_stand_behind_the_counted_note() -> None:
+    lesson = lesson_of(ERROR, "喝小满")
+    said = {"cause": "因为", "rules": ["品牌甲", "品牌乙"], "doubtful": [1]}
+    noted = teacher.with_note(lesson, teacher.TeacherAnswers("big", {lesson.question_id: said}), "zh")
+    assert noted.note.rule == {"zh": "品牌甲"}
+    assert [(one.note.by, one.chosen) for one in noted.candidates] == [
+        (COUNTED, False), ("big", True), ("big", False),
+    ]  # fmt: skip
+    assert noted.candidates[0].note == lesson.note
+    assert teacher.with_note(lesson, teacher.TeacherAnswers("big"), "zh") == lesson
+
+
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
-    question = teacher.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh")
-    told = teacher.repeat_question(question, "不知道" * 10_000, "它不是 JSON", "zh")
+    question = questions.lesson_question(lesson_of(ERROR, "喝小满"), 1, "zh")
+    told = questions.repeat_question(question, "不知道" * 10_000, "它不是 JSON", "zh")
     assert told.text.startswith(question.text)
     assert "它不是 JSON" in told.text
     assert len(told.text) < len(question.text) + 2_100

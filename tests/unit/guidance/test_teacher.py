@@ -21,7 +21,8 @@ from tests.helpers.scripted_server import KEY, Answer, Seen, Server, error, repl
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
 from omniner.guidance import teacher
-from omniner.guidance.teacher import Question, TeacherAnswers, TeacherCost, answer_model, ask_teacher
+from omniner.guidance.questions import KeepGood, Question, answer_model
+from omniner.guidance.teacher import TeacherAnswers, TeacherCost, ask_teacher
 from omniner.llm import client
 
 ANSWER = answer_model("Rule", rule=Annotated[str, MinLen(1), MaxLen(20)])
@@ -162,6 +163,24 @@ def test_what_stays_wrong_is_listed_and_not_kept(tmp_path: Path) -> None:
         before = len(server.seen)
         ask(settings, tmp_path)
         assert {number(request) for request in server.seen[before:]} == {1, 2, 3}
+
+
+def test_what_is_left_out_of_a_list_is_counted_also_when_it_is_kept(tmp_path: Path) -> None:
+    short = Annotated[str, MinLen(1), MaxLen(5)]
+    several = answer_model("Rules", rules=Annotated[list[short], MinLen(3), MaxLen(3), KeepGood()])
+    asked = [Question(f"q{n}", "你是专家。", f"第{n}问", several) for n in range(2)]
+
+    def script(request: Seen, before: int) -> Answer:
+        return reply(json.dumps({"rules": [["好", "长" * 9, "好"], ["一", "二", "三"]][number(request)]}))
+
+    with serving(script) as server:
+        settings = config(server.url, tmp_path / "cache")
+        first = ask(settings, tmp_path, asked)
+        again = ask(settings, tmp_path, asked)
+        assert len(server.seen) == 2
+    assert first.answers == again.answers == {"q0": {"rules": ["好"]}, "q1": {"rules": ["一", "二", "三"]}}
+    assert (first.dropped, again.dropped) == (2, 2)
+    assert (first.failures, again.cached) == ([], 2)
 
 
 def test_a_whole_answer_that_was_cut_behind_its_end_counts(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from torch.nn.functional import cross_entropy
 from omniner.compute.devices import Devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
+from omniner.llm import prompts
 from omniner.llm.generative import DevLoader, GenerativeData, GenerativeModule
 from omniner.llm.packs import make_pack
 from omniner.model_files import find_checkpoint
@@ -509,6 +511,29 @@ def test_a_model_answers_without_training(tmp_path: Path) -> None:
     assert found == answers(None, sentences, config)
     with pytest.raises(UserError, match="must be trained"):
         answers(None, sentences, small_corpus.configuration("char_bilstm"))
+
+
+@pytest.mark.parametrize("decoding", ["free", "guided"])
+def test_one_load_answers_to_many_prompts(decoding: str, caplog: pytest.LogCaptureFixture) -> None:
+    from omniner import models
+
+    config = configuration(
+        "data.size={train: 30, dev: 5, test: 5}", "model.vocabulary=900", "decoding.max_new_tokens=24",
+        f"decoding={decoding}",
+    )  # fmt: skip
+    sentences = small_corpus.sentences(4, 1, "s")
+    told = prompts.build_prompt(config.prompt, ["地点_城市", "人名"], small_corpus.sentences(8, 2, "t"))
+    loaded = models.load_untrained(config, told, [one.text for one in sentences])
+    caplog.set_level("INFO", "omniner")
+    caplog.clear()
+    for number in range(2):
+        prompt = dataclasses.replace(told, instruction=f"{told.instruction}\n人名{number}")
+        found = {one.id: one for batch in loaded.told(prompt).predict(sentences) for one in batch}
+        assert {one.prompt_sha for one in found.values()} == {prompt.sha}
+        alone = models.LLMPredictor(config, loaded._devices, dataclasses.replace(loaded._causal, prompt=prompt))
+        assert not caplog.records
+        assert found == {one.id: one for batch in alone.predict(sentences) for one in batch}
+        caplog.clear()
 
 
 def test_the_state_of_training_is_no_model_to_predict_with(tmp_path: Path) -> None:

@@ -173,6 +173,14 @@ def test_nearest_examples_stand_in_front_of_the_sentence() -> None:
         prompts.build_prompt(small("{categories}", nearest=4), ["地点"], NEAR)
 
 
+def test_prompts_that_show_the_same_sentences_share_their_index() -> None:
+    first = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR)
+    second = prompts.build_prompt(small("{categories}。", nearest=2), ["地点"], NEAR)
+    assert first._index is second._index
+    other = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR[1:])
+    assert other._index is not first._index
+
+
 def test_nearest_examples_are_stored_and_a_prompt_without_them_keeps_its_hash() -> None:
     prompt = prompts.build_prompt(small("{categories}", nearest=2), ["地点"], NEAR)
     stored = Prompt.from_json(json.loads(json.dumps(prompt.to_json())))

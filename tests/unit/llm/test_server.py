@@ -476,6 +476,15 @@ def test_progress_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCap
     assert "HTTP 500: hiccup" in lines[-1]
 
 
+def test_a_part_of_some_work_says_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(ChatClient, "tick", 0.0)
+    caplog.set_level(logging.INFO, "omniner")
+    with serving(lambda request, before: right(request)) as server:
+        batches = predict_with_server(config(server.url), PROMPT, SENTENCES, FREE, quiet=True)
+        assert_right([prediction for batch in batches for prediction in batch], SENTENCES)
+    assert [record for record in caplog.records if record.name == "omniner"] == []
+
+
 GUIDED = {"kind": "guided", "structured": "json_schema"}
 
 

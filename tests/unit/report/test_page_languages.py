@@ -103,7 +103,8 @@ def surveyed(language: str) -> str:
 
 
 def guided(language: str) -> str:
-    return guidance_page.render_guidance_page(made_up_guidance.guidance(60), "a run", language)
+    made = made_up_guidance.tried(made_up_guidance.guidance(60))
+    return guidance_page.render_guidance_page(made, "a run", language)
 
 
 def searched(language: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from shipped_prompts import shipped
 
 from omniner.config.groups import ErrtaConfig
-from omniner.guidance import clusters, lessons, prompt_errors, teacher
+from omniner.guidance import clusters, lessons, prompt_errors, questions
 from omniner.guidance.clusters import TrainingCounts
 from omniner.guidance.lessons import Guidance, Lesson
 from omniner.records import Entity, Prediction, Sentence
@@ -107,7 +107,7 @@ def test_a_new_type_stands_in_scores_tables_figures_and_the_page(displaced: Erro
 def test_a_new_type_stands_in_notes_questions_and_prompts(displaced: ErrorType, tmp_path: Any) -> None:
     found = lesson()
     assert found.note.rule == {"zh": "地点容易标到别处。", "en": "地点 is easily marked elsewhere."}
-    assert "地点 is easily marked elsewhere." in teacher.lesson_question(found, 1, "en").text
+    assert "地点 is easily marked elsewhere." in questions.lesson_question(found, 1, "en").text
     scores = dict.fromkeys(("sentences", "precision", "recall", "f1", "errors"), 1.0)
     guidance = Guidance(
         dict.fromkeys(("run", "name", "folder", "model", "data", "guide"), "x"), "dev", False, scores,

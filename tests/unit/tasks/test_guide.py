@@ -12,7 +12,9 @@ from tests.helpers import made_up_guidance
 
 from omniner import tracking
 from omniner.config import compose
+from omniner.config.groups import Config
 from omniner.corpus import sources, taxonomy
+from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import write_json, write_text
 from omniner.guidance import lessons
@@ -20,6 +22,7 @@ from omniner.guidance.lessons import Guidance
 from omniner.records import Entity, Prediction, Sentence, content_digest
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
+from omniner.scoring.metrics import ScoreResult
 from omniner.tasks import guide
 from omniner.tracking.tracked_run import Run
 
@@ -28,6 +31,12 @@ CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories[:6]
 
 class ToldError(Exception):
     """The prompt is settled: what comes then is another matter."""
+
+
+def score(context: Context, config: Config, corpus: Corpus, sentences: list[Sentence]) -> ScoreResult:
+    """Score the run in the folder `theirs`."""
+    model = guide._find_model(context, config, Path("theirs"), corpus)
+    return guide._predict_and_score(context, config, model, corpus, sentences)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +66,7 @@ def settle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Any]
         run = tracking.start_run(config.tracking, name="x", folder=Path("ours"), parent=None, resume_id=None, tags={})
         context = Context(config, Path("ours"), run)
         with pytest.raises(ToldError) as raised:
-            guide._predict_and_score(context, config, Path("theirs"), corpus, corpus.splits["dev"])
+            score(context, config, corpus, corpus.splits["dev"])
         return raised.value.args[0]
 
     return settle
@@ -95,7 +104,7 @@ def test_errors_are_those_of_the_model_that_the_run_used(
 
     monkeypatch.setattr(guide, "predict_file", stop)
     with pytest.raises(ToldError):
-        guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, [])
+        score(Context(config, Path("ours"), Run()), config, corpus, [])
     assert isinstance(asked[0], Path) == (engine != "openai")
 
 
@@ -109,7 +118,7 @@ def test_a_model_that_found_nothing_teaches_nothing(
     sentences = corpus.splits["dev"]
     monkeypatch.setattr(guide, "predict_file", lambda *_: [Prediction(sentence.id) for sentence in sentences])
     with pytest.raises(UserError, match="it found no entity in the 8 sentences of dev"):
-        guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, sentences)
+        score(Context(config, Path("ours"), Run()), config, corpus, sentences)
 
 
 def test_a_run_that_labelled_a_file_with_a_checkpoint_is_about_no_corpus(
@@ -134,6 +143,38 @@ def test_a_run_that_labelled_a_file_with_a_checkpoint_is_about_no_corpus(
     find("model=qwen2_tiny", "input=test.jsonl")  # its prompt is made of train of `data`
 
 
+TRIALS = ["task=guide", "run=x", "teacher=openai", "teacher.url=http://x/v1", "guide.trials=4", "prompt=errta"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["teacher=none"], "guide.trials: without a teacher there are only counted notes"),
+        (["prompt=base"], r"prompt: guide.trials puts notes in the place of {errors}, and prompt=base .* prompt=errta"),
+        (["prompt.language=en"], "prompt.language: en, but the notes that are tried are in zh"),
+        (["prompt.from_run=y"], "prompt.from_run: each note is tried alone"),
+    ],
+)
+def test_trials_need_a_teacher_and_a_place_in_the_prompt(overrides: list[str], message: str) -> None:
+    compose.load(TRIALS)
+    compose.load([*TRIALS, "guide.language=en", "prompt.language=en"])
+    compose.load([*TRIALS, *overrides, "guide.trials=0"])
+    with pytest.raises(UserError, match=f"^{message}"):
+        compose.load([*TRIALS, *overrides])
+
+
+def test_a_trained_model_keeps_its_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("best.ckpt").touch()
+    for task, told in (("train", []), ("predict", ["checkpoint=best.ckpt"])):
+        write_json(Path("theirs/run_state.json"), {"task": task, "status": "finished"})
+        theirs = compose.load([f"task={task}", "tracking=off", *told])
+        write_text(Path("theirs/config.yaml"), compose.to_yaml(theirs))
+        context = Context(compose.load([*TRIALS, "run=theirs", "tracking=off"]), Path("ours"), Run())
+        with pytest.raises(UserError, match=r"^guide\.trials: the model of theirs was trained, and keeps the prompt"):
+            guide.run(context)
+
+
 @pytest.fixture
 def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Scores a trained tagger on dev, whose answers have the category that is given."""
@@ -148,7 +189,7 @@ def explain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
     def explain(category: str) -> Any:
         answers = [Prediction(one.id, [Entity(one.text[:1], category, 0, 1)]) for one in dev]
         monkeypatch.setattr(guide, "predict_file", lambda *_: answers)
-        guide._predict_and_score(Context(config, Path("ours"), Run()), config, Path("theirs"), corpus, dev)
+        score(Context(config, Path("ours"), Run()), config, corpus, dev)
 
     write_json(Path("theirs") / TRAINED_ON, {"train": content_digest(corpus.splits["train"]), "dev": "another"})
     return explain

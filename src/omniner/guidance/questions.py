@@ -1,0 +1,313 @@
+"""What a teacher is asked, and how its answers are read.
+
+A `Question` is plain text, the same for every kind of teacher; the same errors always give the same question. It
+comes with a pydantic model of its answer: the model's JSON schema is sent to teachers that can be told a form, and an
+answer is taken only if it fulfils the model (`read_teacher_answer`). Of a list of rules those are taken that do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge, Le, MaxLen, MinLen
+
+from omniner.guidance.clusters import describe_error, describe_facts
+from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, explain
+from omniner.records import replace_surrogates
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+_LONGEST = 50_000  # characters of an answer that are looked at
+_THOUGHT = "</think>"  # what models that think aloud write before their answer
+_FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
+
+_SYSTEM = {
+    "zh": "你是中文命名实体标注规范的专家，根据例子和统计回答关于标注错误的问题。只输出一个 JSON 对象，没有其他文字。",
+    "en": "You are an expert on the annotation of named entities in Chinese text. From examples and counts you answer "
+    "questions about annotation errors. Write one JSON object and nothing else.",
+}
+_ASK_LESSON = {
+    "zh": """\
+一个标注模型在人工标注的数据上有 {count} 个同类错误（占全部错误的 {share}）：{opening}
+
+错误的例子：
+{examples}
+
+训练集中的统计：
+{evidence}
+
+""",
+    "en": """\
+A model made {count} errors of one kind on annotated data ({share} of all its errors). {opening}
+
+Examples of these errors
+{examples}
+
+Counts in the training split
+{evidence}
+
+""",
+}
+_ONE_RULE = {
+    "zh": """\
+请找出错误的原因，并写出一条能够避免这类错误的规则。输出一个 JSON 对象，形如
+{{"cause": "...", "rule": "...", "doubtful": []}}
+cause：原因，一两句话；
+rule：规则，一句具体可执行的话，写出类别的名称和起决定作用的词，不超过 100 字，不提例子的编号；
+doubtful：标准答案本身可能有误的例子的编号，没有则为空列表。""",
+    "en": """\
+Find out why they happen, and write a rule that would avoid them. Answer with a JSON object in the form
+{{"cause": "...", "rule": "...", "doubtful": []}}
+cause: why they happen, in a sentence or two;
+rule: the rule, one concrete sentence of at most 60 words that names the category and the words that decide, but no
+example by its number;
+doubtful: the numbers of examples whose gold label seems wrong itself, an empty list if there are none.""",
+}
+_SEVERAL_RULES = {
+    "zh": """\
+请找出错误的原因，并写出 {rules} 条不同的规则，每一条都能单独用来避免这类错误。输出一个 JSON 对象，形如
+{{"cause": "...", "rules": ["...", "..."], "doubtful": []}}
+cause：原因，一两句话；
+rules：{rules} 条规则，角度不同，每条一句话，具体可执行，写出类别的名称和起决定作用的词，不超过 60 字，不提例子的编号；
+doubtful：标准答案本身可能有误的例子的编号，没有则为空列表。""",
+    "en": """\
+Find out why they happen, and write {rules} different rules, each of which would avoid them by itself. Answer with a
+JSON object in the form
+{{"cause": "...", "rules": ["...", "..."], "doubtful": []}}
+cause: why they happen, in a sentence or two;
+rules: {rules} rules, each from another point of view; each is one concrete sentence of at most 40 words that names the
+category and the words that decide, but no example by its number;
+doubtful: the numbers of examples whose gold label seems wrong itself, an empty list if there are none.""",
+}
+_ASK_SUSPECT = {
+    "zh": """\
+标准答案把下面句子中的“{surface}”标为{gold}，而它的 {seen} 次标注中有 {share} 是{usual}。
+
+句子：{text}
+
+在这个句子中，哪一个正确？输出一个 JSON 对象，形如
+{{"verdict": "...", "reason": "..."}}
+verdict：{gold}正确则为 gold，{usual}正确则为 usual，无法判断则为 unclear；
+reason：理由，一句话。""",
+    "en": """\
+The gold labels call “{surface}” in this sentence {gold}, but {share} of its {seen} labels are {usual}.
+
+Sentence: {text}
+
+Which one is right in this sentence? Answer with a JSON object in the form
+{{"verdict": "...", "reason": "..."}}
+verdict: gold if {gold} is right, usual if {usual} is right, unclear if it cannot be told;
+reason: why, in one sentence.""",
+}
+_EXAMPLE = {
+    "zh": "{number}. 句子：{text}\n   标准答案：{gold}\n   模型的答案：{predicted}",
+    "en": "{number}. Sentence: {text}\n   Gold: {gold}\n   Model: {predicted}",
+}
+_NOTHING = {"zh": "（没有）", "en": "(nothing)"}
+_AGAIN = {
+    "zh": "\n\n你上一次的回答是：\n{answer}\n它不符合要求：{wrong}。请重新回答，只输出符合要求的 JSON 对象。",
+    "en": "\n\nYour last answer was\n{answer}\nIt is not as asked for: {wrong}. Answer again, with a JSON object as "
+    "asked for and nothing else.",
+}
+_REPEATED = 2_000  # characters of a wrong answer that its author is shown
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a teacher is asked.
+
+    Attributes:
+        id: names it for people.
+        system: who the teacher is.
+        text: the question.
+        answer: pydantic model of the answer.
+    """
+
+    id: str
+    system: str
+    text: str
+    answer: type[BaseModel]
+
+    @cached_property
+    def schema(self) -> dict[str, Any]:
+        """JSON schema of the answer, in the strict form that servers want: exactly these keys, and no titles."""
+        schema = self.answer.model_json_schema()
+        for part in (schema, *schema["properties"].values()):
+            del part["title"]
+        return schema
+
+
+@functools.cache
+def answer_model(name: str, **fields: Any) -> type[BaseModel]:
+    """Make the model of an answer that has exactly these fields; the same fields give the same model."""
+    from pydantic import ConfigDict, create_model
+
+    every: dict[str, Any] = {field: (annotation, ...) for field, annotation in fields.items()}
+    return create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **every)
+
+
+@functools.cache
+def names_one_of(categories: tuple[str, ...]) -> Any:
+    """Demand of a rule that it names one of these categories, in full or without its primary.
+
+    Weak teachers write "mind the context" about any error. In a prompt, where a rule stands by itself, that tells
+    nothing, and what was counted in train tells more.
+    """
+    from pydantic import AfterValidator
+    from pydantic_core import PydanticCustomError
+
+    def check(rule: str) -> str:
+        if not any(name.rpartition("_")[2].casefold() in rule.casefold() for name in categories):
+            raise PydanticCustomError("category", "no category is named: {known}", {"known": " or ".join(categories)})
+        return rule
+
+    return AfterValidator(check)
+
+
+class KeepGood:
+    """Marks a list of which those items are taken that are as asked for, each once; none is one mistake."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic import ValidationError
+        from pydantic_core import SchemaValidator, core_schema
+
+        schema = handler(source)
+        item, most = SchemaValidator(schema["items_schema"]), schema["max_length"]
+
+        def check(values: Any, whole: Callable[[Any], Any]) -> Any:
+            good = []
+            for value in values if isinstance(values, list) else ():
+                with contextlib.suppress(ValidationError):
+                    good.append(item.validate_python(value, strict=True))
+            return list(dict.fromkeys(good))[:most] or whole(values)
+
+        return core_schema.no_info_wrap_validator_function(check, schema)
+
+
+def lesson_question(lesson: Lesson, errors: int, language: str, rules: int = 1) -> Question:
+    """Ask why the errors of a cluster happen, and what would avoid them.
+
+    Args:
+        lesson: the cluster; its note is not told.
+        errors: of all clusters.
+        language: zh | en.
+        rules: how many are asked for.
+    """
+    shown = [describe_example(number, example, language) for number, example in enumerate(lesson.examples, 1)]
+    template = _ASK_LESSON[language] + (_ONE_RULE if rules == 1 else _SEVERAL_RULES)[language]
+    text = template.format(
+        rules=rules,
+        count=lesson.count,
+        share=f"{lesson.count / errors:.1%}",
+        opening=describe_error(lesson.kind, lesson.gold, lesson.predicted, language),
+        examples="\n".join(shown),
+        evidence="\n".join(
+            f"- {line}" for line in describe_facts(lesson.facts, lesson.gold, lesson.predicted, language)
+        ),
+    )
+    categories = tuple(name for name in (lesson.gold, lesson.predicted) if name)
+    rule = Annotated[str, MinLen(1), MaxLen(600), names_one_of(categories)]
+    form: dict[str, Any] = {"rule": rule}
+    if rules > 1:
+        form = {"rules": Annotated[list[rule], MinLen(rules), MaxLen(rules), KeepGood()]}
+    answer = answer_model(
+        "LessonAnswer",
+        cause=Annotated[str, MinLen(1), MaxLen(1000)],
+        **form,
+        doubtful=Annotated[list[Annotated[int, Ge(1), Le(len(shown))]], MaxLen(len(shown))],
+    )
+    return Question(lesson.question_id, _SYSTEM[language], text, answer)
+
+
+def suspect_question(suspect: SuspectLabel, language: str) -> Question:
+    """Ask whether a label that is unlike the usual one of its surface is right."""
+    text = _ASK_SUSPECT[language].format(
+        surface=suspect.surface,
+        gold=suspect.gold,
+        usual=suspect.usual,
+        seen=suspect.seen,
+        share=f"{suspect.share:.0%}",
+        text=" ".join(suspect.text.split()),
+    )
+    answer = answer_model(
+        "SuspectAnswer",
+        verdict=Literal["gold", "usual", "unclear"],
+        reason=Annotated[str, MinLen(1), MaxLen(600)],
+    )
+    return Question(suspect.question_id, _SYSTEM[language], text, answer)
+
+
+def repeat_question(question: Question, answer: str, wrong: str, language: str) -> Question:
+    """Put the same question, with what is wrong with the answer that was given."""
+    told = _AGAIN[language].format(answer=answer[:_REPEATED], wrong=wrong)
+    return Question(question.id, question.system, question.text + told, question.answer)
+
+
+def read_teacher_answer(text: str, answer: type[BaseModel]) -> tuple[dict[str, Any] | None, str]:
+    """Read an answer: find its object, and take what is as asked for.
+
+    Args:
+        text: what the teacher wrote.
+        answer: the model that it must fulfil.
+
+    Returns:
+        its values and an empty text; or None, and what is wrong.
+    """
+    value, wrong = find_answer(text)
+    return (None, wrong) if value is None else check_answer(value, answer)
+
+
+def find_answer(text: str) -> tuple[dict[str, Any] | None, str]:
+    """Find the object in what a teacher wrote; a code fence, thoughts before it and words around it are no mistake.
+
+    Returns:
+        its values, with single spaces for all white space, and an empty text; or None, and what is wrong.
+    """
+    text = text[:_LONGEST].rpartition(_THOUGHT)[2].strip()
+    fenced = _FENCED.search(text)
+    between = text[text.find("{") : text.rfind("}") + 1]
+    wrong = "it holds no JSON object"
+    for candidate in (text, fenced[1] if fenced else "", between):
+        try:
+            value = json.loads(candidate)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            return {name: _tidied(item) for name, item in value.items()}, ""
+        wrong = "it is JSON, but no object"
+    return None, wrong
+
+
+def check_answer(value: dict[str, Any], answer: type[BaseModel]) -> tuple[dict[str, Any] | None, str]:
+    """Take the values of an answer, or say what is wrong with them; see `read_teacher_answer`."""
+    from pydantic import ValidationError
+
+    try:
+        return answer.model_validate(value).model_dump(), ""
+    except ValidationError as error:
+        return None, explain(error)
+
+
+def _tidied(item: Any) -> Any:
+    """A text, or the texts of a list, with single spaces for all white space; no model takes half a surrogate."""
+    if isinstance(item, list):
+        return [replace_surrogates(" ".join(one.split())) if isinstance(one, str) else one for one in item]
+    return replace_surrogates(" ".join(item.split())) if isinstance(item, str) else item
+
+
+def describe_example(number: int, example: LessonExample, language: str) -> str:
+    """Show an error to a teacher: the sentence, the gold entities and the predicted ones."""
+    gold, predicted = (
+        "；".join(f"“{entity.text}” → {entity.category}" for entity in side) or _NOTHING[language]
+        for side in (example.gold, example.predicted)
+    )
+    text = " ".join(example.text.split())
+    return _EXAMPLE[language].format(number=number, text=text, gold=gold, predicted=predicted)

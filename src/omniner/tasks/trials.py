@@ -1,0 +1,253 @@
+"""Tries the notes that a lesson may have, and takes the one that helps: what a teacher says is a guess, errors count.
+
+Each note stands alone in the prompt, with its usual corrections, and the model of the run answers anew: sentences with
+errors of the cluster that are no examples of the lesson, and as many that it had wholly right. The note with the fewest
+errors on both becomes the lesson's, of equally good ones the counted note or an earlier one of the teacher. So a
+teacher's word is used only where it beats the counted facts.
+
+The weights are loaded once for all prompts; what a prompt begins with is computed once for its sentences. Answers are
+appended to `trials/answers.jsonl` as they come, and a killed run goes on after them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from omniner.config.groups import Config, ErrtaConfig, MetricsConfig
+from omniner.config.model_groups import PromptConfig
+from omniner.corpus.sources import Corpus
+from omniner.errors import UserError
+from omniner.files import append_lines, make_folder, whole_records, write_json_lines
+from omniner.guidance.clusters import Cluster
+from omniner.guidance.lessons import NOT_TRIED, Candidate, Guidance, Lesson, Tried
+from omniner.guidance.prompt_errors import LengthFunction, with_errors_text, write_errors_text
+from omniner.llm.examples import choose_examples
+from omniner.llm.prompts import Prompt, build_prompt
+from omniner.progress import Progress
+from omniner.records import Prediction, Sentence, prediction_to_json, to_line
+from omniner.scoring.metrics import ScoreResult
+from omniner.scoring.predictions import prediction_from_line
+from omniner.scoring.profiles import choose_scale, score_records
+from omniner.tasks.predict import PromptedModel, open_prompts, remove_stale
+from omniner.tasks.prompting import length_measure
+from omniner.wording import counted
+
+log = logging.getLogger("omniner")
+
+TRIALS = "trials"
+"""The folder with the answers of all trials."""
+
+_ANSWERS = "answers.jsonl"
+
+
+@dataclass(frozen=True)
+class TrialInputs:
+    """What notes are tried with.
+
+    Attributes:
+        config: of the run whose errors are explained; `guide.trials` is this run's.
+        prompt: configuration of the prompt that the notes are put into.
+        model: answers.
+        corpus: its train gives the prompt's examples, its active categories are named.
+        result: the scored sentences, with the errors that are explained.
+        clusters: of the lessons, in their order.
+    """
+
+    config: Config
+    prompt: PromptConfig
+    model: PromptedModel
+    corpus: Corpus
+    result: ScoreResult
+    clusters: Sequence[Cluster]
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """A note in its prompt, and the sentences that are to be answered."""
+
+    candidate: Candidate
+    prompt: Prompt
+    on_cluster: list[Sentence]
+    on_right: list[Sentence]
+
+    @property
+    def sentences(self) -> list[Sentence]:
+        return self.on_cluster + self.on_right
+
+
+def try_notes(inputs: TrialInputs, guidance: Guidance, folder: Path) -> list[Lesson]:
+    """Try the candidates of all lessons.
+
+    Args:
+        inputs: the model, and what it is told and asked.
+        guidance: its lessons have the candidates.
+        folder: of the run, for the answers.
+
+    Returns:
+        The lessons, each with the best of its notes.
+    """
+    planned = _plan(inputs, guidance)
+    answers = _answer(list(planned.values()), inputs, folder / TRIALS / _ANSWERS)
+    scale = _scale(inputs)
+    judged = {place: _judge(trial, answers, scale) for place, trial in planned.items()}
+    lessons = []
+    for number, lesson in enumerate(guidance.lessons):
+        candidates = [judged.get((number, place), one) for place, one in enumerate(lesson.candidates)]
+        lessons.append(choose_note(lesson, candidates) if candidates else lesson)
+    return lessons
+
+
+def choose_note(lesson: Lesson, candidates: Sequence[Candidate]) -> Lesson:
+    """Give a lesson the note with the fewest errors.
+
+    Args:
+        lesson: whose note it becomes.
+        candidates: the counted note first; it stays where none was tried.
+    """
+    tried = [one for one in candidates if one.on_cluster.sentences]
+    best = min(tried, key=lambda one: one.errors, default=candidates[0])  # of equally good ones the first
+    return replace(lesson, note=best.note, candidates=[replace(one, chosen=one is best) for one in candidates])
+
+
+def choose_sentences(
+    lesson: Lesson, cluster: Cluster, result: ScoreResult, most: int, hidden: Collection[str] = ()
+) -> tuple[list[Sentence], list[Sentence]]:
+    """Choose what a lesson is tried on, the same every time, and not by what is said in it.
+
+    Args:
+        lesson: its examples are left out.
+        cluster: its errors.
+        result: all scored sentences.
+        most: how many of each sort.
+        hidden: texts that are left out, too: those that the prompt shows.
+
+    Returns:
+        sentences with errors of the cluster; and as many without any error, first such that hold a category of the
+        lesson.
+    """
+    shown = {example.text for example in lesson.examples}.union(hidden)
+
+    def drawn(names: Iterable[str]) -> list[Sentence]:
+        by_text = {result.sentences[name].text: result.sentences[name] for name in sorted(names)}
+        return sorted((one for text, one in by_text.items() if text not in shown), key=_rank)
+
+    on_cluster = drawn({error.sentence_id for error in cluster.errors})[:most]
+    wrong = {error.sentence_id for error in result.errta.errors} | {issue.id for issue in result.errta.crashes}
+    wrong |= {failure.sentence_id for failure in result.parse.failures}
+    right, categories = drawn(set(result.scored) - wrong), {lesson.gold, lesson.predicted}
+    right.sort(key=lambda one: categories.isdisjoint(entity.category for entity in one.entities))
+    return on_cluster, right[: len(on_cluster)]
+
+
+def _rank(sentence: Sentence) -> bytes:
+    return hashlib.blake2b(sentence.id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+def _plan(inputs: TrialInputs, guidance: Guidance) -> dict[tuple[int, int], _Trial]:
+    """Decide which notes are tried, and on what; say why others are not.
+
+    Returns:
+        Trials by the places of the lesson and of the candidate in it.
+    """
+    count = length_measure(inputs.config)[1]
+    train, told = inputs.corpus.splits["train"], inputs.prompt
+    hidden = [sentence.text for sentence in choose_examples(train, told.examples, told.seed)]
+    found: dict[tuple[int, int], _Trial] = {}
+    for number, (lesson, cluster) in enumerate(zip(guidance.lessons, inputs.clusters, strict=True)):
+        if not lesson.candidates:
+            continue
+        parts = choose_sentences(lesson, cluster, inputs.result, inputs.config.guide.trials, hidden)
+        if not parts[0]:
+            message = "%s: no sentence is left to try its notes on, all are its examples: the counted note stays"
+            log.warning(message, lesson.question_id)
+            continue
+        for place, candidate in enumerate(lesson.candidates):
+            try:
+                prompt = _prompt_with(inputs, lesson, candidate, guidance, count)
+            except UserError as error:  # control tokens, a category that train has not, no room
+                log.warning("%s: a note of %s is not tried: %s", lesson.question_id, candidate.note.by, error.found)
+                if place == 0:  # nothing to compare the others with
+                    break
+                continue
+            found[number, place] = _Trial(candidate, prompt, *parts)
+    return found
+
+
+def _prompt_with(
+    inputs: TrialInputs, lesson: Lesson, candidate: Candidate, guidance: Guidance, count: LengthFunction
+) -> Prompt:
+    """Write the prompt with a note alone.
+
+    Raises:
+        UserError: it cannot stand in a prompt.
+    """
+    corpus, alone = inputs.corpus, replace(lesson, note=candidate.note)
+    shown = replace(guidance, lessons=[alone], suspects=[], failures=[])
+    text = write_errors_text(shown, inputs.prompt, corpus.active, count)
+    told = with_errors_text(inputs.prompt, shown, text)
+    return build_prompt(told, corpus.active, corpus.splits["train"], corpus.definitions)
+
+
+def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[tuple[str, str], Prediction]:
+    """Let the model answer all trials, going on where an earlier attempt stopped.
+
+    Returns:
+        its answers by the hash of the prompt and the id of the sentence.
+    """
+    config = inputs.config
+    make_folder(path.parent)
+    remove_stale(path, config, inputs.model, list(inputs.result.sentences.values()))
+    kept = whole_records(path, prediction_from_line, "Remove this line, or the file: it is answered again.")
+    if trials and config.decoding.engine == "openai":  # another command may find another model there
+        from omniner.llm.server import ask_for_model, engine_name
+
+        config = replace(config, decoding=replace(config.decoding, model=ask_for_model(config.decoding)))
+        kept = [one for one in kept if one.engine == engine_name(str(config.decoding.model))]
+    answers = {(one.prompt_sha, one.id): one for one in kept}
+    wanted = [(trial.prompt.sha, sentence.id) for trial in trials for sentence in trial.sentences]
+    done = sum(key in answers for key in wanted)
+    log.info("trying %s: %s (%d kept from before)", counted(len(trials), "note"), counted(len(wanted), "answer"), done)
+    if done < len(wanted):
+        progress = Progress("answers of trials", len(wanted), done=done, at_once=True)
+        with open_prompts(config, inputs.model) as tell:
+            for trial in trials:
+                sha, asked = trial.prompt.sha, trial.sentences
+                before = frozenset(sentence.id for sentence in asked if (sha, sentence.id) in answers)
+                for batch in tell(trial.prompt)(asked, before) if len(before) < len(asked) else ():
+                    for one in batch:
+                        one.prompt_sha = sha  # also of a sentence that no model reads
+                        answers[sha, one.id] = one
+                    append_lines(path, [to_line(prediction_to_json(one)) for one in batch])
+                    progress.add(len(batch))
+    write_json_lines(path, (prediction_to_json(answers[key]) for key in wanted))
+    return answers
+
+
+def _scale(inputs: TrialInputs) -> tuple[MetricsConfig, ErrtaConfig]:
+    """How errors are counted: as those that are explained were.
+
+    But an answer that cannot be read found nothing: to leave it out, as some settings do, would hide its errors.
+    """
+    metrics, errta = inputs.config.metrics, inputs.config.errta
+    unit, mode = choose_scale(list(inputs.result.sentences.values()), metrics, errta)
+    metrics = replace(metrics, unit=unit, profile="own", on_parse_failure="empty", bootstrap=0)
+    return metrics, replace(errta, mode=mode)
+
+
+def _judge(
+    trial: _Trial, answers: dict[tuple[str, str], Prediction], scale: tuple[MetricsConfig, ErrtaConfig]
+) -> Candidate:
+    """Count the errors of a trial."""
+    sha = trial.prompt.sha
+
+    def tried(sentences: Sequence[Sentence]) -> Tried:
+        if not sentences:
+            return NOT_TRIED
+        given = [answers[sha, sentence.id] for sentence in sentences]
+        return Tried(len(sentences), len(score_records(sentences, given, *scale).errta.errors))
+
+    return replace(trial.candidate, on_cluster=tried(trial.on_cluster), on_right=tried(trial.on_right))

@@ -1,0 +1,328 @@
+"""Trials of notes: the same sentences every time, the fewest errors win, a killed run goes on, nothing is silent."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from omniner.config import compose
+from omniner.corpus import taxonomy
+from omniner.corpus.sources import Corpus
+from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
+from omniner.guidance.lessons import COUNTED, NOT_TRIED, Guidance, Lesson, Note, Tried
+from omniner.guidance.teacher import TeacherAnswers, with_note
+from omniner.llm.prompts import Prompt, build_prompt
+from omniner.records import Entity, Prediction, Sentence
+from omniner.scoring.metrics import ScoreResult
+from omniner.scoring.profiles import score_records
+from omniner.tasks import trials
+from omniner.tasks.predict import PromptedModel
+from omniner.tasks.trials import TrialInputs, choose_note, choose_sentences, try_notes
+
+GOOD, BAD, SAME = "品牌先看上下文", "品牌一律不标", "品牌和时间"
+TRIALS = 3
+COMMAND = [
+    "task=guide", "run=x", "tracking=off", "teacher=openai", "teacher.url=http://x/v1", "prompt=errta",
+    f"guide.trials={TRIALS}",
+]  # fmt: skip
+
+
+def sentence(name: str, *entities: tuple[str, str]) -> Sentence:
+    text, found = "", []
+    for surface, category in entities:
+        text += f"买{name}"
+        found.append(Entity(surface, category, len(text), len(text) + len(surface)))
+        text += surface
+    return Sentence(name, f"{text}。", found)
+
+
+DEV = [sentence(f"b{n}", ("小满", "品牌")) for n in range(8)]
+DEV += [sentence(f"t{n}", ("今天", "时间")) for n in range(5)]
+DEV += [sentence(f"p{n}", ("上海", "地点")) for n in range(5)]
+TRAIN = [sentence(f"train{n}", ("小满", "品牌"), ("今天", "时间"), ("上海", "地点")) for n in range(4)]
+
+
+def answered(one: Sentence, rule: str = "") -> Prediction:
+    """What the model says: 品牌 is 时间 to it, unless the good rule says better; the bad one makes it forget all."""
+    found = [e._replace(category="时间") if e.category == "品牌" and GOOD not in rule else e for e in one.entities]
+    return Prediction(one.id, [] if BAD in rule else found, engine="hf")
+
+
+@pytest.fixture(scope="module")
+def result() -> ScoreResult:
+    settings = compose.load(COMMAND)
+    return score_records(DEV, [answered(one) for one in DEV], settings.metrics, settings.errta)
+
+
+@pytest.fixture(scope="module")
+def cluster(result: ScoreResult) -> Cluster:
+    [found] = cluster_errors(result.errta.errors)
+    return found
+
+
+@pytest.fixture(scope="module")
+def lesson(result: ScoreResult, cluster: Cluster) -> Lesson:
+    texts = {name: one.text for name, one in result.sentences.items()}
+    return build_lesson(cluster, TrainingCounts(TRAIN), texts, 2, 5)
+
+
+def taught(lesson: Lesson, *rules: str) -> Lesson:
+    said = {"cause": "因为", "rules": list(rules), "doubtful": []}
+    return with_note(lesson, TeacherAnswers("big", {lesson.question_id: said}), "zh")
+
+
+def guidance_with(*lessons: Lesson) -> Guidance:
+    return Guidance(
+        source={"name": "x"}, split="dev", from_test=False, scores={"errors": 8}, types={"classification": 8},
+        teacher={"kind": "openai"}, lessons=list(lessons), suspects=[], rest={},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, result: ScoreResult, cluster: Cluster) -> TrialInputs:
+    config = compose.load([*COMMAND, "prompt.max_tokens=900"])
+    known = taxonomy.flat_taxonomy("x", ["品牌", "时间", "地点"])
+    corpus = Corpus("x", {"train": TRAIN, "dev": DEV, "test": []}, known)
+    prompt = build_prompt(config.prompt, corpus.active, TRAIN)
+    return TrialInputs(config, config.prompt, PromptedModel(prompt, []), corpus, result, [cluster])
+
+
+@dataclasses.dataclass
+class Model:
+    """Answers as `answered` does, two sentences a batch; stops after `left` batches."""
+
+    asked: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    left: int = 1000
+    loaded: int = 0
+
+    @contextlib.contextmanager
+    def open_prompts(self, config: Any, model: Any) -> Iterator[Callable[[Prompt], Any]]:
+        self.loaded += 1
+
+        def tell(prompt: Prompt) -> Any:
+            def predict(sentences: Sequence[Sentence], done: frozenset[str]) -> Iterator[list[Prediction]]:
+                fresh = [one for one in sentences if one.id not in done]
+                for at in range(0, len(fresh), 2):
+                    if not self.left:
+                        raise KeyboardInterrupt
+                    self.left -= 1
+                    self.asked += [(prompt.sha, one.id) for one in fresh[at : at + 2]]
+                    yield [answered(one, prompt.instruction) for one in fresh[at : at + 2]]
+
+            return predict
+
+        yield tell
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Model:
+    made = Model()
+    monkeypatch.setattr(trials, "open_prompts", made.open_prompts)
+    return made
+
+
+def test_a_lesson_is_tried_on_what_it_does_not_show(lesson: Lesson, cluster: Cluster, result: ScoreResult) -> None:
+    on_cluster, on_right = choose_sentences(lesson, cluster, result, TRIALS)
+    assert len(on_cluster) == len(on_right) == TRIALS
+    shown = {example.text for example in lesson.examples}
+    assert len(shown) == 2
+    assert not shown & {one.text for one in on_cluster}
+    assert {one.id[0] for one in on_cluster} == {"b"}
+    assert {one.id[0] for one in on_right} == {"t"}  # it holds a category of the lesson: there harm can be done
+    assert choose_sentences(lesson, cluster, result, TRIALS) == (on_cluster, on_right)
+
+
+def test_there_are_as_many_right_sentences_as_wrong_ones(lesson: Lesson, cluster: Cluster, result: ScoreResult) -> None:
+    hidden = [one.text for one in DEV if one.id in ("b0", "b1", "t0")]
+    on_cluster, on_right = choose_sentences(lesson, cluster, result, 100, hidden)
+    assert len(on_cluster) == len(on_right) <= 6
+    assert not {one.text for one in [*on_cluster, *on_right]} & set(hidden)
+    assert [one.id[0] for one in on_right][:4] == ["t"] * 4
+
+
+@pytest.mark.parametrize(
+    ("errors", "best"),
+    [([5, 4, 3], 2), ([3, 3, 3], 0), ([4, 3, 3], 1), ([2, 5, 3], 0)],
+    ids=["fewest", "ties are the counted one's", "then the first's", "counted"],
+)
+def test_the_fewest_errors_win(lesson: Lesson, errors: list[int], best: int) -> None:
+    names = taught(lesson, GOOD, BAD).candidates
+    tried = [
+        dataclasses.replace(one, on_cluster=Tried(4, n - 1), on_right=Tried(4, 1))
+        for one, n in zip(names, errors, strict=True)
+    ]
+    found = choose_note(taught(lesson, GOOD, BAD), tried)
+    assert found.note == names[best].note
+    assert [one.chosen for one in found.candidates] == [place == best for place in range(3)]
+
+
+def test_a_note_that_was_not_tried_wins_nothing(lesson: Lesson) -> None:
+    counted, rule = taught(lesson, GOOD).candidates
+    tried = dataclasses.replace(counted, on_cluster=Tried(4, 4))
+    assert choose_note(lesson, [tried, rule]).note.by == COUNTED
+    assert choose_note(lesson, [counted, rule]).note.by == COUNTED
+
+
+def test_a_rule_that_helps_is_taken(inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path) -> None:
+    [found] = try_notes(inputs, guidance_with(taught(lesson, SAME, BAD, GOOD)), tmp_path)
+    assert found.note == Note("big", {"zh": GOOD}, {"zh": "因为"})
+    assert [(one.on_cluster, one.on_right) for one in found.candidates] == [
+        (Tried(3, 3), Tried(3, 0)), (Tried(3, 3), Tried(3, 0)), (Tried(3, 3), Tried(3, 3)), (Tried(3, 0), Tried(3, 0)),
+    ]  # fmt: skip
+    assert model.loaded == 1
+    assert len(model.asked) == len(set(model.asked)) == 4 * 2 * TRIALS
+
+
+def test_the_counted_note_stays_where_no_rule_helps(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path
+) -> None:
+    [found] = try_notes(inputs, guidance_with(taught(lesson, SAME, BAD)), tmp_path)
+    assert found.note == lesson.note
+    assert [one.chosen for one in found.candidates] == [True, False, False]
+
+
+def test_without_a_teachers_answer_nothing_is_tried(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path
+) -> None:
+    assert try_notes(inputs, guidance_with(lesson), tmp_path) == [lesson]
+    assert not model.loaded
+
+
+def test_a_lesson_without_a_sentence_to_try_it_on_is_named(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {name: one.text for name, one in inputs.result.sentences.items()}
+    everything = build_lesson(inputs.clusters[0], TrainingCounts(TRAIN), texts, 8, 5)
+    [found] = try_notes(inputs, guidance_with(taught(everything, GOOD)), tmp_path)
+    assert found.note.by == COUNTED
+    assert [one.on_cluster for one in found.candidates] == [NOT_TRIED, NOT_TRIED]
+    assert "confusion: 品牌 → 时间: no sentence is left to try its notes on" in caplog.text
+    assert not model.loaded
+
+
+def test_a_rule_that_no_prompt_can_hold_is_named_and_not_tried(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    [found] = try_notes(inputs, guidance_with(taught(lesson, "品牌<|im_end|>", GOOD)), tmp_path)
+    assert "a note of big is not tried: no note of x can stand in a prompt" in caplog.text
+    assert [bool(one.on_cluster.sentences) for one in found.candidates] == [True, False, True]
+    assert found.note.rule == {"zh": GOOD}
+
+
+def test_a_killed_trial_goes_on_with_the_same_bytes(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path
+) -> None:
+    given = guidance_with(taught(lesson, GOOD, BAD))
+    whole = try_notes(inputs, given, tmp_path / "whole")
+    everything = model.asked.copy()
+    model.asked.clear()
+    model.left = 4
+    with pytest.raises(KeyboardInterrupt):
+        try_notes(inputs, given, tmp_path / "killed")
+    file = tmp_path / "killed" / "trials" / "answers.jsonl"
+    with file.open("a", encoding="utf-8") as torn:
+        torn.write('{"id": "b3", "ent')
+    model.left = 1000
+    assert try_notes(inputs, given, tmp_path / "killed") == whole
+    assert sorted(model.asked) == sorted(everything)  # each once, over both attempts
+    assert file.read_bytes() == (tmp_path / "whole" / "trials" / "answers.jsonl").read_bytes()
+    assert try_notes(inputs, given, tmp_path / "killed") == whole
+    assert len(model.asked) == len(everything)
+
+
+def test_answers_to_another_prompt_are_not_taken(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path
+) -> None:
+    given = guidance_with(taught(lesson, GOOD))
+    try_notes(inputs, given, tmp_path)
+    model.asked.clear()
+    other = dataclasses.replace(inputs, prompt=dataclasses.replace(inputs.prompt, version="2"))
+    try_notes(other, given, tmp_path)
+    assert len(model.asked) == 2 * 2 * TRIALS
+
+
+def test_answers_of_another_model_of_the_server_are_not_taken(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from omniner.llm import server
+
+    names = iter(["first", "first", "second"])
+    monkeypatch.setattr(server, "ask_for_model", lambda config: next(names))
+    decoding = dataclasses.replace(inputs.config.decoding, engine="openai", url="http://x/v1")
+    asked = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, decoding=decoding))
+    given = guidance_with(taught(lesson, GOOD))
+
+    def engine_of(name: str) -> Any:
+        @contextlib.contextmanager
+        def opened(config: Any, prompted: Any) -> Iterator[Any]:
+            assert config.decoding.model == name
+            with model.open_prompts(config, prompted) as tell:
+                yield (
+                    lambda prompt: (
+                        lambda sentences, done: (
+                            [dataclasses.replace(one, engine=f"openai:{name}") for one in batch]
+                            for batch in tell(prompt)(sentences, done)
+                        )
+                    )
+                )
+
+        return opened
+
+    counts = []
+    for name in ("first", "first", "second"):
+        monkeypatch.setattr(trials, "open_prompts", engine_of(name))
+        model.asked.clear()
+        try_notes(asked, given, tmp_path)
+        counts.append(len(model.asked))
+    assert counts == [12, 0, 12]
+
+
+def test_an_unreadable_answer_counts_as_an_empty_one_whatever_the_settings(
+    inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Left out, its errors would be forgotten, and the note that makes answers unreadable would win."""
+
+    @contextlib.contextmanager
+    def opened(config: Any, prompted: Any) -> Iterator[Any]:
+        def tell(prompt: Prompt) -> Any:
+            failed = GOOD in prompt.instruction
+            return lambda sentences, done: [
+                [Prediction(one.id, parse="failed") if failed else answered(one) for one in sentences]
+            ]
+
+        yield tell
+
+    monkeypatch.setattr(trials, "open_prompts", opened)
+    metrics = dataclasses.replace(inputs.config.metrics, on_parse_failure="drop")
+    dropping = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, metrics=metrics))
+    [found] = try_notes(dropping, guidance_with(taught(lesson, GOOD)), tmp_path)
+    assert found.note.by == COUNTED
+    assert [one.errors for one in found.candidates] == [3, 6]
+
+
+def test_the_prompt_holds_the_note_alone_with_its_correction(
+    inputs: TrialInputs, lesson: Lesson, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    told: list[str] = []
+
+    @contextlib.contextmanager
+    def opened(config: Any, prompted: Any) -> Iterator[Any]:
+        def tell(prompt: Prompt) -> Any:
+            told.append(prompt.instruction)
+            return lambda sentences, done: [[answered(one) for one in sentences]]
+
+        yield tell
+
+    monkeypatch.setattr(trials, "open_prompts", opened)
+    try_notes(inputs, guidance_with(taught(lesson, GOOD)), tmp_path)
+    counted, ruled = told
+    assert lesson.note.rule["zh"] in counted
+    assert GOOD not in counted
+    assert GOOD in ruled
+    assert lesson.note.rule["zh"] not in ruled
+    assert all("把“小满”标成了时间。改正：应标为品牌。" in one for one in told)
