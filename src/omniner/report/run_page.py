@@ -27,7 +27,7 @@ from omniner.report.tables import (
     Table,
     columns,
     count_confusions,
-    examples_by_type,
+    examples_of_cells,
 )
 from omniner.scoring.error_types import BLUE, ERROR_TYPES, GREY, ORANGE
 from omniner.scoring.metrics import ScoreResult, ScoreRow, category_of
@@ -377,10 +377,17 @@ def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, err
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
     kept = []
-    if len(examples) < errors:
+    if errors and not examples:
         kept.append(
             Wording(
-                "The page holds at most {most:,} of each type of all {errors:,} errors; errta.examples sets how many.",
+                "The page holds none of {errors:,} errors; errta.examples sets how many of each type.", errors=errors
+            )
+        )
+    elif len(examples) < errors:
+        kept.append(
+            Wording(
+                "Of all {errors:,} errors the page holds up to {most:,} of each type, and one at least of each cell "
+                "of the heat maps; errta.examples sets how many.",
                 most=errta.examples, errors=errors,
             )
         )  # fmt: skip
@@ -442,7 +449,7 @@ def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]
     Types and sentences are places in their lists; gold and predicted of an example are places in the sentence's
     lists, so that the page marks the entities of this error among all others.
     """
-    chosen = examples_by_type(result.errta.errors, per_type)
+    chosen = examples_of_cells(result.errta.errors, per_type)
     place: dict[str, int] = {}
     sentences: list[Any] = []
     examples: list[Any] = []

@@ -18,6 +18,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 from omniner.config.groups import ErrtaConfig
@@ -284,14 +285,42 @@ def build_run_tables(
 
 
 def count_confusions(errors: Iterable[ErrtaError]) -> Counter[tuple[str, str]]:
-    """How often a gold category was answered with another one, whatever the type of the error."""
-    return Counter(
+    """In how many errors a gold category was answered with another one, whatever the type of the error."""
+    return Counter(pair for error in errors for pair in _confused(error))
+
+
+def _confused(error: ErrtaError) -> set[tuple[str, str]]:
+    """The pairs of categories that one error confuses: each once, into however many pieces an answer is cut."""
+    return {
         (gold.category, predicted.category)
-        for error in errors
         for gold in error.gold
         for predicted in error.predicted
         if gold.category != predicted.category
-    )
+    }
+
+
+def examples_of_cells(errors: Sequence[ErrtaError], per_type: int) -> dict[str, list[ErrtaError]]:
+    """`examples_by_type`, and one error more for every cell of the heat maps that would have none.
+
+    A cell is a type with a category, or a pair of confused categories. Errors in sentences that are there already are
+    taken first: a page grows little by them. Who wants no examples, `per_type` 0, gets none.
+    """
+    chosen = examples_by_type(errors, per_type)
+    if not per_type:
+        return chosen
+    kept = [error for found in chosen.values() for error in found]
+    empty = set(chain.from_iterable(map(_cells, errors))).difference(*map(_cells, kept))
+    held = {error.sentence_id for error in kept}
+    for error in sorted(errors, key=lambda error: error.sentence_id not in held) if empty else ():
+        if not empty.isdisjoint(cells := _cells(error)):
+            chosen[error.type].append(error)
+            empty -= cells
+    return chosen
+
+
+def _cells(error: ErrtaError) -> set[tuple[str, ...]]:
+    """The cells of the heat maps that count an error."""
+    return {("type", error.type, category_of(error)), *_confused(error)}
 
 
 def examples_by_type(errors: Iterable[ErrtaError], per_type: int) -> dict[str, list[ErrtaError]]:

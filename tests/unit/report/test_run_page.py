@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from omniner.config.groups import ErrtaConfig
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import page as pages
 from omniner.report import run_page, tables
+from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import ErrtaError, ScoreResult
 
 ERRTA = ErrtaConfig(mode="span", examples=20, top=30)
@@ -80,7 +82,7 @@ def test_the_block_holds_the_result() -> None:
     assert shown == {name: count.errors for name, count in result.errta.by_type.items()}
     assert [kind["name"] for kind in data["types"]] == list(shown)
     assert sum(map(sum, data["heat"]["counts"])) == len(result.errta.errors)
-    assert len(data["examples"]) == sum(min(20, count.errors) for count in result.errta.by_type.values())
+    assert len(data["examples"]) >= sum(min(20, count.errors) for count in result.errta.by_type.values())
     assert data["tables"]["issues"]["rows"] == [["bad-json", 3]]
     assert "last values: val/f1 50, train/loss 2, val/loss" in text
     for number, sentence, gold, said in data["examples"]:
@@ -93,7 +95,7 @@ def test_the_block_holds_the_result() -> None:
     assert f"{result.metrics.micro.f1:.2%}" in text
     assert "run &amp; &lt;b&gt;" in text
     assert "<pre>a: &lt;b&gt;</pre>" in text
-    assert "20 of each type of all" in data["kept"]
+    assert "up to 20 of each type" in data["kept"]
 
 
 def test_the_file_is_closed_and_deterministic() -> None:
@@ -151,6 +153,7 @@ def look(tab: browser.Page, folder: Path, text: str) -> browser.Page:
 
 
 FILTERS = "const [type, primary, category] = document.querySelectorAll('#browser select');"
+CELL = "document.querySelector('#browser label:not([hidden]) > button').textContent"
 STATUS = "document.querySelector('#browser [role=status]').textContent"
 
 
@@ -164,7 +167,7 @@ def chosen(tab: browser.Page, script: str) -> tuple[int, list[str]]:
 def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
     result = made_up.result(300)
     look(tab, tmp_path, page(result))
-    kept = tables.examples_by_type(result.errta.errors, 20)
+    kept = tables.examples_of_cells(result.errta.errors, 20)
     assert chosen(tab, "")[0] == sum(map(len, kept.values()))
     change = "dispatchEvent(new Event('change'))"
     count, heads = chosen(tab, f"type.value = 'boundary'; type.{change}")
@@ -172,7 +175,7 @@ def test_filters_sorting_and_paging(tab: browser.Page, tmp_path: Path) -> None:
     assert len(heads) == 10
     assert all(head.startswith("boundary") for head in heads)
     tab.run("document.querySelector('#browser .pager button:last-child').click()")
-    assert "11–20 of 20" in tab.run("document.querySelector('#browser .pager span').textContent")
+    assert f"11–20 of {count}" in tab.run("document.querySelector('#browser .pager span').textContent")
     wanted = kept["boundary"][0].gold[0].category
     count, heads = chosen(tab, f"category.value = {json.dumps(wanted)}; category.{change}")
     assert count == sum(wanted in {x.category for x in (*e.gold, *e.predicted)} for e in kept["boundary"])
@@ -214,7 +217,7 @@ def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path)
     category = next(iter(own))
     kind = list(result.errta.by_type)[next(i for i, n in enumerate(own[category]) if n)]
     tab.run("document.querySelector('#chart-heat tbody button').click()")
-    assert tab.run("[...document.querySelectorAll('#browser select')].map((s) => s.value)") == [kind, "", category]
+    assert tab.run(CELL) == f"{kind} · {category} ✕"
     tab.run(choose % ("heat", "''"))
     assert list(shown("heat")) == names
     # All confused categories, and those of one primary with what they are confused with.
@@ -239,6 +242,78 @@ def test_drawers_of_charts_and_rows_of_tables(tab: browser.Page, tmp_path: Path)
     found = tab.run("[...document.querySelectorAll('#table-errta_by_category tbody th')].map((n) => n.textContent)")
     assert found == [name for name in rows if names[0] in name]
     assert tab.errors == []
+
+
+# Clicks on every cell of a heat map: its title, its count, and what the browser then says and shows.
+CLICKED = """[...document.querySelectorAll('#chart-%s tbody button')].map((cell) => {
+  cell.click();
+  const pager = document.querySelector('#browser .pager'), next = pager.querySelector('button:last-child');
+  const heads = [];
+  for (;;) {
+    heads.push(...[...document.querySelectorAll('#browser .head')].map((n) => n.textContent));
+    if (pager.hidden || next.disabled) break;
+    next.click();
+  }
+  const status = document.querySelector('#browser [role=status]').textContent;
+  return [cell.title, Number(cell.textContent.replace(',', '')), status, heads];
+})"""
+
+
+def head(error: ErrtaError) -> str:
+    """What stands above an example."""
+    sides = (" + ".join(one.category for one in side) or "nothing" for side in (error.gold, error.predicted))
+    return f"{ERROR_TYPES[error.type].label}{' → '.join(sides)}{error.sentence_id}"
+
+
+def test_a_click_on_any_cell_shows_the_errors_that_it_counts(tab: browser.Page, tmp_path: Path) -> None:
+    some = made_up.result(100)
+    a, b, c = list(some.primary)[:3]
+    text = "甲乙丙"
+    split = ErrtaError("split", "s", (Entity(text, a, 0, 3),), (Entity("甲", b, 0, 1), Entity("乙丙", b, 1, 3)))
+    merge = ErrtaError("merge", "m", (Entity("甲", a, 0, 1), Entity("乙丙", c, 1, 3)), (Entity(text, b, 0, 3),))
+    told = [(error.sentence_id, text, error) for error in (split, merge)]
+    gold = {**some.sentences, **{name: Sentence(name, text, [*error.gold]) for name, text, error in told}}
+    said = {**some.predictions, **{name: Prediction(name, [*error.predicted]) for name, _, error in told}}
+    result = made_up.scored(gold, said, [*some.errta.errors, split, merge])
+    errors = result.errta.errors
+    look(tab, tmp_path, page(result, ErrtaConfig(mode="span", examples=3, top=30)))
+    choose = "{ const s = document.querySelector('#chart-%s select'); s.value = %s; "
+    choose += "s.dispatchEvent(new Event('change')); }"
+    found: list[tuple[list[ErrtaError], Any]] = []
+    tab.run(choose % ("confusion", "'all'"))
+    for cell in tab.run(CLICKED % "confusion"):
+        right, wrong = re.findall(r"^(?:gold|predicted) (.*?)(?:: [\d,]+)?$", cell[0], re.MULTILINE)
+        both = [[{e.category for e in side} for side in (error.gold, error.predicted)] for error in errors]
+        found.append(([e for e, (g, p) in zip(errors, both, strict=True) if right in g and wrong in p], cell))
+    assert len(found) == len(tables.count_confusions(errors))
+    for primary in run_page.errors_by_primary(result)[0]:
+        tab.run(choose % ("heat", json.dumps(primary)))
+        for cell in tab.run(CLICKED % "heat"):
+            category, kind = cell[0].rpartition(":")[0].split("\n")
+            own = [
+                e
+                for e in errors
+                if ERROR_TYPES[e.type].label == kind and (e.gold or e.predicted)[0].category == category
+            ]
+            found.append((own, cell))
+    assert sum(len(own) for own, _ in found) > len(errors)
+    for own, (title, count, status, heads) in found:
+        assert count == len(own), title
+        assert 1 <= len(heads) <= count, title
+        assert status.startswith(f"Shown {len(heads)} of {count:,} with "), title
+        assert not Counter(heads) - Counter(map(head, own)), title
+    assert any(count > len(heads) for _, (_, count, _, heads) in found)  # some are not in the page
+    tab.run("document.querySelector('#browser label:not([hidden]) > button').click()")
+    assert tab.run("document.querySelector('#browser label > button').parentNode.hidden") is True
+    assert tab.run(STATUS).split(" of ")[0] == tab.run(STATUS).split(" ")[2]  # all again
+    assert tab.errors == []
+
+
+def test_who_wants_no_examples_gets_none() -> None:
+    result = made_up.result(30)
+    data = block(page(result, ErrtaConfig(mode="span", examples=0, top=30)))
+    assert data["examples"] == data["sentences"] == []
+    assert f"holds none of {len(result.errta.errors)} errors" in data["kept"]
 
 
 def test_keys_reach_all_and_show_where_they_are(tab: browser.Page, tmp_path: Path) -> None:

@@ -219,6 +219,7 @@ const page = (() => {
 
   // counted({shown, total}): says how many are shown; entries: {keys: {name of a choice: its values}, text: what a search looks through, made when it is needed};
   // choices: {name, title, text: how a value is shown}; each value stands in the select with the number of its entries.
+  // Gives {choose(values, cell)}: cell, of a heat map, is {name, total: how many it counts, keep(i): whether it counts an entry}.
   function browser(counted, entries, choices, show, kept) {
     const selects = choices.map(({ name, title, text = visible }) => {
       const counts = new Map();
@@ -229,6 +230,13 @@ const page = (() => {
     const text = make("input", { type: "search", placeholder: say("sentence, surface, category, id") });
     const reset = make("button", { type: "button", className: "button", textContent: say("Clear"), onclick: () => choose({}) });
     const status = make("p", { className: "none", role: "status" });
+    let cell;
+    const leave = make("button", { type: "button", className: "button", lang: "zh", title: say("Show all examples again"), onclick: () => {
+      cell = undefined;
+      filter();
+      reset.focus();
+    } });
+    const within = make("label", { textContent: say("Cell") }, leave);
     const list = make("div");
     let found = [], texts;
     const pages = pager(() => found.length, 10, (from, to) => list.replaceChildren(...found.slice(from, to).map(show)));
@@ -236,11 +244,17 @@ const page = (() => {
       const word = text.value.trim().toLowerCase();
       if (word) texts ??= entries.map((entry) => entry.text().toLowerCase());
       const wanted = selects.filter(({ node }) => node.value);
-      found = [...entries.keys()].filter((i) => (!word || texts[i].includes(word)) && wanted.every(({ name, node }) => entries[i].keys[name].includes(node.value)));
-      status.textContent = `${counted({ shown: whole(found.length), total: whole(entries.length) })} ${kept}`;
+      found = [...entries.keys()].filter((i) => (!word || texts[i].includes(word)) && (!cell || cell.keep(i))
+        && wanted.every(({ name, node }) => entries[i].keys[name].includes(node.value)));
+      const shown = whole(found.length);
+      const said = cell ? say("Shown {shown} of {total} with {cell}.", { shown, total: whole(cell.total), cell: cell.name }) : counted({ shown, total: whole(entries.length) });
+      status.textContent = `${said} ${kept}`;
+      within.hidden = !cell;
+      leave.textContent = cell ? `${cell.name} ✕` : "";
       pages.draw(0);
     }
-    function choose(values) {
+    function choose(values, of) {
+      cell = of;
       for (const { name, node } of selects) {
         const value = values[name] ?? "";
         if (value && ![...node.options].some((o) => o.value === value)) node.append(make("option", { value, textContent: value, lang: "zh" }));
@@ -251,7 +265,7 @@ const page = (() => {
     }
     for (const { node } of selects) node.addEventListener("change", filter);
     text.addEventListener("input", filter);
-    byId("browser").append(make("div", { className: "controls", role: "search", ariaLabel: say("Filter") }, ...selects.map(({ label }) => label),
+    byId("browser").append(make("div", { className: "controls", role: "search", ariaLabel: say("Filter") }, ...selects.map(({ label }) => label), within,
       make("label", { className: "wide", textContent: say("Text") }, text), reset), status, list, pages.box);
     filter();
     return { choose };

@@ -52,7 +52,8 @@
         const { names, counts } = level(), below = primary.value;
         const caption = below ? say("Errors by type and category. A click shows the examples.") : say("Errors by type and primary. A click opens the primary's categories.");
         return [caption, heat(caption, "", names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
-          if (below) return showExamples({ type: types[j], category: names[i] });
+          const cell = { name: `${spoken(types[j])} · ${visible(names[i])}`, total: counts[i][j], keep: (n) => involved(n).type === types[j] && involved(n).category === names[i] };
+          if (below) return showExamples({}, cell);
           primary.value = names[i];
           again();
           byId("chart-heat").querySelector(".heat button")?.focus();
@@ -89,13 +90,22 @@
         const caption = say("Gold category (rows) answered as another one (columns): {shown} of {total} confusions. A click shows the examples.", { shown, total: whole(data.confusion.total) });
         const described = (i, j) => say("gold {gold}\npredicted {predicted}: {count}", { gold: names[i], predicted: names[j], count: whole(counts[i][j]) });
         return [caption, heat(caption, say("predicted →\ngold ↓"), names, names, counts, described,
-          (i, j) => showExamples({ category: names[i], text: names[j] }))];
+          (i, j) => showExamples({}, { name: say("gold {gold} → predicted {predicted}", { gold: visible(names[i]), predicted: visible(names[j]) }), total: counts[i][j],
+            keep: (n) => involved(n).gold.includes(names[i]) && involved(n).said.includes(names[j]) }))];
       }, label);
       choice.addEventListener("change", again);
     }
   }
 
   // ---- examples: both lanes show the sentence
+
+  // What is wrong in an example: its type, the category that it counts for, and the categories of both sides.
+  function involved(n) {
+    const [type, sentence, goldWrong, saidWrong] = data.examples[n];
+    const [, , gold, said] = data.sentences[sentence];
+    const sides = { gold: goldWrong.map((i) => gold[i][1]), said: saidWrong.map((i) => said[i][1]) };
+    return { type: data.types[type].name, category: [...sides.gold, ...sides.said][0], ...sides };
+  }
 
   function example([type, sentence, goldWrong, saidWrong]) {
     const [id, text, gold, said] = data.sentences[sentence];
@@ -127,8 +137,8 @@
     browser = page.browser((values) => say("{shown} of {total} examples.", values), entries, choices, (i) => example(data.examples[i]), data.kept);
   }
 
-  function showExamples(values) {
-    browser.choose(values);
+  function showExamples(values, cell) {
+    browser.choose(values, cell);
     byId("examples").scrollIntoView();
   }
 
