@@ -289,9 +289,10 @@ def read_mapping(path: Path, fix: str) -> dict[str, Any]:
     return cast(dict[str, Any], raw)
 
 
-def to_yaml(config: Config) -> str:
-    """A checked configuration as YAML, for people and for the run's folder."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+def to_yaml(config: Config, only: Sequence[str] = ()) -> str:
+    """A checked configuration as YAML, for people and for the run's folder; `only` these sections and keys, if any."""
+    values = dataclasses.asdict(config)
+    return OmegaConf.to_yaml(OmegaConf.create({key: values[key] for key in only} if only else values))
 
 
 def digest(config: Config) -> str:

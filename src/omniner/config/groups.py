@@ -141,7 +141,8 @@ class ErrtaConfig(Group):
     """official = the five types and the rules of the paper; span = optimal matching by position; auto = span if all
     gold entities have offsets (and `metrics.profile` is own), otherwise official."""
     examples: NonNegativeInt
-    """Errors of each type shown in the tables and the report."""
+    """Errors of each type shown in the tables and the report, which holds one at least of each cell of its heat maps;
+    0 = none."""
     top: NonNegativeInt
     """Rows of the tables of frequent confusions."""
 

@@ -328,18 +328,27 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
 
 
 def _identity(result: ScoreResult) -> str:
-    """Say that the sorted errors account for every false negative and positive, and how sure the scores are.
+    """Say how many sentences count, that the errors account for every false negative and positive, and how sure it is.
 
     That they do was checked when they were sorted (`scoring.errta.assemble`).
     """
-    errta, metrics = result.errta, result.metrics
+    errta, metrics, parse = result.errta, result.metrics, result.parse
     units = Wording("{fn:false negative} and {fp:false positive}", fn=errta.fn, fp=errta.fp)
-    parts = [
+    parts = []
+    if min(parse.scored, errta.read) < parse.sentences:
+        parts.append(
+            Wording(
+                "Scored: {scored:,} of {sentences:sentence}; errors sorted in {read:,}. The others are dropped by the "
+                "rules that the signature names, so scores and errors may count different entities.",
+                scored=parse.scored, sentences=parse.sentences, read=errta.read,
+            )
+        )  # fmt: skip
+    parts.append(
         Wording(
             "Identity checked: the units of the sorted errors add up to {units} (ERRTA {mode}, unit {unit}).",
             units=units, mode=errta.mode, unit=Wording(errta.unit),
         )
-    ]  # fmt: skip
+    )  # fmt: skip
     if metrics.resamples:
         parts.append(
             Wording(

@@ -26,7 +26,7 @@ from omniner.records import Prediction, Sentence, count_codes
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task, path_label
 from omniner.runs.folder import SCORES
-from omniner.scoring.metrics import ScoreResult
+from omniner.scoring.metrics import ParseSummary, ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import score_loaded, score_records
 from omniner.wording import Wording, counted
@@ -38,6 +38,9 @@ FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it 
 UNREAD = 0.05  # share of unreadable answers that is no slip
 UNANSWERED = 0.05  # share of sentences without a prediction that is no slip
 FAR = 0.1  # difference of F1 that a sample of usual size does not make
+
+# What a report of task=score shows of the configuration.
+_SHOWN = ("predictions", "gold", *compose.SCORING, "data", "report")
 
 
 def run(context: Context) -> None:
@@ -172,23 +175,29 @@ def _report(
     """The page of the run."""
     from omniner.report.run_page import RunFacts, render_run_page
 
-    config, details = context.config, report_details(context)
+    config, details = context.config, report_details(context, result.parse)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    facts = RunFacts(config.name, created, details, compose.to_yaml(config), issues)
+    # what gave these answers is not known here: the model of the configuration did not
+    shown = compose.to_yaml(config, _SHOWN if config.task.name == "score" else ())
+    facts = RunFacts(config.name, created, details, shown, issues)
     return render_run_page(result, tables, facts, curves, config.errta, language)
 
 
-def report_details(context: Context) -> dict[str, str]:
-    """Say what a page is about: the run, what answered and to what."""
+def report_details(context: Context, read: ParseSummary) -> dict[str, str]:
+    """Say what a page is about: the run, what answered and to what, and how many sentences were read."""
     config = context.config
     details: dict[str, str] = {
         Wording("task"): config.task.name,
         Wording("folder"): str(context.folder),
         Wording("MLflow run"): context.run.id or Wording("not tracked"),
     }
-    if config.task.name != "score":
+    if config.task.name == "score":
+        details[Wording("predictions")] = str(config.predictions)
+        details[Wording("gold")] = config.gold or Wording("in the predictions file, or gold.jsonl beside it")
+    else:
         details[Wording("model")] = _answering(config)
         details[Wording("data")] = config.input or config.data.name
+    details[Wording("sentences")] = f"{read.sentences:,}"
     return details
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,13 @@ def test_a_lone_surrogate_can_be_written() -> None:
 
 def test_the_page_says_that_the_errors_add_up() -> None:
     assert "Identity checked" in page(made_up.result(20))
+
+
+def test_the_page_says_how_many_sentences_the_scores_rest_on() -> None:
+    whole = made_up.result(20)
+    assert "Scored:" not in page(whole)
+    fewer = replace(whole, parse=replace(whole.parse, scored=14), errta=replace(whole.errta, read=13))
+    assert "Scored: 14 of 20 sentences; errors sorted in 13." in page(fewer)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from omniner.config import compose
 from omniner.records import Entity, Prediction, Sentence
 from omniner.runs.context import Context
+from omniner.scoring.metrics import ParseSummary
 from omniner.scoring.profiles import score_records
 from omniner.tasks.score import ReportInputs, hints, report_details
 from omniner.tracking.tracked_run import Run
@@ -33,8 +34,8 @@ def test_the_report_names_what_answered(
     monkeypatch.chdir(tmp_path)
     Path("mine.jsonl").touch()
     config = compose.load(["metrics.bootstrap=0", *overrides])
-    details = report_details(Context(config, tmp_path, Run()))
-    assert [details["model"], details["data"]] == shown
+    details = report_details(Context(config, tmp_path, Run()), ParseSummary(1200, 1200, 1200, 0, 0))
+    assert [details["model"], details["data"], details["sentences"]] == [*shown, "1,200"]
 
 
 GOLD = [Sentence(str(n), "去喝小满", [Entity("小满", "品牌", 2, 4)]) for n in range(10)]

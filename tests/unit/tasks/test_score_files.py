@@ -52,6 +52,21 @@ def test_nothing_is_no_success(lines: list[object], found: str, tmp_path: Path) 
     assert not (tmp_path / "out" / "scores.json").exists()
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_the_report_says_what_was_scored_and_shows_no_model(given: bool, tmp_path: Path) -> None:
+    words = [f"gold={tmp_path / 'gold.jsonl'}"] if given else []
+    folder = score(tmp_path, [{"id": "1", "entities": []}, {"id": "2", "entities": []}], *words)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    details = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", page))
+    assert details["预测文件"] == str(tmp_path / "predictions.jsonl")
+    assert details["标准答案"] == (str(tmp_path / "gold.jsonl") if given else "在预测文件里，或旁边的 gold.jsonl 里")
+    assert details["句子"] == "2"
+    shown = re.search("<pre>(.*?)</pre>", page, re.DOTALL)
+    assert shown is not None
+    sections = re.findall("^[a-z_]+(?=:)", shown[1], re.MULTILINE)
+    assert sections == ["predictions", "gold", "metrics", "errta", "data", "report"]
+
+
 def test_both_units_are_kept_and_what_was_odd_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [{"id": "1", "raw": '[["北京", "地点"], ["上海", "地点"]]'}, {"id": "2", "raw": "没有"}]
     folder = score(tmp_path, lines)
