@@ -156,13 +156,13 @@ def test_a_teacher_writes_the_notes(guided: tuple[Path, Path, Path]) -> None:
         result = omniner(*asked, "teacher.cache=first_cache", "tracking=off", cwd=cwd)
         seen = len(server.seen)
     found = guidance(folder_of(result, cwd))
-    assert seen == len(found["lessons"]) + len(found["suspects"])
+    assert seen == len(found["lessons"]) + len(found["suspects"]) + len(found["controls"])
     assert found["teacher"] == {
         "kind": "openai", "name": "big", "asked": seen, "cached": 0,
         "prompt_tokens": 7 * seen, "completion_tokens": 3 * seen,
     }  # fmt: skip
     assert {lesson["note"]["by"] for lesson in found["lessons"]} == {"big"}
-    assert {suspect["verdict"] for suspect in found["suspects"]} <= {"usual"}
+    assert {suspect["verdict"] for suspect in found["suspects"]} <= {"unclear" if found["controls"] else "usual"}
     assert all(lesson["note"]["rule"]["zh"].startswith("先通读整句再标注：") for lesson in found["lessons"])
 
 
@@ -192,7 +192,8 @@ def test_a_killed_run_goes_on_and_asks_for_the_rest(guided: tuple[Path, Path, Pa
         assert "sentences predicted" not in result.stderr
         found = guidance(folder)
         assert found["teacher"]["cached"] == 3
-        assert len(server.seen) - before[1] == len(found["lessons"]) + len(found["suspects"]) - 3
+        asked = [*found["lessons"], *found["suspects"], *found["controls"]]
+        assert len(server.seen) - before[1] == len(asked) - 3
         assert not found["failures"]
 
 
@@ -248,6 +249,52 @@ TRIED = [
     "guide.suspects=0",
     "prompt=errta",
 ]
+
+
+def test_a_teacher_who_calls_right_labels_wrong_is_not_believed(tmp_path: Path) -> None:
+    """Labels that are unusual in train: the model confirms two of them, and the teacher doubts all."""
+    train = [
+        f'{{"id": "t{n}", "text": "去{w}", "entities": [{{"text": "{w}", "category": "地点", "start": 1, "end": 3}}]}}'
+        for n, w in enumerate(["上海", "北京", "三亚"] * 20)
+    ]
+    dev = [
+        f'{{"id": "d{n}", "text": "爱{w}", "entities": [{{"text": "{w}", "category": "品牌", "start": 1, "end": 3}}]}}'
+        for n, w in enumerate(["上海", "上海", "上海", "北京", "三亚"])
+    ]
+    train.append(dev[0].replace("d0", "t").replace("爱", "买"))
+    for name, lines in (("train", train), ("dev", dev), ("test", dev[:1])):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "\n".join(lines).replace("爱", "玩" if name == "test" else "爱"), "utf-8"
+        )
+    data = ["data=own", "data.root=.", *(f"data.files.{one}=[{one}.jsonl]" for one in ("train", "dev", "test"))]
+
+    def script(request: Seen, before: int) -> Answer:
+        if request.body["model"] == "big":
+            return reply(VERDICT if "verdict" in request.text else made_up_guidance.teacher_note(request.text))
+        word = request.text[-2:]
+        return reply(json.dumps([[word, "地点" if word == "上海" else "品牌"]], ensure_ascii=False))
+
+    with serving(script) as server:
+        asked = ["decoding=openai", f"decoding.url={server.url}", "decoding.model=small", "prompt=errta", *data]
+        run = folder_of(omniner("task=predict", *asked, "tracking=off", cwd=tmp_path), tmp_path)
+        asked = ["task=guide", f"run={run}", "teacher=openai", f"teacher.url={server.url}", "teacher.model=big"]
+        result = omniner(*asked, "guide.suspects=1", "teacher.cache=cache", cwd=tmp_path)
+        found = guidance(folder_of(result, tmp_path))
+        assert [one["surface"] for one in found["suspects"]] == ["上海"]
+        assert [(one["surface"], one["verdict"]) for one in found["controls"]] == [("三亚", "usual"), ("北京", "usual")]
+        assert found["suspects"][0]["verdict"] == "unclear"
+        assert "2 个正确标注中的 2 个判为错误" in found["suspects"][0]["reason"]
+        assert "False alarms of the teacher: 2 of 2 unusual labels" in result.stdout
+        assert "not believed" in result.stdout
+        [tracked] = runs_in(tmp_path, "attributes.run_name LIKE 'guide%'")
+        assert tracked.data.metrics["teacher/false_alarms"] == 1
+        seen = len(server.seen)
+        few = ["guide.controls=1", "teacher.max_requests=2", "teacher.cache=other", "name=few", "tracking=off"]
+        short = guidance(folder_of(omniner(*asked, "guide.suspects=1", *few, cwd=tmp_path), tmp_path))
+        texts = [one.text for one in server.seen[seen:] if one.body["model"] == "big"]
+        assert ["verdict" in text for text in texts] == [False, True]  # lessons first, then suspects, then controls
+        assert [one["verdict"] for one in short["controls"]] == [""]
+        assert short["suspects"][0]["verdict"] == "usual"
 
 
 class Both:

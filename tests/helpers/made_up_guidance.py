@@ -62,7 +62,8 @@ def tried(given: Guidance) -> Guidance:
         ]
         found.append(dataclasses.replace(lesson, note=best, candidates=candidates))
     teacher = {"kind": "openai", "name": "other", "asked": 9, "cached": 2, "prompt_tokens": 10, "completion_tokens": 5}
-    return dataclasses.replace(given, lessons=found, teacher={**teacher, "dropped": 4})
+    controls = [dataclasses.replace(one, verdict="usual", reason="因为") for one in given.suspects]
+    return dataclasses.replace(given, lessons=found, controls=controls, teacher={**teacher, "dropped": 4})
 
 
 def lesson_of(error: ErrtaError, text: str, train: Sequence[Sentence] = ()) -> Lesson:

@@ -220,6 +220,9 @@ class GuideConfig(Group):
     """Sentences with errors of a cluster, and as many that the model had right, on which the counted note and each rule
     of the teacher are tried, alone in the prompt that `prompt` names; the one with the fewest errors becomes the note.
     Each costs an answer of the untuned model or server per note; 0 = a teacher's first rule is taken on trust."""
+    controls: NonNegativeInt = 5
+    """Unusual labels that the model gives, too, about which a teacher is asked as about suspected ones; if it calls at
+    least half of them wrong, its verdicts are not believed; 0 = none."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
@@ -241,6 +241,29 @@ class SuspectLabel(Group):
         """The name of the question about it."""
         return f"suspect: {self.surface} ({self.gold})"
 
+    @property
+    def control_id(self) -> str:
+        """The name of the question about it where it is known to be right."""
+        return f"control: {self.surface} ({self.gold})"
+
+
+class FalseAlarms(NamedTuple):
+    """Of how many labels that are right a teacher judged, and how many of these it called wrong."""
+
+    judged: int
+    wrong: int
+
+    @classmethod
+    def of(cls, controls: Sequence[SuspectLabel]) -> FalseAlarms:
+        """Count the verdicts on labels that are right."""
+        verdicts = [control.verdict for control in controls if control.verdict]
+        return cls(len(verdicts), verdicts.count("usual"))
+
+    @property
+    def believed(self) -> bool:
+        """Whether the teacher's verdicts on suspected labels mean something."""
+        return self.judged == 0 or 2 * self.wrong < self.judged
+
 
 class Failure(NamedTuple):
     """A question that the teacher did not answer, and why; its note is a counted one."""
@@ -265,6 +288,7 @@ class Guidance(Group):
         suspects: labels to look at.
         rest: clusters and errors without a lesson.
         failures: what the teacher did not answer.
+        controls: labels as unusual as suspects that the model gives, too: a teacher who calls them wrong errs.
     """
 
     source: dict[str, str]
@@ -277,6 +301,12 @@ class Guidance(Group):
     suspects: list[SuspectLabel]
     rest: dict[str, NonNegativeInt]
     failures: list[Annotated[Failure, AsObject()]] = field(default_factory=list)
+    controls: list[SuspectLabel] = field(default_factory=list)
+
+    @property
+    def alarms(self) -> FalseAlarms:
+        """How often the teacher erred about labels that are right."""
+        return FalseAlarms.of(self.controls)
 
     @property
     def tried(self) -> list[Lesson]:
@@ -292,6 +322,7 @@ class Guidance(Group):
     def sha(self) -> str:
         """16 hex digits that change with what the notes say, but not with what they cost or how they were chosen."""
         said = {**self.to_json(), "source": None, "teacher": None}
+        del said["controls"]
         for lesson in said["lessons"]:
             del lesson["candidates"]
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]

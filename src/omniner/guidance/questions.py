@@ -12,7 +12,7 @@ import functools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -243,6 +243,11 @@ def suspect_question(suspect: SuspectLabel, language: str) -> Question:
         reason=Annotated[str, MinLen(1), MaxLen(600)],
     )
     return Question(suspect.question_id, _SYSTEM[language], text, answer)
+
+
+def control_question(control: SuspectLabel, language: str) -> Question:
+    """Ask the same about a label that is right."""
+    return replace(suspect_question(control, language), id=control.control_id)
 
 
 def repeat_question(question: Question, answer: str, wrong: str, language: str) -> Question:

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from omniner.config.groups import TeacherConfig
 from omniner.errors import UserError
 from omniner.files import append_lines, read_json, whole_records, write_text
-from omniner.guidance.lessons import Candidate, Failure, Lesson, Note
+from omniner.guidance.lessons import Candidate, Failure, FalseAlarms, Lesson, Note, SuspectLabel
 from omniner.guidance.questions import Question, check_answer, find_answer, repeat_question
 from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
 from omniner.llm.responses import Refusal, Reply
@@ -135,6 +135,28 @@ def with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
     notes = [Note(taught.teacher, {language: rule}, {language: answer["cause"]}) for rule in rules]
     candidates = [Candidate(note, chosen=note is notes[0]) for note in (lesson.note, *notes)]
     return replace(lesson, examples=examples, note=notes[0], candidates=candidates)
+
+
+_NOT_BELIEVED = {
+    "zh": "教师模型把 {judged} 个正确标注中的 {wrong} 个判为错误，它的判断不予采信",
+    "en": "the teacher calls {wrong} of {judged} labels wrong that are right: it is not believed",
+}
+
+
+def with_verdicts(
+    suspects: Sequence[SuspectLabel], controls: Sequence[SuspectLabel], taught: TeacherAnswers, language: str
+) -> tuple[list[SuspectLabel], list[SuspectLabel]]:
+    """Give suspected labels, and controls, the teacher's verdicts.
+
+    A teacher who calls at least half of the controls wrong says so of any unusual label: none of its verdicts is taken.
+    """
+    controls = [replace(one, **taught.answers.get(one.control_id, {})) for one in controls]
+    suspects = [replace(one, **taught.answers.get(one.question_id, {})) for one in suspects]
+    alarms = FalseAlarms.of(controls)
+    if not alarms.believed:
+        reason = _NOT_BELIEVED[language].format(**alarms._asdict())
+        suspects = [replace(one, verdict="unclear", reason=reason) if one.verdict else one for one in suspects]
+    return suspects, controls
 
 
 def teacher_name(config: TeacherConfig) -> str:

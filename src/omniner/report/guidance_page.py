@@ -89,6 +89,16 @@ def _teacher_lines(guidance: Guidance) -> list[str]:
         lines.append(
             Wording("Rules of the teacher that beat the counted facts: {won} of {tried}.", won=won, tried=len(tried))
         )
+    alarms = guidance.alarms
+    if alarms.judged:
+        lines.append(
+            Wording(
+                "False alarms of the teacher: {wrong} of {judged} unusual labels that the model gives, too.",
+                **alarms._asdict(),
+            )
+        )
+    if not alarms.believed:
+        lines.append(Wording("Its verdicts on suspected labels are therefore not believed."))
     return lines
 
 
@@ -112,6 +122,9 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
     heads += [*columns(COUNT, "seen", "count", "agreeing"), *columns(TEXT, "verdict", "reason", "id", "text")]
     rows = [[getattr(suspect, head.name) for head in heads] for suspect in guidance.suspects]
     tables = {"lessons": lessons, "suspects": Table("Suspected annotation errors", heads, rows)}
+    if guidance.controls:
+        rows = [[getattr(control, head.name) for head in heads] for control in guidance.controls]
+        tables["controls"] = Table("Unusual labels that the model gives, too", heads, rows)
     heads = [*columns(COUNT, "lesson"), *columns(TEXT, "by", "rule", "chosen")]
     heads += columns(COUNT, "sentences", "errors", "right_sentences", "right_errors")
     rows = [
@@ -160,6 +173,9 @@ def guidance_markdown(guidance: Guidance) -> str:
         lines += [f"## {number}. {escape_markdown(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
     lines += ["## Suspected annotation errors", ""]
     lines += [f"- {escape_markdown(_suspect(suspect))}" for suspect in guidance.suspects] or ["None."]
+    if guidance.controls:
+        lines += ["", "## Unusual labels that the model gives, too", ""]
+        lines += [f"- {escape_markdown(_suspect(control))}" for control in guidance.controls]
     if guidance.failures:
         lines += ["", "## Questions without an answer", ""]
         lines += [f"- {escape_markdown(question)}: {escape_markdown(reason)}" for question, reason in guidance.failures]
@@ -213,6 +229,7 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en") ->
             for lesson in guidance.lessons
         ],
         "suspects": list(map(_suspect, guidance.suspects)),
+        "controls": list(map(_suspect, guidance.controls)),
     }
     return page.render_page("guidance.html", "guidance", name, "", values, language=language)
 

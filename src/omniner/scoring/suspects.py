@@ -38,6 +38,27 @@ class UnusualLabel(NamedTuple):
     example: str
 
 
+class _Place(NamedTuple):
+    """A sentence with an unusual label, and whether the model gives the usual one there, or gold's."""
+
+    id: str
+    says_usual: bool
+    says_gold: bool
+
+
+class _Found(NamedTuple):
+    """The places of unusual labels by surface and category, with all labels and the usual one of each surface."""
+
+    places: dict[tuple[str, str], list[_Place]]
+    labels: dict[str, Counter[str]]
+    usual: dict[str, str]
+
+    def label(self, surface: str, category: str, example: str) -> UnusualLabel:
+        majority, seen, places = self.usual[surface], self.labels[surface], self.places[surface, category]
+        share, agreeing = seen[majority] / seen.total(), sum(place.says_usual for place in places)
+        return UnusualLabel(surface, category, majority, share, seen.total(), len(places), agreeing, example)
+
+
 def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> list[UnusualLabel]:
     """Find gold labels other than the usual one of their surface; those first of which the model says so, too.
 
@@ -45,6 +66,32 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> lis
         result: the scored sentences, whose labels are judged.
         train: further gold sentences in which to look for the usual labels; a sentence of both counts once.
     """
+    found = _find_unusual(result, train)
+    suspects = []
+    for (surface, category), places in found.places.items():
+        agreeing = [place.id for place in places if place.says_usual]
+        suspects.append(found.label(surface, category, (agreeing or [places[0].id])[0]))
+    return sorted(suspects, key=lambda one: (-one.agreeing, -one.share, one.surface, one.gold))
+
+
+def find_control_labels(
+    result: ScoreResult, train: Sequence[Sentence], suspects: Sequence[UnusualLabel]
+) -> list[UnusualLabel]:
+    """Find gold labels as unusual as suspected ones that are right after all: the model gives them, too.
+
+    Args:
+        result, train: as for `find_suspected_labels`.
+        suspects: labels that are suspected; controls stand in other sentences, and are first those of other surfaces.
+    """
+    found, suspected = _find_unusual(result, train), {(one.surface, one.gold): one.example for one in suspects}
+    controls = []
+    for key, places in found.places.items():
+        right = [place.id for place in places if place.says_gold and place.id != suspected.get(key)]
+        controls += [found.label(*key, right[0])] if right else []
+    return sorted(controls, key=lambda one: ((one.surface, one.gold) in suspected, -one.share, one.surface, one.gold))
+
+
+def _find_unusual(result: ScoreResult, train: Sequence[Sentence]) -> _Found:
     scored = result.sentences.values()
     labels: dict[str, Counter[str]] = defaultdict(Counter)
     for sentence in {(sentence.id, sentence.text): sentence for sentence in (*train, *scored)}.values():
@@ -55,22 +102,15 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> lis
         category, count = ranked(counts)[0]
         if len(counts) > 1 and counts.total() >= SEEN and count >= MAJORITY * counts.total():
             usual[surface] = category
-    places: dict[tuple[str, str], list[tuple[str, bool]]] = defaultdict(list)
+    places: dict[tuple[str, str], list[_Place]] = defaultdict(list)
     for sentence in scored:
+        prediction = result.predictions.get(sentence.id)
         for entity in sentence.entities:
             majority = usual.get(entity.text)
             if majority is not None and entity.category != majority:
-                agrees = _says(result.predictions.get(sentence.id), entity, majority)
-                places[entity.text, entity.category].append((sentence.id, agrees))
-    suspects = []
-    for (surface, category), found in places.items():
-        majority, seen = usual[surface], labels[surface]
-        agreeing = [place for place, agrees in found if agrees]
-        share = seen[majority] / seen.total()
-        example = (agreeing or [found[0][0]])[0]
-        numbers = seen.total(), len(found), len(agreeing)
-        suspects.append(UnusualLabel(surface, category, majority, share, *numbers, example))
-    return sorted(suspects, key=lambda one: (-one.agreeing, -one.share, one.surface, one.gold))
+                place = _Place(sentence.id, *(_says(prediction, entity, one) for one in (majority, entity.category)))
+                places[entity.text, entity.category].append(place)
+    return _Found(places, labels, usual)
 
 
 def _says(prediction: Prediction | None, gold: Entity, category: str) -> bool:

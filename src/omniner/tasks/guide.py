@@ -8,7 +8,9 @@ explained split. A killed run continues with the predictions and answers that it
 
 With `guide.trials` a rule of the teacher must prove itself: the model of `run=`, untuned, answers some sentences anew
 with the counted note and with each of the `teacher.answers` rules in the prompt that this command names
-(`prompt=errta`), and a lesson gets a rule only if that leads to fewer errors than the counted note.
+(`prompt=errta`), and a lesson gets a rule only if that leads to fewer errors than the counted note. A teacher's doubts
+about labels are calibrated on `guide.controls` others, just as unusual, that the model gives, too: one who calls at
+least half of these wrong is not believed.
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ from omniner.guidance.lessons import (
     short_json,
     write_guidance,
 )
-from omniner.guidance.questions import lesson_question, suspect_question
-from omniner.guidance.teacher import ServerTeacher, Teacher, ask_teacher, with_note
+from omniner.guidance.questions import control_question, lesson_question, suspect_question
+from omniner.guidance.teacher import ServerTeacher, Teacher, ask_teacher, with_note, with_verdicts
 from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import guidance_page
@@ -46,7 +48,7 @@ from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON, read_state
 from omniner.runs.references import RunReference, find_trained_model, resolve_run
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
-from omniner.scoring.suspects import find_suspected_labels
+from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
 from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, PromptedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
@@ -66,7 +68,8 @@ def run(context: Context) -> None:
     guide = context.config.guide
     source, folder = _find_source(context)
     config = compose.adopt(context.config, folder / "config.yaml", _THEIRS)
-    if guide.trials and (config.checkpoint or read_state(folder)["task"] == "train"):
+    trained = bool(config.checkpoint) or read_state(folder)["task"] == "train"
+    if guide.trials and trained:
         found = f"the model of {source.name} was trained, and keeps the prompt it was trained with"
         raise UserError("guide.trials", found, "Name a prediction run of an untuned model or a server, or set it to 0.")
     corpus = sources.load_corpus(config.data, None)
@@ -78,7 +81,9 @@ def run(context: Context) -> None:
     result = _predict_and_score(context, config, model, corpus, sentences)
     clusters = cluster_errors(result.errta.errors)
     lessons = _build_lessons(clusters, result, TrainingCounts(corpus.splits["train"]), guide)
-    suspects = _find_suspects(result, corpus.splits["train"], guide.suspects)
+    # what a model has learnt from is no second opinion
+    controlled = config.teacher.kind != "none" and not (trained and guide.split == "train")
+    suspects, controls = _find_suspects(result, corpus.splits["train"], guide, controlled)
     errors = len(result.errta.errors)
     guidance = Guidance(
         source={
@@ -96,6 +101,7 @@ def run(context: Context) -> None:
         teacher={"kind": config.teacher.kind},
         lessons=lessons,
         suspects=suspects,
+        controls=controls,
         rest={"clusters": len(clusters) - len(lessons), "errors": errors - sum(lesson.count for lesson in lessons)},
     )
     if config.teacher.kind != "none":
@@ -214,24 +220,30 @@ def _build_lessons(
     return [build_lesson(cluster, train, texts, guide.examples, guide.surfaces) for cluster in large]
 
 
-def _find_suspects(result: ScoreResult, train: Sequence[Sentence], most: int) -> list[SuspectLabel]:
-    """Labels unlike the usual ones of their surfaces, those first of which the model says so, too."""
-    return [
-        SuspectLabel(
-            surface=one.surface,
-            gold=one.gold,
-            usual=one.usual,
-            share=one.share,
-            seen=one.seen,
-            count=one.labelled,
-            agreeing=one.agreeing,
-            id=one.example,
-            text=result.sentences[one.example].text,
-            verdict="",
-            reason="",
-        )
-        for one in find_suspected_labels(result, train)[:most]
-    ]
+def _find_suspects(
+    result: ScoreResult, train: Sequence[Sentence], guide: GuideConfig, controlled: bool
+) -> tuple[list[SuspectLabel], list[SuspectLabel]]:
+    """Labels unlike the usual ones of their surfaces, those first of which the model says so, too; and controls."""
+    suspects = find_suspected_labels(result, train)[: guide.suspects]
+    most = guide.controls if suspects and controlled else 0
+    controls = find_control_labels(result, train, suspects)[:most]
+    return [_suspect(one, result) for one in suspects], [_suspect(one, result) for one in controls]
+
+
+def _suspect(one: UnusualLabel, result: ScoreResult) -> SuspectLabel:
+    return SuspectLabel(
+        surface=one.surface,
+        gold=one.gold,
+        usual=one.usual,
+        share=one.share,
+        seen=one.seen,
+        count=one.labelled,
+        agreeing=one.agreeing,
+        id=one.example,
+        text=result.sentences[one.example].text,
+        verdict="",
+        reason="",
+    )
 
 
 def _teach(context: Context, guidance: Guidance) -> Guidance:
@@ -248,15 +260,18 @@ def _teach(context: Context, guidance: Guidance) -> Guidance:
     errors, rules = int(guidance.scores["errors"]), config.teacher.answers
     asked = [lesson_question(lesson, errors, language, rules) for lesson in guidance.lessons]
     asked += [suspect_question(suspect, language) for suspect in guidance.suspects]
+    asked += [control_question(control, language) for control in guidance.controls]
     taught = ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
     teacher: dict[str, Cost] = {"name": taught.teacher, **taught.cost.to_json(), "cached": taught.cached}
     if rules > 1:
         teacher["dropped"] = taught.dropped
+    suspects, controls = with_verdicts(guidance.suspects, guidance.controls, taught, language)
     return replace(
         guidance,
         teacher=guidance.teacher | teacher,
         lessons=[with_note(lesson, taught, language) for lesson in guidance.lessons],
-        suspects=[replace(one, **taught.answers.get(one.question_id, {})) for one in guidance.suspects],
+        suspects=suspects,
+        controls=controls,
         failures=taught.failures,
     )
 
@@ -283,6 +298,8 @@ def _publish(context: Context, guidance: Guidance) -> None:
     if guidance.tried:
         counts |= {"tried": len(guidance.tried), "won": len(guidance.won)}
     tracked.metrics({f"guide/{name}": value for name, value in counts.items()})
+    if guidance.alarms.judged:
+        tracked.metrics({"teacher/false_alarms": guidance.alarms.wrong / guidance.alarms.judged})
     spent = {name: value for name, value in guidance.teacher.items() if isinstance(value, int)}
     tracked.metrics({f"teacher/{name}": value for name, value in (spent | {"failed": len(guidance.failures)}).items()})
     tracked.tags({f"guide.{name}": value for name, value in guidance.source.items()})

@@ -70,6 +70,7 @@ def test_files_of_older_versions_open(made: Guidance, tmp_path: Path) -> None:
     written = made.to_json()
     for lesson in written["lessons"]:
         assert lesson.pop("candidates") == []
+    assert written.pop("controls") == []
     (tmp_path / "old.json").write_text(json.dumps(written), encoding="utf-8")
     back = lessons.read_guidance(tmp_path / "old.json")
     assert back == made
@@ -116,6 +117,28 @@ def test_people_see_what_became_of_the_candidates(made: Guidance, tried: bool) -
     rows = guidance_page.build_guidance_tables(given)["candidates"].rows
     assert [row[3] for row in rows] == ["false", "false", "true"]
     assert [row[4:] for row in rows] == ([[4, 3, 4, 0], [4, 2, 4, 1], [4, 1, 4, 0]] if tried else [[0, 0, 0, 0]] * 3)
+
+
+@pytest.mark.parametrize(("verdicts", "believed"), [(["usual", "gold", "gold"], True), (["usual", "gold"], False)])
+def test_false_alarms_are_shown(made: Guidance, tmp_path: Path, verdicts: list[Any], believed: bool) -> None:
+    controls = [dataclasses.replace(made.suspects[0], surface="对照词", verdict=one, reason="因为") for one in verdicts]
+    teacher = {"kind": "openai", "name": "big", "asked": 1, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1}
+    given = dataclasses.replace(made, controls=controls, teacher=teacher)
+    assert lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", given)) == given
+    assert given.sha == made.sha
+    assert given.alarms == (len(verdicts), 1)
+    summary, page = guidance_page.guidance_summary(given), guidance_page.render_guidance_page(given, "x", "en")
+    chinese = guidance_page.render_guidance_page(given, "x", "zh")
+    for text in (summary, page):
+        assert f"False alarms of the teacher: 1 of {len(verdicts)} unusual labels" in text
+        assert ("verdicts on suspected labels are therefore not believed" in text) is not believed
+    assert f"{len(verdicts)} 个少见、但模型也这样答的标注中有 1 个" in chinese
+    assert ("不予采信" in chinese) is not believed
+    for text in (page, chinese, guidance_page.guidance_markdown(given)):
+        assert text.count("“对照词”") == len(verdicts)
+    assert len(guidance_page.build_guidance_tables(given)["controls"].rows) == len(verdicts)
+    silent = dataclasses.replace(given, controls=[dataclasses.replace(controls[0], verdict="", reason="")])
+    assert "False alarms" not in guidance_page.guidance_summary(silent)
 
 
 def test_the_hash_is_of_what_the_notes_say(made: Guidance) -> None:

@@ -11,7 +11,7 @@ from tests.helpers import made_up_guidance
 from tests.helpers.made_up_guidance import lesson_of
 
 from omniner.guidance import questions, teacher
-from omniner.guidance.lessons import COUNTED
+from omniner.guidance.lessons import COUNTED, SuspectLabel
 from omniner.guidance.questions import read_teacher_answer
 from omniner.records import Entity, Sentence
 from omniner.scoring.metrics import ErrtaError
@@ -225,6 +225,47 @@ def test_the_rules_of_a_teacher_stand_behind_the_counted_note() -> None:
     ]  # fmt: skip
     assert noted.candidates[0].note == lesson.note
     assert teacher.with_note(lesson, teacher.TeacherAnswers("big"), "zh") == lesson
+
+
+def control(verdict: str, number: int = 0) -> SuspectLabel:
+    [one] = made_up_guidance.guidance(20).suspects
+    return dataclasses.replace(one, surface=f"上海{number}", verdict=verdict, reason="x" if verdict else "")
+
+
+def test_a_control_is_asked_about_in_the_same_words() -> None:
+    one = control("")
+    asked, suspected = questions.control_question(one, "zh"), questions.suspect_question(one, "zh")
+    assert asked.id == "control: 上海0 (品牌_国货)"
+    assert (asked.text, asked.system, asked.answer) == (suspected.text, suspected.system, suspected.answer)
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "believed"),
+    [
+        ([], True),
+        (["usual"], False),
+        (["usual", "gold"], False),
+        (["usual", "gold", "unclear"], True),
+        ([""] * 3, True),
+    ],
+)
+def test_who_calls_half_of_the_right_labels_wrong_is_not_believed(verdicts: list[str], believed: bool) -> None:
+    controls = [control("", number) for number in range(len(verdicts))]
+    suspects = [dataclasses.replace(control("", 9), gold=name) for name in ("时间", "人群")]
+    asked = zip(controls, verdicts, strict=True)
+    said = {one.control_id: {"verdict": verdict, "reason": "y"} for one, verdict in asked if verdict}
+    said[suspects[0].question_id] = {"verdict": "usual", "reason": "z"}
+    answers = teacher.TeacherAnswers("big", said)
+    judged, known = teacher.with_verdicts(suspects, controls, answers, "zh")
+    assert [one.verdict for one in known] == verdicts
+    assert judged[1] == suspects[1]  # it said nothing
+    if believed:
+        assert (judged[0].verdict, judged[0].reason) == ("usual", "z")
+    else:
+        count = f"教师模型把 {len(verdicts)} 个正确标注中的 1 个判为错误，它的判断不予采信"
+        assert (judged[0].verdict, judged[0].reason) == ("unclear", count)
+        [english, _] = teacher.with_verdicts(suspects, controls, answers, "en")[0]
+        assert english.reason.startswith(f"the teacher calls 1 of {len(verdicts)} labels wrong that are right")
 
 
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:
