@@ -9,9 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote, unquote
 
+import browser
 import pytest
 
 from omniner.config import compose
@@ -201,11 +204,53 @@ def test_your_own_data_in_five_minutes(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))) == len(sentences)
 
 
-@pytest.mark.slow
-def test_the_site_has_no_broken_link(tmp_path: Path) -> None:
-    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built site; a broken link fails the build."""
+    folder = tmp_path_factory.mktemp("site")
+    mkdocs = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     found = subprocess.run(
         mkdocs, cwd=ROOT, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True
     )
     assert found.returncode == 0, found.stdout + found.stderr
-    assert (tmp_path / "tutorials" / "own_data" / "index.html").is_file()
+    return folder
+
+
+@pytest.mark.slow
+def test_every_link_of_the_site_leads_to_a_file_that_opens_from_disk(site: Path) -> None:
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]  # that one is for servers alone
+    assert {site / "index.html", site / "tutorials" / "own_data.html"} <= set(pages)
+    for page in pages:
+        links = set(re.findall(r'(?:href|src)="?([^"\s>]+)', page.read_text(encoding="utf-8")))
+        paths = {unquote(link.partition("#")[0]) for link in links if not re.match(r"[\w+]+:", link)} - {""}
+        assert [path for path in paths if not (page.parent / path).is_file()] == [], page
+        loaded = re.findall(r'<(?:script|link)[^>]*(?:src|href)="?(https?:[^"\s>]+)', page.read_text(encoding="utf-8"))
+        assert loaded == [], f"{page} loads what is not there without a network"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.binary() is None, reason="no Chromium here")
+def test_chinese_is_found_on_the_site_opened_from_disk(site: Path) -> None:
+    hits = "[...document.querySelectorAll('.md-search-result__item > a')].map(link => link.href)"
+    with browser.chromium() as page:
+        page.call("Page.navigate", url=f"{(site / 'index.html').as_uri()}?q={quote('错误类型')}")
+        deadline = time.monotonic() + 60
+        while not (found := page.run(hits)):
+            assert time.monotonic() < deadline, page.errors
+            time.sleep(0.05)
+        assert any("README.zh.html" in hit for hit in found), found
+        assert page.errors == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(browser.binary() is None, reason="no Chromium here")
+def test_a_key_stands_in_one_line(site: Path) -> None:
+    keys = "[...document.querySelectorAll('td:first-child code')]"
+    with browser.chromium() as page:
+        page.call("Page.navigate", url=(site / "configuration.html").as_uri())
+        deadline = time.monotonic() + 60
+        while not page.run(f"document.readyState === 'complete' && {keys}.length"):
+            assert time.monotonic() < deadline, page.errors
+            time.sleep(0.05)
+        broken = f"{keys}.filter(key => key.getClientRects().length > 1).map(key => key.textContent)"
+        assert page.run(broken) == []
