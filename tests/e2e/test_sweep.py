@@ -20,6 +20,13 @@ def test_the_parent_has_the_summary_over_seeds(scorable: Path) -> None:
     assert [line[:6] for line in lines] == [[f"errta.top={top}", "2", "0", "100.00", "±", "0.00"] for top in TOPS]
     assert "compare-runs" in result.stdout
     check_summary(scorable, len(TOPS))
+    (parent,), _ = runs(scorable)
+    assert {name: parent.data.metrics[name] for name in ("test/f1", "test/f1_sd")} == {"test/f1": 1.0, "test/f1_sd": 0}
+    assert [name for name in parent.data.metrics if "top" in name] == [], "no column for each configuration"
+    assert parent.data.tags["sweep.best"] == f"errta.top={TOPS[0]}"
+    note = parent.data.tags["mlflow.note.content"]
+    assert f"| **errta.top={TOPS[0]}** | 2 | 0 | 100.00 ± 0.00 |" in note
+    assert f"path=summary.png&run_uuid={parent.info.run_id}" in note
 
 
 def test_a_failed_child_is_tried_again_and_the_others_are_not(scorable: Path) -> None:

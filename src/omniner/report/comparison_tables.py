@@ -26,6 +26,7 @@ from omniner.report.tables import (
     CHANGE,
     COUNT,
     FIGURE,
+    MARKDOWN_ROWS,
     NONE,
     P_VALUE,
     PERCENT,
@@ -60,6 +61,7 @@ METRICS = (
     "val/best_f1",
 )
 SHOWN = "test/f1"  # in the figure
+CHOSEN_BY = ("val/best_f1", SHOWN)  # what says which configuration is the best
 _COUNTED = "parse/"  # metrics that are no share
 LABEL = 60  # characters of a configuration in text and figure
 _KEY = re.compile(r"(?<!\S)\+*([\w.@/-]+)(?==)")  # in such a configuration
@@ -377,19 +379,59 @@ def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
     return table
 
 
-def seed_metrics(table: Table) -> dict[str, float]:
-    """The table as metrics of the sweep: means under their own names, standard deviations as `<metric>_sd`.
+def best_configuration(table: Table) -> tuple[int, str]:
+    """The best row of a seed table, and the metric that says so; the first row and no metric where none can.
 
-    Where there are several configurations, the name of each stands before its metrics.
+    F1 on dev says it, as a sweep must not choose by test; where nothing was trained, there is only F1 on test.
     """
-    metrics: dict[str, float] = {}
-    for row in table.rows:
-        place = f"{row[0]}/" if len(table.rows) > 1 else ""
-        for column, value in zip(table.names[3:], row[3:], strict=True):
-            if isinstance(value, float):
-                metric, _, what = column.rpartition(" ")
-                metrics[f"{place}{metric}{'_sd' if what == 'sd' else ''}"] = value
-    return metrics
+    done = [number for number, row in enumerate(table.rows) if row[1]]
+    for metric in CHOSEN_BY if len(table.rows) > 1 else ():
+        means = _means(table, metric)
+        if done and all(number in means for number in done):
+            return max(means, key=lambda number: means[number]), metric
+    return 0, ""
+
+
+def _means(table: Table, metric: str) -> dict[int, float]:
+    """The mean of a metric in each row of a seed table that has it."""
+    if (name := f"{metric} mean") not in table.names:
+        return {}
+    column = table.names.index(name)
+    return {number: mean for number, row in enumerate(table.rows) if isinstance(mean := row[column], float)}
+
+
+def seed_metrics(table: Table) -> dict[str, float]:
+    """What a sweep is sorted by in a list of runs: the means of its best configuration, under their own names.
+
+    Their standard deviations are `<metric>_sd`. Where no metric says which of several is the best, there are none.
+    """
+    row, metric = best_configuration(table)
+    if not metric and len(table.rows) > 1:
+        return {}
+    found = zip(table.names[3:], table.rows[row][3:], strict=True)
+    return {
+        name.removesuffix(" mean") if name.endswith(" mean") else f"{name.removesuffix(' sd')}_sd": value
+        for name, value in found
+        if isinstance(value, float)
+    }
+
+
+def seed_markdown(table: Table, length: int) -> str:
+    """The table in Markdown, the best configuration first; the last rows are left out beyond `length` characters."""
+    metric = best_configuration(table)[1]
+    body = _seed_rows(table, [str(row[0]) for row in table.rows])
+    if metric:
+        means = _means(table, metric)
+        order = sorted(range(len(body)), key=lambda number: -means.get(number, -1.0))
+        body = [body[number] for number in order]
+    shown = Table("", columns(TEXT, *_seed_heads(table)), body, frozenset({(0, 0)} if metric else ()))
+    texts = (shown.to_markdown(most) for most in range(min(len(body), MARKDOWN_ROWS), 0, -1))
+    about = "Rates in per cent"
+    if any(isinstance(row[1], int) and row[1] > 1 for row in table.rows):
+        about += ", means ± standard deviations over seeds"
+    if metric:
+        about += f"; the best by F1 on {'test' if metric == SHOWN else 'dev'} first"
+    return next((f"{about}:\n\n{text}" for text in texts if len(text) <= length), "")
 
 
 def _fitting(labels: Sequence[str]) -> list[str]:
@@ -408,13 +450,21 @@ def _fitting(labels: Sequence[str]) -> list[str]:
 
 def seed_lines(table: Table) -> list[str]:
     """The table as lines for a terminal: `mean ± sd`, rates in per cent."""
-    metrics = [column.removesuffix(" mean") for column in table.names[3::2]]
-    heads = ["configuration", "n", "failed", *metrics]
-    body: list[list[Cell]] = []
-    for label, row in zip(_fitting([str(row[0]) for row in table.rows]), table.rows, strict=True):
-        pairs = zip(metrics, row[3::2], row[4::2], strict=True)
-        body.append([label, str(row[1]), str(row[2]), *(_cell(*pair) for pair in pairs)])
-    return Table("", columns(TEXT, *heads), body).aligned()
+    body = _seed_rows(table, _fitting([str(row[0]) for row in table.rows]))
+    return Table("", columns(TEXT, *_seed_heads(table)), body).aligned()
+
+
+def _seed_heads(table: Table) -> list[str]:
+    return ["configuration", "n", "failed", *(column.removesuffix(" mean") for column in table.names[3::2])]
+
+
+def _seed_rows(table: Table, labels: Sequence[str]) -> list[list[Cell]]:
+    """The rows of a seed table under these labels, with `mean ± sd` as one cell."""
+    metrics = _seed_heads(table)[3:]
+    return [
+        [label, str(row[1]), str(row[2]), *map(_cell, metrics, row[3::2], row[4::2])]
+        for label, row in zip(labels, table.rows, strict=True)
+    ]
 
 
 def _cell(metric: str, mean: object, deviation: object) -> str:
@@ -426,7 +476,10 @@ def _cell(metric: str, mean: object, deviation: object) -> str:
 
 
 def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> Chart | None:
-    """F1 on test, a line per configuration: each seed a point, the mean with one standard deviation; None: no F1."""
+    """F1 on test, a line per configuration; None: no F1.
+
+    A configuration of several seeds has a point for each, and its mean with one standard deviation.
+    """
     groups = {
         label or name: values
         for label, finished in _groups(runs).items()
@@ -437,16 +490,20 @@ def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> Chart | None:
     if len(groups) > MOST_ROWS:
         best = sorted(groups, key=lambda label: -statistics.fmean(groups[label]))[:MOST_ROWS]
         groups = {label: groups[label] for label in best}
-    title = f"F1 of {counted(sum(map(len, groups.values())), 'run')}: seeds (points), mean ± standard deviation"
+    title = f"F1 of {counted(sum(map(len, groups.values())), 'run')}"
+    if any(len(values) > 1 for values in groups.values()):
+        title += ": seeds (points), mean ± standard deviation"
     return Chart(title, (8, 1.2 + 0.35 * len(groups)), partial(_draw, groups=groups))
 
 
 def _draw(figure: Figure, groups: Mapping[str, Sequence[float]]) -> None:
     ax = figure.subplots()
     for row, values in enumerate(groups.values()):
-        deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-        ax.errorbar(statistics.fmean(values), row, xerr=deviation, fmt="D", color=BLUE, capsize=4, zorder=3)
-        ax.plot(values, [row] * len(values), "o", color=ORANGE, markersize=3.5, alpha=0.8, zorder=4)
+        shares = [100 * value for value in values]
+        if len(shares) > 1:
+            ax.plot(shares, [row] * len(shares), "o", color=ORANGE, markersize=3.5, alpha=0.8, zorder=4)
+        deviation = statistics.stdev(shares) if len(shares) > 1 else None
+        ax.errorbar(statistics.fmean(shares), row, xerr=deviation, fmt="D", color=BLUE, capsize=4, zorder=3)
     ax.set_yticks(range(len(groups)), _fitting(list(groups)))
     ax.set_ylim(len(groups) - 0.5, -0.5)
-    ax.set_xlabel("F1 on test")
+    ax.set_xlabel("F1 on test, in per cent")

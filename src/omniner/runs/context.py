@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -30,7 +31,7 @@ from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
 from omniner.registry import TASKS, first_line
 from omniner.report.figures import Chart
-from omniner.report.tables import Table
+from omniner.report.tables import Table, escape_markdown
 from omniner.runs.folder import METRICS
 from omniner.runs.references import find_trained_model
 from omniner.tracking.browser import NOTE_TAG
@@ -42,6 +43,8 @@ log = logging.getLogger("omniner")
 
 # What a parameter of a run would only repeat: values that `trainer` took over, texts that are artifacts of their own.
 _REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.input.", "prompt.errors.")
+
+_WIDTH = 100  # characters of a line in a run's description
 
 _SEPARATOR = re.compile(r"[/\\]")  # of folders: names of models on the hub have one
 
@@ -294,7 +297,15 @@ class Context:
             self.publish_file(f"figures/{name}.png")
 
     def describe(
-        self, headline: str, pages: Sequence[str], figure: str = "", command: str = "", details: Sequence[str] = ()
+        self,
+        headline: str,
+        pages: Sequence[str],
+        *,
+        figure: str = "",
+        command: str = "",
+        table: Table | None = None,
+        points: Sequence[str] = (),
+        details: Sequence[str] = (),
     ) -> None:
         """Tell in the tracking store's UI what came of the run.
 
@@ -303,15 +314,22 @@ class Context:
             pages: published files to read on in, the most telling first; those that are not there are left out.
             figure: a published picture; left out if it is not there.
             command: what to do next.
-            details: lines as they stand on the terminal.
+            table: few columns that say more.
+            points: sentences, which become a list.
+            details: lines as they stand on the terminal, with columns below each other.
         """
         if not self.run.url:
             return
         links = " · ".join(f"[{page}]({self.run.page(page)})" for page in pages if (self.folder / page).exists())
         picture = f"![{figure}]({self.run.file_address(figure)})" if (self.folder / figure).is_file() else ""
         following = f"Next: `{command}`" if command else ""
-        block = "\n".join(["```", *details, "```"]) if details else ""
-        self.run.tags({NOTE_TAG: "\n\n".join(filter(None, [headline, links, following, picture, block]))})
+        listed = "\n".join(f"- {escape_markdown(point)}" for point in points)
+        # A block of code does not wrap in the UI: a long line would make the whole page wider than the screen.
+        lines = (folded for line in details for folded in _folded(line))
+        block = "\n".join(["```", *lines, "```"]) if details else ""
+        shown = table.to_markdown() if table is not None else ""
+        parts = [headline, links, following, picture, shown, listed, block]
+        self.run.tags({NOTE_TAG: "\n\n".join(filter(None, parts))})
 
     def publish_results(self, values: Mapping[str, float]) -> None:
         """Track what runs are compared by, and keep it in the folder, where a sweep or a search finds it."""
@@ -357,3 +375,9 @@ class Context:
             DataInput(f"{name}-{split}", split, content_digest(sentences), source, len(sentences))
             for split, sentences in splits
         )
+
+
+def _folded(line: str) -> list[str]:
+    """A line as one or more that are not too long; the further ones are indented below it."""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]

@@ -511,10 +511,15 @@ def _describe_parent(
     known = {record.run.id: record.run for record in records if record.run.id}
     runs = [one for one in tracking.child_runs(settings, run.id) if one.id in known] or list(known.values())
     link = tracking.compare_link(settings, [one.id for one in runs])
-    tracking.describe_children(run, runs, link)
+    summary = comparison_tables.seed_markdown(table, tracking.NOTE_PART) if table is not None else ""
+    picture = next((file.name for file in files if file.suffix == ".png"), "")
+    tracking.describe_children(run, runs, link, summary, picture)
     if table is not None:
         run.metrics(comparison_tables.seed_metrics(table))
         run.table(table.names, table.rows, "tables/summary.json")
+        best, metric = comparison_tables.best_configuration(table)
+        if metric:
+            run.tags({"sweep.best": table.rows[best][0], "sweep.best_by": metric})
     for file in files:
         run.file(file)
     return [f"compare: {link}"] if link else []

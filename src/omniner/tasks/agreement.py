@@ -125,7 +125,7 @@ def _publish(
     context.publish_text("agreement.md", summary_markdown(context.config.name, verdicts, tables))
     page = render_summary_page("agreement", context.config.name, verdicts, tables, [], language)
     context.publish_text("agreement.html", page)
-    context.describe(verdicts[0], ["agreement.html"], details=verdicts)
+    context.describe(verdicts[0], ["agreement.html"], points=verdicts[1:])
 
 
 def _verdicts(agreement: Agreement) -> list[str]:

@@ -119,7 +119,7 @@ def run(context: Context) -> None:
     ids = [source.run_id for source in sources if source.run_id]
     summary = comparison_summary(comparison)
     headline = f"{counted(len(sources), 'run')} compared on {counted(comparison.sentences, 'sentence')}"
-    context.describe(headline, ["comparison.html", "comparison.md"], details=summary)
+    context.describe(headline, ["comparison.html", "comparison.md"], points=summary)
     print("\n".join(summary))
     if len(ids) > 1 and (link := tracking.compare_link(config.tracking, ids)):
         print(f"compare: {link}")

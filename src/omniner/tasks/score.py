@@ -123,18 +123,17 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
     issues = dict(sorted((Counter(inputs.issues) + Counter(count_codes(result.issues))).items()))
     with timed("report"):
         context.publish_text("report.html", _report(context, result, tables, inputs.curves, issues, language))
-    summary = [
-        *_summary(result, issues),
-        *(f"  hint     {hint}" for hint in hints(result, inputs, context.config.task.name)),
-    ]
+    summary = _summary(result, issues)
+    advice = hints(result, inputs, context.config.task.name)
     context.describe(
         _headline(result),
         pages=["report.html", "predictions.jsonl"],
         figure="figures/error_types.png",
         command=_next_command(context),
+        points=advice,
         details=summary,
     )
-    print("\n".join([*summary, *_ways_on(context)]))
+    print("\n".join([*summary, *(f"  hint     {hint}" for hint in advice), *_ways_on(context)]))
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:

@@ -317,7 +317,7 @@ def _publish(context: Context, result: SearchResult, best: PromptVariant, langua
     for warning in guidance_page.search_warnings(result):
         log.warning(warning)
     summary = guidance_page.search_summary(result)
-    context.describe(f"Best prompt: {best.name}", ["search.html"], command=by_name, details=summary)
+    context.describe(f"Best prompt: {best.name}", ["search.html"], command=by_name, points=summary)
     print("\n".join(summary))
     print(f"to use it: {by_name}")
 

@@ -58,7 +58,8 @@ def run(context: Context) -> None:
     text = corpus_page.corpus_text(surveyed, verdicts, tables)
     judged = Counter(verdict.status for one in verdicts.values() for verdict in one)
     headline = f"{counted(judged[FAILED], 'check')} failed, {judged[WARNED]} warned: {', '.join(verdicts)}"
-    context.describe(headline, ["stats.html"], details=text.splitlines())
+    found = [f"{name}: {one.line()}" for name, of in verdicts.items() for one in of if one.status in (FAILED, WARNED)]
+    context.describe(headline, ["stats.html"], table=tables["table3"], points=found)
     print(text)
     context.complaint = _complaint(verdicts, config.stats.exit_on)
 

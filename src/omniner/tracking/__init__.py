@@ -23,7 +23,7 @@ from omniner.files import make_folder, whole_records
 from omniner.tracking import browser, unsent
 from omniner.tracking.spool import SPOOL, SPOOL_FIX, Sender, Spool, read_line
 from omniner.tracking.store import DATABASE, FOLDER_TAG, ChildRun, FoundRun, Store, open_store
-from omniner.tracking.tracked_run import Run, TrackedRun, git_state, tag_values
+from omniner.tracking.tracked_run import TAG_LENGTH, Run, TrackedRun, git_state, tag_values
 from omniner.wording import counted, first_of
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
+NOTE_PART = 2 * TAG_LENGTH // 5  # characters that a link, or a table, may take of a description
 STORE_RETRY_SECONDS = 2  # between two tries to open the store of a parent
 _NAMED = 5  # runs of one name that are listed
 _SUGGESTED = 500  # newest runs among which a misspelt name is looked for
@@ -170,17 +171,26 @@ def delete_run(tracking: TrackingConfig, run_id: str) -> None:
         open_store(tracking).delete(run_id)
 
 
-def describe_children(run: Run, children: Sequence[ChildRun], link: str) -> None:
-    """Write the table of the runs that belong to a run, and a description with the link that compares them."""
+def describe_children(run: Run, children: Sequence[ChildRun], link: str, summary: str = "", picture: str = "") -> None:
+    """Write the table of the runs that belong to a run, and a description of them.
+
+    Args:
+        run: their parent.
+        children: the runs.
+        link: address that compares them; a very long one, of many runs, is left out of the description.
+        summary: what came of them, as Markdown.
+        picture: an artifact of the parent.
+    """
     names = sorted({metric for child in children for metric in child.metrics})
     rows = [
         [child.name, child.status.upper(), child.id, *(child.metrics.get(name) for name in names)] for child in children
     ]
     run.table(["name", "status", "run", *names], rows, "tables/children.json")
-    compared = f"[compared]({link[link.index('#') :]})" if link else "not compared"
-    run.tags(
-        {browser.NOTE_TAG: f"{counted(len(children), 'run')}, {compared}; means and deviations: tables/summary.json"}
-    )
+    headline = counted(len(children), "run")
+    if 0 < len(link) <= NOTE_PART:
+        headline += f", [compared]({link[link.index('#') :]})"
+    shown = f"![{picture}]({run.file_address(picture)})" if picture else ""
+    run.tags({browser.NOTE_TAG: "\n\n".join(filter(None, [headline, summary, shown]))})
 
 
 def child_runs(tracking: TrackingConfig, parent_id: str) -> list[ChildRun]:

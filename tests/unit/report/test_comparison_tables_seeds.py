@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from omniner.report import comparison_tables
+from omniner.report.tables import Table
 
 RUNS = comparison_tables.sweep_runs(
     [
@@ -58,13 +59,56 @@ def test_the_figure_is_the_same_for_the_same_runs() -> None:
     assert first.png() == second.png()
 
 
-def test_a_sweep_has_means_and_deviations_as_metrics() -> None:
-    several = comparison_tables.seed_metrics(comparison_tables.build_seed_table(RUNS, "sweep"))
-    assert several["head=crf/test/f1"] == pytest.approx(0.72)
-    assert several["head=crf/test/f1_sd"] == pytest.approx(0.02 * 2**0.5)
-    assert "head=span/test/f1_sd" not in several
-    alone = comparison_tables.seed_metrics(comparison_tables.build_seed_table(RUNS[:2], "sweep"))
-    assert alone["test/f1"] == pytest.approx(0.72)
+def test_a_sweep_has_the_means_and_deviations_of_its_best_configuration_as_metrics() -> None:
+    table = comparison_tables.build_seed_table(RUNS, "sweep")
+    assert comparison_tables.best_configuration(table) == (0, "test/f1")
+    best = {"test/f1": 0.72, "test/f1_sd": 0.02 * 2**0.5, "parse/failed": 1.0, "parse/failed_sd": 2**0.5}
+    assert comparison_tables.seed_metrics(table) == pytest.approx(best)
+    alone = comparison_tables.build_seed_table(RUNS[:2], "sweep")
+    assert comparison_tables.best_configuration(alone) == (0, "")
+    assert comparison_tables.seed_metrics(alone) == pytest.approx(best)
+
+
+def test_f1_on_dev_chooses_the_best_configuration_where_all_have_it() -> None:
+    def table_of(*metrics: dict[str, float] | None) -> Table:
+        runs = [([f"head={number}"], values) for number, values in enumerate(metrics)]
+        return comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
+
+    chosen = table_of({"test/f1": 0.9, "val/best_f1": 0.6}, None, {"test/f1": 0.8, "val/best_f1": 0.7})
+    assert comparison_tables.best_configuration(chosen) == (2, "val/best_f1")
+    assert comparison_tables.seed_metrics(chosen) == {"test/f1": 0.8, "val/best_f1": 0.7}
+    untrained = table_of({"test/f1": 0.9}, {"test/f1": 0.8, "val/best_f1": 0.7})
+    assert comparison_tables.best_configuration(untrained) == (0, "test/f1")
+    unscored = table_of({"parse/failed": 1.0}, {"parse/failed": 0.0})
+    assert comparison_tables.seed_metrics(unscored) == {}
+
+
+def test_a_description_has_the_best_configurations_first_as_far_as_it_has_room() -> None:
+    runs = [([f"head={number}"], {"test/f1": number / 100}) for number in range(50)]
+    table = comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
+    text = comparison_tables.seed_markdown(table, 1000)
+    assert len(text) <= 1100
+    about, _, _, _, first, second, *_ = text.splitlines()
+    assert about == "Rates in per cent; the best by F1 on test first:"
+    assert [first, second] == ["| **head=49** | 1 | 0 | 49.00 |", "| head=48 | 1 | 0 | 48.00 |"]
+    shown = text.count("| head=") + 1
+    assert f"and {50 - shown} more rows" in text
+    assert "72.00 ± 2.83" in comparison_tables.seed_markdown(comparison_tables.build_seed_table(RUNS, "sweep"), 1000)
+
+
+def test_the_figure_is_in_per_cent_and_speaks_of_seeds_only_where_there_are_several() -> None:
+    from matplotlib.figure import Figure
+
+    seeds, single = (comparison_tables.draw_seed_figure(runs, "sweep") for runs in (RUNS, [RUNS[0], RUNS[2]]))
+    assert seeds is not None
+    assert single is not None
+    assert seeds.title == "F1 of 3 runs: seeds (points), mean ± standard deviation"
+    assert single.title == "F1 of 2 runs"
+    figure = Figure()
+    single.draw(figure)
+    (axes,) = figure.axes
+    assert sorted(float(line.get_xdata()[0]) for line in axes.lines) == pytest.approx([50, 70])
+    assert axes.get_xlabel() == "F1 on test, in per cent"
 
 
 def labels_of(configurations: list[list[str]]) -> list[str]:

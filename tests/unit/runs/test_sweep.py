@@ -155,7 +155,7 @@ def test_the_parent_tells_of_the_runs_that_count(tmp_path: Path, monkeypatch: py
     told: list[str] = []
     good, dead = (ChildRun(name, "seed=1", "finished", {}) for name in ("good", "dead"))
     monkeypatch.setattr(tracking, "child_runs", lambda *_: [dead, good])
-    monkeypatch.setattr(tracking, "describe_children", lambda run, runs, link: told.extend(one.id for one in runs))
+    monkeypatch.setattr(tracking, "describe_children", lambda run, runs, *_: told.extend(one.id for one in runs))
     parent, lock = Run(), try_lock(tmp_path / LOCK)
     assert lock is not None
     parent.id = "parent"

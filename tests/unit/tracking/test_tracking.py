@@ -317,12 +317,14 @@ def test_several_runs_in_one_process_and_their_parent(local: TrackingConfig, tmp
         ("b", "failed", {"test/召回@1": 3.0}),
     ]
     link = tracking.compare_link(local, [run.id for run in runs])
-    tracking.describe_children(parent, found, link)
+    tracking.describe_children(parent, found, link, "| a |", "summary.png")
     parent.metrics({"test/召回@1": 2.5, "test/召回@1_sd": 0.5})
     assert parent.finish("finished")
     ended = client(local).get_run(parent.id).data
     assert ended.metrics == {safe_name("test/召回@1"): 2.5, safe_name("test/召回@1_sd"): 0.5}
-    assert "[compared](#/compare-runs?" in ended.tags["mlflow.note.content"]
+    first, *rest = ended.tags["mlflow.note.content"].split("\n\n")
+    assert first.startswith("2 runs, [compared](#/compare-runs?")
+    assert rest == ["| a |", f"![summary.png](get-artifact?path=summary.png&run_uuid={parent.id})"]
     kept = Path(client(local).download_artifacts(parent.id, "tables/children.json"))
     assert json.loads(kept.read_text("utf-8"))["data"][1] == ["b", "FAILED", runs[1].id, 3.0]
     assert re.search(rf"#/compare-runs\?runs=%5B%22{runs[0].id}%22.*&experiments=%5B%22\d+%22%5D$", link)

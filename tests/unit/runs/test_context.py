@@ -1,0 +1,51 @@
+"""What a task tells of a run in the tracking store's UI."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omniner.config import compose
+from omniner.report.tables import COUNT, TEXT, Column, Table
+from omniner.runs.context import Context
+from omniner.tracking.browser import NOTE_TAG
+from omniner.tracking.tracked_run import Run
+
+
+class Noted(Run):
+    """A run that keeps its tags."""
+
+    id, url = "1", "http://store/#/experiments/0/runs/1?workflowType=x"
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        self.kept |= values
+
+
+def note_of(folder: Path, **given: Any) -> str:
+    """The description of a run."""
+    run = Noted()
+    Context(compose.load(["tracking=off"]), folder, run).describe("**F1 50 %**", [], **given)
+    return str(run.kept[NOTE_TAG])
+
+
+def test_sentences_are_a_list_and_a_table_is_one(tmp_path: Path) -> None:
+    verdict = "score_a against *b*: F1 72.45 -> 74.84, +2.39 points [-0.16, +4.79], p 0.056 by randomisation, " * 2
+    table = Table("", [Column("corpus", TEXT), Column("sentences", COUNT)], [["a", 1200]])
+    note = note_of(tmp_path, points=[verdict], table=table)
+    assert "```" not in note, "in a block of code a sentence would be one line, wider than the page"
+    assert "\n- score_a against &#42;b&#42;: F1 72.45" in note
+    assert "| a | 1,200 |" in note
+
+
+def test_lines_in_columns_are_kept_and_long_ones_are_folded(tmp_path: Path) -> None:
+    short = "  micro    P  94.42%  R  84.58%"
+    listed = "  issues   " + ", ".join(f"{number} no-such-code" for number in range(20))
+    block = note_of(tmp_path, details=[short, listed]).partition("```\n")[2].splitlines()
+    assert block[0] == short
+    assert max(map(len, block)) <= 100
+    assert " ".join(" ".join(block[1:-1]).split()) == " ".join(listed.split())
+    assert all(line.startswith("      ") for line in block[2:-1])
