@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasToken, YAMLError
 
+from omniner.config.class_defaults import with_class_defaults, without_class_defaults
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
 from omniner.config.overrides import check_own_choices, explain_override, override_line, read_arguments
@@ -300,57 +301,6 @@ def digest(config: Config) -> str:
     said = without_class_defaults(Config, dataclasses.asdict(config))
     values = {key: value for key, value in said.items() if key not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def _class_defaults(group: type) -> dict[str, Any]:
-    """The keys that have a default in their class, as those do that older runs did not have."""
-    found = {}
-    for field in dataclasses.fields(group):
-        if field.default is not dataclasses.MISSING:
-            found[field.name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            made: object = field.default_factory()
-            if dataclasses.is_dataclass(made) and not isinstance(made, type):
-                made = dataclasses.asdict(made)
-            found[field.name] = made
-    return found
-
-
-def without_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the keys that have the default of their class: a key that is new makes no other run of an old one.
-
-    Args:
-        group: the class of a configuration or a section.
-        values: of it.
-    """
-    defaults, sections = _class_defaults(group), _sections(group)
-    kept: dict[str, Any] = {}
-    for key, value in values.items():
-        is_section = key in sections and isinstance(value, Mapping)
-        said = without_class_defaults(sections[key], value) if is_section else value
-        if key not in defaults or said != ({} if is_section else defaults[key]):
-            kept[key] = said
-    return kept
-
-
-def with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that the `config.yaml` of an older run does not have, with the default of their class.
-
-    Args:
-        group: the class of a configuration or a section.
-        values: of it.
-    """
-    filled = {**_class_defaults(group), **values}
-    for key, section in _sections(group).items():
-        if isinstance(filled.get(key), Mapping):
-            filled[key] = with_class_defaults(section, filled[key])
-    return filled
-
-
-def _sections(group: type) -> dict[str, type]:
-    """The keys that hold a section of one class; that of `model` depends on the choice."""
-    kinds = field_types(group).items()
-    return {key: kind for key, kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)}
 
 
 def flat(config: Config | Mapping[str, Any]) -> dict[str, Any]:

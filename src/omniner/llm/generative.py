@@ -27,8 +27,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from omniner.compute.devices import Devices
 from omniner.compute.precision import compute_dtype
+from omniner.config.class_defaults import with_class_defaults
 from omniner.config.groups import Config
-from omniner.config.model_groups import CausalConfig, TrainerConfig
+from omniner.config.model_groups import CausalConfig, TrainerConfig, TuningConfig
 from omniner.errors import Stopped, UserError
 from omniner.llm.answering import build_constraint, predict_answers
 from omniner.llm.attention_probe import choose_attention
@@ -46,8 +47,11 @@ from omniner.training.learner import DevScore, Learner, TrainingData
 from omniner.training.plans import TrainLoader
 from omniner.training.sharding import ShardedStrategy, full_state_dict, is_sharded, shard_model, unsharded
 
-_SAME = ("path", "architecture", "vocabulary", "chat_template")  # of the model; what makes it another one
-_SAME_TUNING = ("method", "rank", "alpha", "targets", "double_quantization", "optimizer")
+# The keys that make the model another one, or its weights others
+_SAME = {
+    CausalConfig: ("path", "architecture", "vocabulary", "chat_template"),
+    TuningConfig: ("method", "rank", "alpha", "targets", "double_quantization", "optimizer"),
+}
 
 
 class GenerativeModule(Learner):
@@ -157,23 +161,22 @@ class GenerativeModule(Learner):
 
     def describe(self) -> dict[str, Any]:
         """Describe what makes the model another one, or its weights others: training goes on only if it is the same."""
-        model, tuning = dataclasses.asdict(self.model_config), dataclasses.asdict(self.tuning)
         return {
-            "model": {name: model[name] for name in _SAME},
-            "tuning": {name: tuning[name] for name in _SAME_TUNING},
+            "model": _same_keys(CausalConfig, dataclasses.asdict(self.model_config)),
+            "tuning": _same_keys(TuningConfig, dataclasses.asdict(self.tuning)),
             "prompt": self.causal.prompt.to_json(),
             "base_weights": self.causal.base_weights,
         }
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Return what `describe` said; older files lack the base's weights, or have `auto` for the chosen optimizer."""
+        """Return what `describe` said, with what older files lack; they may have `auto` for the chosen optimizer."""
         stored = super().stored_description(checkpoint)
         if stored is None:
             return None
-        stored = {"base_weights": self.causal.base_weights, **stored}
-        if stored["tuning"]["optimizer"] == "auto":
-            stored["tuning"] = {**stored["tuning"], "optimizer": self.tuning.optimizer}
-        return stored
+        model, tuning = _same_keys(CausalConfig, stored["model"]), _same_keys(TuningConfig, stored["tuning"])
+        if tuning["optimizer"] == "auto":
+            tuning["optimizer"] = self.tuning.optimizer
+        return {"base_weights": self.causal.base_weights, **stored, "model": model, "tuning": tuning}
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""
@@ -244,6 +247,12 @@ class GenerativeModule(Learner):
         tokens = self.rates.get("tokens", 0.0)
         # each process knows its own tokens
         self.log("train/tokens_per_second", tokens, batch_size=batch.sentences, sync_dist=True, reduce_fx="sum")
+
+
+def _same_keys(group: type[CausalConfig | TuningConfig], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Take those keys of a section of which training must not go on with other values."""
+    filled = with_class_defaults(group, values)
+    return {name: filled.get(name) for name in _SAME[group]}
 
 
 def convert_weights(model: nn.Module, dtype: torch.dtype) -> None:

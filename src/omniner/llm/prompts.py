@@ -17,6 +17,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 from omniner.answers import check_style, write_answer
+from omniner.config.class_defaults import without_class_defaults
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
 from omniner.llm.examples import NearestSentences, choose_examples, typical_entities
@@ -104,11 +105,10 @@ class Prompt:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Give all fields in plain values; those of nearest examples only where there are some."""
-        values = {**asdict(self), "categories": list(self.categories), "pool": [list(item) for item in self.pool]}
-        if not self.nearest:
-            del values["nearest"], values["pool"]  # prompts keep the hashes they had before there were such examples
-        return values
+        """Give the fields in plain values, without class defaults: a new field changes the hash of no older prompt."""
+        values = without_class_defaults(Prompt, asdict(self))
+        lists = {"categories": list(self.categories), "pool": [list(item) for item in self.pool]}
+        return {name: lists.get(name, value) for name, value in values.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Prompt:

@@ -31,6 +31,7 @@ from omegaconf import DictConfig, OmegaConf, flag_override
 
 from omniner import tracking
 from omniner.config import compose
+from omniner.config.class_defaults import without_class_defaults
 from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import quote
@@ -215,7 +216,7 @@ def _digest(config: DictConfig) -> str:
     composed = OmegaConf.to_container(config, resolve=False)
     assert isinstance(composed, dict)
     given = [item for item in composed["hydra"]["overrides"]["task"] if not item.startswith(NOT_IDENTITY)]
-    said = compose.without_class_defaults(Config, {str(key): value for key, value in composed.items()})
+    said = without_class_defaults(Config, {str(key): value for key, value in composed.items()})
     base = {key: value for key, value in said.items() if key not in (*NOT_IDENTITY, "hydra")}
     sweeper = composed["hydra"]["sweeper"]
     if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):  # others draw values in the order of the overrides

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from omniner.config.model_groups import EncoderConfig, TrainerConfig
+from omniner.config.class_defaults import with_class_defaults
+from omniner.config.model_groups import EncoderConfig, HeadConfig, TrainerConfig
 from omniner.errors import UserError
 from omniner.records import Sentence
 from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, SentenceEncoder, collate
@@ -189,6 +190,14 @@ class TaggerModule(Learner):
         entities = tagger.entities(batch, spans)
         counted = len(entities) if batch.weight else 0
         self.score.update(batch.gold[:counted], entities[:counted], 0, loss * batch.weight, counted)
+
+    def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
+        """Return what `describe` said, with the keys of `model` and `head` that older files lack."""
+        stored = super().stored_description(checkpoint)
+        if stored is None:
+            return None
+        groups = {"model": type(self.tagger.model_config), "head": HeadConfig}
+        return {**stored, **{name: with_class_defaults(group, stored[name]) for name, group in groups.items()}}
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
         """Refuse a state of training from when some encoders had a pooler, which the optimizer's state counts."""

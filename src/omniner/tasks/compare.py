@@ -24,6 +24,7 @@ from typing import Any
 
 from omniner import tracking
 from omniner.config import compose
+from omniner.config.class_defaults import with_class_defaults
 from omniner.config.compose import NOT_IDENTITY
 from omniner.config.groups import Config, DataConfig
 from omniner.config.overrides import override_line
@@ -469,7 +470,7 @@ def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
     """Keys of the configurations that are not the same for all runs that have one, with the value of each run."""
     known = [source.config for source in sources if source.config]
     keys = sorted({key for config in known[1:] for key in compose.differences(config, known[0])})
-    whole = [compose.with_class_defaults(Config, source.config) if source.config else {} for source in sources]
+    whole = [with_class_defaults(Config, source.config) if source.config else {} for source in sources]
     flat = [compose.flat(config) for config in whole]
     return {
         key: [values.get(key) if values else UNKNOWN for values in flat]

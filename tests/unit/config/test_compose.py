@@ -10,9 +10,11 @@ from typing import Any
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from newer_key import make_new
 from omegaconf import OmegaConf
 
 from omniner.config import compose, groups, model_groups
+from omniner.config.class_defaults import with_class_defaults, without_class_defaults
 from omniner.errors import UserError
 from omniner.files import write_text
 
@@ -140,12 +142,43 @@ def test_a_key_that_older_runs_did_not_have_makes_no_other_run_of_them() -> None
     older = dataclasses.asdict(config)
     del older["adjudicate"]["review"], older["convert"]
     now = dataclasses.asdict(config)
-    said = [compose.without_class_defaults(groups.Config, values) for values in (older, now)]
+    said = [without_class_defaults(groups.Config, values) for values in (older, now)]
     assert said[0] == said[1] != now
     assert compose.differences(older, config) == compose.differences(config, older) == {}
     other = dataclasses.replace(config, adjudicate=dataclasses.replace(config.adjudicate, review="disputed"))
     assert compose.digest(other) != compose.digest(config)
     assert compose.differences(other, older) == {"adjudicate.review": ("undecided", "disputed")}
+
+
+@pytest.mark.parametrize(
+    ("model", "key", "group"),
+    [
+        ("char_bilstm", "model.members", model_groups.BiLSTMConfig),
+        ("bert_tiny", "model.layer_decay", model_groups.EncoderConfig),
+        ("qwen2_tiny", "model.vocabulary", model_groups.CausalConfig),
+        ("char_bilstm", "head.max_span", model_groups.HeadConfig),
+    ],
+)
+def test_a_key_that_a_model_did_not_have_makes_no_other_run_of_it(
+    model: str, key: str, group: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = compose.load([f"model={model}"])
+    now, older = dataclasses.asdict(config), dataclasses.asdict(config)
+    section, _, name = key.partition(".")
+    usual = older[section].pop(name)
+    assert compose.differences(older, config) == {key: (usual, None)}
+    make_new(monkeypatch, group, name, usual)
+    assert without_class_defaults(groups.Config, older) == without_class_defaults(groups.Config, now) != now
+    assert with_class_defaults(groups.Config, older) == now
+    assert compose.differences(older, config) == {}
+    other = compose.load([f"model={model}", f"{key}=0.5" if name == "layer_decay" else f"{key}={usual + 1}"])
+    assert compose.digest(other) != compose.digest(config)
+    assert list(compose.differences(other, older)) == [key]
+
+
+def test_a_kind_that_there_is_not_is_taken_as_it_stands() -> None:
+    strange = {"model": {"kind": ["bilstm"], "name": "mine"}, "head": 3}
+    assert without_class_defaults(groups.Config, strange) == strange
 
 
 def test_differences_are_those_from_the_defaults() -> None:

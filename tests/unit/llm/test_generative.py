@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import small_causal
 import small_corpus
 import torch
+from newer_key import make_new
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 from small_corpus import fit, predict, prepare
@@ -23,6 +24,7 @@ from torch.nn.functional import cross_entropy
 
 from omniner.compute.devices import Devices
 from omniner.config.groups import Config
+from omniner.config.model_groups import TuningConfig
 from omniner.errors import UserError
 from omniner.llm import prompts
 from omniner.llm.generative import DevLoader, GenerativeData, GenerativeModule
@@ -241,7 +243,11 @@ def test_what_another_run_learns_with_is_named(tmp_path: Path, monkeypatch: pyte
         patch.setattr(GenerativeModule, "describe", lambda _: described)
         with pytest.raises(UserError, match=r"another training: base_weights: nothing in last\.ckpt, 0f now"):
             fit(configuration(*first), corpus, tmp_path, None, [])
-    del described["base_weights"]
+    del described["base_weights"], described["tuning"]["rank"]
+    torch.save({**content, "generative": described}, last)
+    with pytest.raises(UserError, match=r"another training: tuning\.rank: nothing in last\.ckpt, 16 now"):
+        fit(configuration(*first), corpus, tmp_path, None, [])
+    make_new(monkeypatch, TuningConfig, "rank", 16)  # as if it were a key that came later
     torch.save({**content, "generative": described}, last)
     fit(configuration(*first), corpus, tmp_path, None, [])  # older files say `auto`, and nothing of the base's weights
 

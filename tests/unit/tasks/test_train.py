@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from newer_key import make_new
+from small_corpus import SMALL
 
 from omniner import models, run
 from omniner.config import compose
+from omniner.config.groups import Config
+from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, HeadConfig
 from omniner.errors import Stopped, UserError
+from omniner.files import read_json, write_json, write_text
+from omniner.runs.folder import STATE
 
 LINE = json.dumps({"text": "去喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]})
 
@@ -54,3 +61,56 @@ def test_a_training_does_not_go_on_with_another_corpus(tmp_path: Path, monkeypat
     with pytest.raises(UserError, match=r"run: train or dev is not what this unfinished training began with.*never"):
         run.execute(config)
     assert (folder / "checkpoints/last.ckpt").exists()
+
+
+def _write_as_before(config: Config, folder: Path, keys: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take keys out of all that a run has written down, as if it had begun before there were such keys."""
+    import torch
+
+    older, last = dataclasses.asdict(config), folder / "checkpoints/last.ckpt"
+    content = torch.load(last, weights_only=True)
+    for key in keys:
+        section, _, name = key.partition(".")
+        del older[section][name], content["tagger"][section][name]
+    torch.save(content, last)
+    write_text(folder / "config.yaml", json.dumps(older))
+    with monkeypatch.context() as patch:
+        patch.setattr(compose.dataclasses, "asdict", lambda _: older)
+        write_json(folder / STATE, {**read_json(folder / STATE), "digest": compose.digest(config)})
+
+
+@pytest.mark.parametrize(
+    ("model", "group", "key"), [("char_bilstm", BiLSTMConfig, "members"), ("bert_tiny", EncoderConfig, "layer_decay")]
+)
+def test_a_run_from_before_a_key_was_there_goes_on(
+    model: str,
+    group: type,
+    key: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(f"{LINE}\n")
+    brief = ["trainer.min_steps=0", "trainer.max_epochs=2", "trainer.threads=1"]
+    config = compose.load([f"model={model}", *SMALL[model], *brief, "data=own", "data.root=.", "tracking=off"])
+    fit = models.fit
+
+    def stopped_after_an_epoch(config: Config, *given: Any, **named: Any) -> None:
+        fit(dataclasses.replace(config, trainer=dataclasses.replace(config.trainer, max_epochs=1)), *given, **named)
+        raise Stopped(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "fit", stopped_after_an_epoch)
+        with pytest.raises(Stopped):
+            run.execute(config)
+    (folder,) = (tmp_path / "outputs").iterdir()
+    _write_as_before(config, folder, [f"model.{key}", "head.max_span"], monkeypatch)
+    make_new(monkeypatch, group, key, getattr(config.model, key))
+    make_new(monkeypatch, HeadConfig, "max_span", config.head.max_span)
+    with caplog.at_level("INFO", "omniner"):
+        assert run.execute(config) == 0
+    assert [one.name for one in (tmp_path / "outputs").iterdir()] == [folder.name]
+    assert f"resuming from {Path('outputs') / folder.name}" in caplog.text
+    assert read_json(folder / STATE)["status"] == "finished"
