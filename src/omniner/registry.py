@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -105,8 +106,9 @@ class Registry(Mapping[str, T], Generic[T]):
             KeyError: there is no such entry.
         """
         for keyword in [] if name in self._added else self._keywords(name):
-            if keyword.arg == field and isinstance(keyword.value, ast.Constant):
-                return keyword.value.value
+            if keyword.arg == field:
+                with suppress(ValueError):  # no plain value, but a name or a call
+                    return ast.literal_eval(keyword.value)
         return getattr(self[name], field)
 
     def gives(self, name: str, field: str) -> bool:

@@ -1,9 +1,9 @@
 """Keys that came later: what an older run, checkpoint or prompt lacks has the default of its class.
 
 A field of a group has a default in its class only where older values lack it (see `omniner.config.groups`). Two rules
-follow for everything that is kept. A hash over values leaves such defaults out (`without_class_defaults`), so that a new
-key makes no other run of an old one. Before values are compared with those of now, the defaults that they lack are added
-(`with_class_defaults`). Both go into sections, also into those of several kinds, such as `model`.
+follow for everything that is kept. A hash over values leaves such defaults out (`without_class_defaults`), so that a
+new key makes no other run of an old one. Before values are compared with those of now, the defaults that they lack are
+added (`with_class_defaults`). Both go into sections, also into those of several kinds, such as `model`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,7 +29,7 @@ from yaml import AliasToken, YAMLError
 
 from omniner.config.class_defaults import with_class_defaults, without_class_defaults
 from omniner.config.groups import Config
-from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
+from omniner.config.model_groups import BiLSTMConfig, CausalConfig, HeadConfig, Method, TuningConfig
 from omniner.config.overrides import check_own_choices, explain_override, override_line, read_arguments
 from omniner.config.validate import field_types, validate
 from omniner.errors import UserError, first_line_of, masked, one_line
@@ -160,6 +160,7 @@ def check(composed: DictConfig) -> Config:
     if by_recipe["min_steps"] and not by_recipe["max_epochs"]:
         raw["trainer"]["min_steps"] = 0  # who says how many epochs means just these
     config = _typed(raw)
+    _check_unread(config)
     refuse("name", "/" in config.name, f"{config.name!r} names a folder in a folder", "Give a name without a slash.")
     return config
 
@@ -176,19 +177,23 @@ def resolve(config: Config) -> Config:
     Returns:
         The same configuration, changed.
     """
-    causal = isinstance(config.model, CausalConfig)
-    pretrained = isinstance(config.model, CausalConfig) and config.model.path is not None
     if config.head.kind == "auto":
         # A linear-chain CRF is the strongest of the heads where mentions are flat, as in most corpora.
-        config.head.kind = "none" if causal else "crf"
-    if config.tuning.method == "auto":
-        config.tuning.method = "lora" if pretrained else "full"
+        config.head.kind = "none" if isinstance(config.model, CausalConfig) else "crf"
+    config.tuning.method = _tuning_method(config)
     if config.name == "auto":
         config.name = TASKS[config.task.name].run_name(config)
     for key, name in (("data.name", config.data.name), ("name", config.name)):  # files and folders are called so
         outside = Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
         refuse(key, outside, f"{name!r} names a place outside the folder of all runs", "Give a plain name.")
     return config
+
+
+def _tuning_method(config: Config) -> Method:
+    """What `tuning.method` means for the model."""
+    if config.tuning.method != "auto":
+        return config.tuning.method
+    return "lora" if isinstance(config.model, CausalConfig) and config.model.path is not None else "full"
 
 
 def section(composed: DictConfig, name: str, group: type[T]) -> T:
@@ -429,13 +434,13 @@ def _check_causal(config: Config, model: CausalConfig) -> None:
         f"{config.head.kind}, but a causal model has no head",
         "Leave head=auto.",
     )
-    for method in get_args(Method):
-        refuse(
-            f"model.learning_rate.{method}",
-            method not in model.learning_rate,
-            "this key is missing",
-            "Give a rate for each method.",
-        )
+    method = _tuning_method(config)  # of the others no rate is asked: an older run lacks those that came later
+    refuse(
+        f"model.learning_rate.{method}",
+        method not in model.learning_rate,
+        "this key is missing",
+        "Give the rate of tuning.method.",
+    )
     refuse(
         "tuning.method",
         config.tuning.method == "qlora" and model.path is None,
@@ -466,7 +471,7 @@ def _check_tagger(config: Config, members: int) -> None:
     )
     refuse(
         "tuning.method",
-        config.tuning.method in ("lora", "qlora"),
+        config.tuning.method not in ("auto", "full"),
         f"{config.tuning.method} is for causal models",
         "Leave tuning=auto for taggers.",
     )
@@ -476,6 +481,32 @@ def _check_tagger(config: Config, members: int) -> None:
         "fsdp is for causal models; taggers are small",
         "Use trainer=ddp.",
     )
+
+
+def _check_unread(config: Config) -> None:
+    """Refuse settings without an effect: runs that they set apart would be equal.
+
+    Only what somebody sets now is held against this; runs that were made with such settings open and go on.
+    """
+    if config.llm is None:
+        read = {"kind", *HEADS.peek(config.head.kind, "keys")}
+        for key in _set_keys("head", config.head):
+            able = [name for name in HEADS if key in HEADS.peek(name, "keys")]
+            only = f", only {' or '.join(f'head={name}' for name in able)}" if able else ""
+            refuse(f"head.{key}", key not in read, f"a {config.head.kind} head does not read it{only}", "Leave it out.")
+        for key in _set_keys("tuning", config.tuning):
+            found = "it is for causal models; taggers always train all weights"
+            refuse(f"tuning.{key}", key != "method", found, "Leave it out.")
+    else:
+        for key in _set_keys("head", config.head):
+            refuse(f"head.{key}", key != "kind", "a causal model has no head", "Leave it out.")
+
+
+def _set_keys(name: str, section: HeadConfig | TuningConfig) -> list[str]:
+    """The keys of a section whose values are not those of its first file in `conf/`."""
+    path = conf_folder() / name / "auto.yaml"
+    usual = dataclasses.asdict(validate(type(section), read_mapping(path, "Install OmniNER again."), name))
+    return [key for key, value in dataclasses.asdict(section).items() if value != usual[key]]
 
 
 def _check_training(config: Config) -> None:

@@ -27,6 +27,7 @@ from omniner.registry import HEADS
 HeadKind = Annotated[str, OneOf(lambda: ("auto", "none", *HEADS))]
 Language = Literal["zh", "en"]
 Method = Literal["full", "lora", "qlora"]
+OptimizerName = Literal["adamw", "adamw_8bit"]
 MethodName = Annotated[str, OneOf(lambda: get_args(Method))]
 
 
@@ -159,7 +160,7 @@ class TuningConfig(Group):
     """LoRA: names of the adapted linear layers; all-linear = all except the output layer."""
     double_quantization: bool
     """QLoRA: also quantise the nf4 quantisation constants."""
-    optimizer: Literal["auto", "adamw", "adamw_8bit"]
+    optimizer: Literal["auto", OptimizerName]
     """The optimizer; auto = adamw, but adamw_8bit on a GPU for a billion or more trained weights, and if nothing else
     fits."""
     gradient_checkpointing: Literal["auto", True, False]

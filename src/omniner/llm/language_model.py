@@ -29,13 +29,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, assert_never, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from omniner import pretrained
-from omniner.config.model_groups import CausalConfig, TuningConfig
+from omniner.config.model_groups import CausalConfig, Method, OptimizerName, TuningConfig
 from omniner.errors import UserError, one_line
 from omniner.files import check_new_folder, read_json, restore, write_json, writing_folder
 from omniner.llm.loading import load_pretrained, load_weights, random_model, stored_dtype, tie_output
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner")
 
-TUNING_METHODS = ("full", "lora", "qlora")
 _VERSION = 1
 _SHARD = "4GB"  # of weights in one file at most
 _BASE = "base"  # subfolder of a base that stands nowhere else
@@ -266,8 +265,11 @@ def read_description(folder: Path) -> dict[str, Any]:
         found = f"version {description.get('version')}, this program reads version {_VERSION}"
         raise UserError(folder / DESCRIPTION, found, "Use the program's version that wrote it.")
     missing = sorted({"method", "base", "quantization", "chat_template", "prompt"} - description.keys())
-    if missing or description["method"] not in TUNING_METHODS:
-        raise UserError(folder / DESCRIPTION, f"incomplete ({', '.join(missing) or description['method']})", _FIX)
+    if missing:
+        raise UserError(folder / DESCRIPTION, f"incomplete ({', '.join(missing)})", _FIX)
+    if description["method"] not in get_args(Method):
+        found = f"unknown tuning method {description['method']!r}"
+        raise UserError(folder / DESCRIPTION, found, "Use the program's version that wrote it.")
     return description
 
 
@@ -358,8 +360,6 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-OptimizerName = Literal["adamw", "adamw_8bit"]
-
 _LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
 
 
@@ -422,7 +422,7 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
 def build_optimizer(
     model: Any, name: OptimizerName, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Build AdamW over the weights that learn; norms and biases are not decayed.
+    """Build an optimizer over the weights that learn; norms and biases are not decayed.
 
     Args:
         model: what learns.
@@ -436,12 +436,18 @@ def build_optimizer(
         {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    if name == "adamw_8bit":
-        return cast(torch.optim.Optimizer, import_bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate))
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+    match name:
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+        case "adamw_8bit":
+            return cast(torch.optim.Optimizer, import_bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate))
+        case _:
+            assert_never(name)
 
 
-def choose_optimizer(model: Any, wanted: str, accelerator: str, strategy: str) -> OptimizerName:
+def choose_optimizer(
+    model: Any, wanted: Literal["auto", OptimizerName], accelerator: str, strategy: str
+) -> OptimizerName:
     """Choose what `tuning.optimizer` becomes for a model, see `optimizer_name`.
 
     Raises:
@@ -449,7 +455,7 @@ def choose_optimizer(model: Any, wanted: str, accelerator: str, strategy: str) -
     """
     learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
     name = optimizer_name(wanted, learning, accelerator, strategy)
-    if name == "adamw" or has_bitsandbytes():
+    if name != "adamw_8bit" or has_bitsandbytes():
         return name
     if wanted == "auto":
         log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
@@ -461,7 +467,9 @@ def choose_optimizer(model: Any, wanted: str, accelerator: str, strategy: str) -
     )
 
 
-def optimizer_name(wanted: str, learning: float, accelerator: str, strategy: str) -> OptimizerName:
+def optimizer_name(
+    wanted: Literal["auto", OptimizerName], learning: float, accelerator: str, strategy: str
+) -> OptimizerName:
     """Name the optimizer that `tuning.optimizer` means, where bitsandbytes is installed.
 
     8-bit states (Dettmers et al. 2022) on a GPU where a billion weights learn, torch's fused AdamW otherwise: for the
@@ -474,8 +482,16 @@ def optimizer_name(wanted: str, learning: float, accelerator: str, strategy: str
         accelerator: cpu | gpu.
         strategy: of the training, `fsdp` or another one.
     """
-    by_itself = wanted == "auto" and accelerator == "gpu" and learning >= _LARGE
-    return "adamw_8bit" if strategy != "fsdp" and (wanted == "adamw_8bit" or by_itself) else "adamw"
+    match wanted:
+        case "auto":
+            small_states = accelerator == "gpu" and learning >= _LARGE
+        case "adamw":
+            small_states = False
+        case "adamw_8bit":
+            small_states = True
+        case _:
+            assert_never(wanted)
+    return "adamw_8bit" if small_states and strategy != "fsdp" else "adamw"
 
 
 @dataclass(frozen=True)

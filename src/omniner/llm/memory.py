@@ -27,7 +27,7 @@ from torch import nn
 
 from omniner.compute.devices import Devices
 from omniner.compute.precision import compute_dtype
-from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig
+from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, OptimizerName, TuningConfig
 from omniner.errors import UserError
 from omniner.llm.language_model import optimizer_name, prepare_for_training
 from omniner.llm.packs import make_pack
@@ -378,7 +378,7 @@ def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: flo
 def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | None) -> Iterator[Plan]:
     """List what the configuration allows, the cheapest in time first; the arguments are those of `choose_plan`."""
     again = [False, True] if tuning.gradient_checkpointing == "auto" else [tuning.gradient_checkpointing]
-    optimizers: list[Literal["auto", "adamw", "adamw_8bit"]] = [tuning.optimizer]
+    optimizers: list[Literal["auto", OptimizerName]] = [tuning.optimizer]
     if tuning.optimizer == "auto":
         optimizers.append("adamw_8bit")
     strategies = [count.devices.strategy]
@@ -401,6 +401,5 @@ def _advice(count: MemoryCount, tuning: TuningConfig, room: float) -> str:
             eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []
             again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
             return f"{' '.join([again, *eight, *fsdp])} would fit."
-    weaker = {"full": "tuning=lora", "lora": "tuning=qlora", "qlora": "a smaller model"}[count.method]
-
+    weaker = {"full": "tuning=lora", "lora": "tuning=qlora"}.get(count.method, "a smaller model")
     return f"Take {weaker}, more devices with trainer.strategy=fsdp, or fewer tuning.pack_tokens and decoding.slots."

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from omniner.compute.devices import send
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Sentence
+from omniner.registry import HEADS
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans, mask_of
 from omniner.taggers.inputs import Inputs, TextInput
 from omniner.training.plans import plan_longest_first
@@ -140,6 +142,11 @@ class SentenceEncoder:
                 why = "it begins or ends within one token, where the model sees no difference between characters"
                 yield Issue("unclear-boundary", f"{shown}: {why}", id=sentence.id)
 
+    @cached_property
+    def _nesting(self) -> str:
+        """The heads that find a mention inside another one."""
+        return " or ".join(f"head={name}" for name in HEADS if HEADS.peek(name, "nested"))
+
     def _left_out(self, sentence: Sentence, left_out: LeftOut) -> Issue:
         """The issue about a span that the head cannot express."""
         (start, end, category), code, kept = left_out
@@ -147,6 +154,8 @@ class SentenceEncoder:
         why = "cannot be expressed by this head"
         if kept:
             why += f" beside {sentence.text[kept[0] : kept[1]]!r} ({self.scheme.categories[kept[2]]})"
+        if code == "nested-entity":
+            why += f", but by {self._nesting}"
         return Issue(code, f"{shown} at {start}: {why}", id=sentence.id)
 
 

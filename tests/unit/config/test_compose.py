@@ -78,6 +78,16 @@ def test_the_method_of_tuning_follows_the_model_unless_it_is_chosen(overrides: l
         (["metrics.seed=-1"], r"metrics\.seed: -1 is below 0"),
         (["compare.seed=-1"], r"compare\.seed: -1 is below 0"),
         (["agreement.seed=-1"], r"agreement\.seed: -1 is below 0"),
+        (
+            ["head.label_smoothing=0.1"],
+            r"^head\.label_smoothing: a crf head does not read it, only head=softmax\. Leave",
+        ),
+        (["head=span", "head.label_smoothing=0.1"], r"^head\.label_smoothing: a span head does not read it, only"),
+        (["head=softmax", "head.max_span=9"], r"^head\.max_span: a softmax head does not read it, only head=span\."),
+        (["model=qwen2_tiny", "head.max_span=9"], r"^head\.max_span: a causal model has no head\. Leave it out"),
+        (["tuning.rank=4"], r"^tuning\.rank: it is for causal models; taggers always train all weights\. Leave it out"),
+        (["model=bert_tiny", "tuning.optimizer=adamw_8bit"], r"^tuning\.optimizer: it is for causal models"),
+        (["tuning=lora"], r"^tuning\.method: lora is for causal models"),
         (["head.kind=crff"], r"head\.kind: 'crff' is not a choice\. Did you mean crf\?"),
         (["metrics.confidence=95"], r"metrics\.confidence: 95 is not a share"),
         (["trainer.devices=3", "trainer.batch_size=32"], r"trainer\.batch_size: 32 sentences do not divide over 3"),
@@ -115,6 +125,38 @@ def test_a_mistake_is_one_line_with_its_key(overrides: list[str], message: str) 
     with pytest.raises(UserError, match=message) as caught:
         compose.load(overrides)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["head.label_smoothing=0.0", "tuning=full", "tuning.rank=16"],
+        ["head=softmax", "head.label_smoothing=0.1"],
+        ["head=span", "head.max_span=9", "head.biaffine_dim=10", "head.negative_weight=0.5"],
+        ["model=qwen2_tiny", "tuning=lora", "tuning.rank=4"],
+    ],
+)
+def test_a_setting_that_has_an_effect_or_is_the_usual_one_is_taken(overrides: list[str]) -> None:
+    compose.load(overrides)
+
+
+def test_a_run_with_a_setting_without_effect_opens(tmp_path: Path) -> None:
+    config = compose.load([])
+    config.head.label_smoothing, config.tuning.rank = 0.1, 4
+    write_text(tmp_path / "config.yaml", compose.to_yaml(config))
+    assert compose.read(tmp_path / "config.yaml") == config
+
+
+def test_a_run_from_before_a_method_of_tuning_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no rate for it; only that of its own method is asked for."""
+    older = dataclasses.asdict(compose.load(["model=qwen2_7b"]))
+    del older["model"]["learning_rate"]["qlora"]
+    write_text(tmp_path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(older)))
+    assert compose.read(tmp_path / "config.yaml").llm.learning_rate.keys() == {"full", "lora"}
+    older["tuning"]["method"] = "qlora"
+    write_text(tmp_path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(older)))
+    with pytest.raises(UserError, match=r"model\.learning_rate\.qlora: this key is missing"):
+        compose.read(tmp_path / "config.yaml")
 
 
 def test_a_missing_key_is_named() -> None:
@@ -156,13 +198,14 @@ def test_a_key_that_older_runs_did_not_have_makes_no_other_run_of_them() -> None
         ("char_bilstm", "model.members", model_groups.BiLSTMConfig),
         ("bert_tiny", "model.layer_decay", model_groups.EncoderConfig),
         ("qwen2_tiny", "model.vocabulary", model_groups.CausalConfig),
-        ("char_bilstm", "head.max_span", model_groups.HeadConfig),
+        ("char_bilstm", "head.label_smoothing", model_groups.HeadConfig),
     ],
 )
 def test_a_key_that_a_model_did_not_have_makes_no_other_run_of_it(
     model: str, key: str, group: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = compose.load([f"model={model}"])
+    chosen = [f"model={model}", *(["head=softmax"] if group is model_groups.HeadConfig else [])]
+    config = compose.load(chosen)
     now, older = dataclasses.asdict(config), dataclasses.asdict(config)
     section, _, name = key.partition(".")
     usual = older[section].pop(name)
@@ -171,7 +214,7 @@ def test_a_key_that_a_model_did_not_have_makes_no_other_run_of_it(
     assert without_class_defaults(groups.Config, older) == without_class_defaults(groups.Config, now) != now
     assert with_class_defaults(groups.Config, older) == now
     assert compose.differences(older, config) == {}
-    other = compose.load([f"model={model}", f"{key}=0.5" if name == "layer_decay" else f"{key}={usual + 1}"])
+    other = compose.load([*chosen, f"{key}={usual + 1 if isinstance(usual, int) else 0.5}"])
     assert compose.digest(other) != compose.digest(config)
     assert list(compose.differences(other, older)) == [key]
 

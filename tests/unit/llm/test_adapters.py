@@ -275,6 +275,15 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
     assert "bitsandbytes is not installed" in caplog.text
 
 
+def test_an_optimizer_that_nobody_builds_is_no_other_one() -> None:
+    unknown: Any = "adafactor"
+    layer = nn.Linear(2, 2)
+    with pytest.raises(AssertionError, match="adafactor"):
+        language_model.build_optimizer(layer, unknown, 1e-3, 0.0)
+    with pytest.raises(AssertionError, match="adafactor"):
+        language_model.choose_optimizer(layer, unknown, "cpu", "auto")
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:

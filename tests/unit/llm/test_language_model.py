@@ -292,6 +292,18 @@ def test_an_own_chat_template_goes_everywhere_with_the_model(published: Path, tm
         ([], "not the description of a causal model"),
         ({"kind": "generative", "version": 99}, "version 99, this program reads version 1"),
         ({"kind": "generative", "version": 1, "method": "full"}, r"incomplete \(base, chat_template"),
+        (
+            {
+                "kind": "generative",
+                "version": 1,
+                "method": "x",
+                "base": "",
+                "quantization": None,
+                "chat_template": "",
+                "prompt": {},
+            },
+            r"unknown tuning method 'x'\. Use the program's version that wrote it",
+        ),
     ],
 )
 def test_what_is_no_checkpoint_is_told(content: Any, message: str, tmp_path: Path) -> None:

@@ -79,6 +79,7 @@ def test_what_cannot_be_learnt_is_an_issue() -> None:
     assert made[0].spans == [(3, 5, 1), (3, 7, 2)]
     codes = [(issue.code, issue.id) for issue in issues]
     assert codes == [("inactive-category", "s"), ("no-offsets", "s"), ("nested-entity", "s"), ("empty-text", "empty")]
+    assert issues[2].message.endswith("(校), but by head=span")
     # a span head can express nesting
     _, issues = encoder(100, "fail", max_span=4).encode([odd])
     assert [issue.code for issue in issues] == ["inactive-category", "no-offsets"]

@@ -23,9 +23,10 @@ from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagSche
 def test_names_meanings_and_facts_need_no_torch() -> None:
     code = (
         "import sys; from omniner.registry import HEADS\n"
-        "facts = [(n, HEADS.meaning(n), HEADS.peek(n, 'nested'), HEADS.peek(n, 'members')) for n in HEADS]\n"
+        "fields = ('nested', 'members', 'keys')\n"
+        "facts = [(n, HEADS.meaning(n), *(HEADS.peek(n, field) for field in fields)) for n in HEADS]\n"
         "assert 'torch' not in sys.modules\n"
-        "assert facts == [(h.name, h.meaning, h.nested, h.members) for h in map(HEADS.__getitem__, HEADS)]\n"
+        "assert facts == [(h.name, h.meaning, h.nested, h.members, h.keys) for h in map(HEADS.__getitem__, HEADS)]\n"
         "print(list(HEADS))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -71,7 +72,9 @@ class EveryCharacter(HeadModule):
 @pytest.fixture
 def dummy() -> Iterator[str]:
     text = "Every character by itself.\n\nFor this test."
-    HEADS.add(Head(name="alone", description=text, build=EveryCharacter, nested=False, members=False))
+    HEADS.add(
+        Head(name="alone", description=text, build=EveryCharacter, nested=True, members=False, keys=("max_span",))
+    )
     yield "alone"
     HEADS.remove("alone")
 
@@ -85,7 +88,10 @@ def test_a_head_that_is_added_is_known_everywhere(dummy: str, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"a tagger needs a head.*span, alone"):
         small_corpus.configuration("char_bilstm", "head.kind=none")
 
-    config = small_corpus.configuration("char_bilstm", "head.kind=alone", "trainer.max_epochs=2")
+    with pytest.raises(UserError, match=r"head\.max_span: a crf head does not read it, only head=span or head=alone"):
+        small_corpus.configuration("char_bilstm", "head.max_span=2")
+
+    config = small_corpus.configuration("char_bilstm", "head.kind=alone", "head.max_span=2", "trainer.max_epochs=2")
     assert config.name.startswith("char_bilstm-alone-")
     corpus = small_corpus.corpus(40, 10)
     result = fit(config, corpus, tmp_path, logger=None, callbacks=[])
@@ -98,6 +104,7 @@ def test_a_head_that_is_added_is_known_everywhere(dummy: str, tmp_path: Path) ->
 def test_the_checks_of_a_configuration_do_not_wait_for_torch() -> None:
     code = (
         "import sys; from omniner.config import compose\nfrom omniner.errors import UserError\n"
+        "compose.load([])\n"
         "try: compose.load(['head=span', 'model.members=2'])\n"
         "except UserError as error: print(error)\n"
         "print('torch' in sys.modules)"

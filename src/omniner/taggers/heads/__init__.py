@@ -165,8 +165,8 @@ def _clash(span: Span, kept: Span) -> str:
 class Head:
     """All that is known of a head.
 
-    Fields that a check of the configuration asks for (`nested`, `members`) are written as plain True or False, so that
-    `HEADS.peek` reads them without importing torch.
+    Fields that are asked for before anything is built (`nested`, `members`, `keys`) are written as plain values, so
+    that `HEADS.peek` reads them without importing torch.
 
     Attributes:
         name: the name of its file, and of its choice in `conf/head`.
@@ -175,7 +175,7 @@ class Head:
         nested: whether it finds a mention inside another one.
         members: whether the mean of several backbones' states scores like the mean of their scores, so that
             `model.members` may be above 1.
-        keys: the keys of `head` that it reads, beside `kind`.
+        keys: the keys of `head` that it reads, beside `kind`; others are refused with it.
     """
 
     name: str

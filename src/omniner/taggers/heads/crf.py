@@ -39,4 +39,4 @@ class CRFHead(HeadModule):
         return self.scheme.decode_batch(tags.cpu().numpy(), lengths)
 
 
-HEAD = Head(name="crf", description=__doc__, build=CRFHead, nested=False, members=True)
+HEAD = Head(name="crf", description=__doc__, build=CRFHead, nested=False, members=True, keys=())
