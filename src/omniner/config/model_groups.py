@@ -28,6 +28,7 @@ HeadKind = Annotated[str, OneOf(lambda: ("auto", "none", *HEADS))]
 Language = Literal["zh", "en"]
 Method = Literal["full", "lora", "qlora"]
 OptimizerName = Literal["adamw", "adamw_8bit"]
+WantedOptimizer = Literal["auto", OptimizerName]
 MethodName = Annotated[str, OneOf(lambda: get_args(Method))]
 
 
@@ -160,7 +161,7 @@ class TuningConfig(Group):
     """LoRA: names of the adapted linear layers; all-linear = all except the output layer."""
     double_quantization: bool
     """QLoRA: also quantise the nf4 quantisation constants."""
-    optimizer: Literal["auto", OptimizerName]
+    optimizer: WantedOptimizer
     """The optimizer; auto = adamw, but adamw_8bit on a GPU for a billion or more trained weights, and if nothing else
     fits."""
     gradient_checkpointing: Literal["auto", True, False]

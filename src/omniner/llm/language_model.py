@@ -29,13 +29,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, assert_never, cast, get_args
+from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from omniner import pretrained
-from omniner.config.model_groups import CausalConfig, Method, OptimizerName, TuningConfig
+from omniner.config.model_groups import CausalConfig, Method, OptimizerName, TuningConfig, WantedOptimizer
 from omniner.errors import UserError, one_line
 from omniner.files import check_new_folder, read_json, restore, write_json, writing_folder
 from omniner.llm.loading import load_pretrained, load_weights, random_model, stored_dtype, tie_output
@@ -445,9 +445,7 @@ def build_optimizer(
             assert_never(name)
 
 
-def choose_optimizer(
-    model: Any, wanted: Literal["auto", OptimizerName], accelerator: str, strategy: str
-) -> OptimizerName:
+def choose_optimizer(model: Any, wanted: WantedOptimizer, accelerator: str, strategy: str) -> OptimizerName:
     """Choose what `tuning.optimizer` becomes for a model, see `optimizer_name`.
 
     Raises:
@@ -467,9 +465,7 @@ def choose_optimizer(
     )
 
 
-def optimizer_name(
-    wanted: Literal["auto", OptimizerName], learning: float, accelerator: str, strategy: str
-) -> OptimizerName:
+def optimizer_name(wanted: WantedOptimizer, learning: float, accelerator: str, strategy: str) -> OptimizerName:
     """Name the optimizer that `tuning.optimizer` means, where bitsandbytes is installed.
 
     8-bit states (Dettmers et al. 2022) on a GPU where a billion weights learn, torch's fused AdamW otherwise: for the

@@ -20,14 +20,14 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from omniner.compute.devices import Devices
 from omniner.compute.precision import compute_dtype
-from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, OptimizerName, TuningConfig
+from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig, WantedOptimizer
 from omniner.errors import UserError
 from omniner.llm.language_model import optimizer_name, prepare_for_training
 from omniner.llm.packs import make_pack
@@ -378,7 +378,7 @@ def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: flo
 def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | None) -> Iterator[Plan]:
     """List what the configuration allows, the cheapest in time first; the arguments are those of `choose_plan`."""
     again = [False, True] if tuning.gradient_checkpointing == "auto" else [tuning.gradient_checkpointing]
-    optimizers: list[Literal["auto", OptimizerName]] = [tuning.optimizer]
+    optimizers: list[WantedOptimizer] = [tuning.optimizer]
     if tuning.optimizer == "auto":
         optimizers.append("adamw_8bit")
     strategies = [count.devices.strategy]
