@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import string
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
@@ -81,6 +82,11 @@ def counted(number: int, one: str) -> str:
 def shortened(text: str, longest: int) -> str:
     """Return at most `longest` characters of a text, with an ellipsis where something is missing."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def text_width(text: str) -> int:
+    """The places that a text takes in a line: a Chinese letter takes two."""
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def first_of(names: Sequence[str], most: int, separator: str = ", ") -> str:

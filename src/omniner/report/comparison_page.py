@@ -17,7 +17,7 @@ import numpy as np
 from omniner.records import Entity
 from omniner.report import page
 from omniner.report.comparison_tables import comparison_summary
-from omniner.report.figures import FAINT, INK, LABEL_LENGTH, Chart, drawable_text
+from omniner.report.figures import FAINT, INK, Chart, drawable_names
 from omniner.report.tables import P_VALUE, POINTS, SHARE, Table, format_cell
 from omniner.scoring.comparison import HUMAN, RunComparison, TestedRun, coverage_notes, summarise_scores
 from omniner.scoring.error_types import AMBER, BLUE, ERROR_TYPES, GREEN, GREY, ORANGE, PURPLE, SKY
@@ -29,9 +29,10 @@ from omniner.wording import Wording, translated
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = (GREY, BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)  # of the runs, the baseline first
+BASELINE = GREY  # and nobody else's colour
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)  # of the other runs; when they are used up, again with hatches
+HATCHES = ("", "////", "xxxx", "....")
 MOST_CHANGED = 40  # categories of the figure of gains and losses; more cannot be read
-NAME = 28  # characters of a run's name
 
 
 def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> dict[str, Chart]:
@@ -40,6 +41,7 @@ def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> 
     types = len(comparison.results[comparison.baseline].errta.by_type)
     title = Wording("Errors by type (ERRTA {mode}) in {sentences:sentence}", mode=mode, sentences=comparison.sentences)
     draw = partial(_errors, comparison=comparison, language=language)
+    names = dict(zip(comparison.results, drawable_names(list(comparison.results)), strict=True))
     made = {"compare_errors": Chart(title.of(language), (8, 1.2 + 0.2 * types * (count + 1)), draw)}
     for number, run in enumerate(comparison.tested, 1):
         rows = _most_changed(run)
@@ -47,7 +49,7 @@ def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> 
             title = Wording(
                 "Gains and losses by category, {shown} of {total}\n{run} against {baseline}",
                 shown=len(rows), total=len(run.significance.categories),
-                run=drawable_text(run.name, NAME), baseline=drawable_text(comparison.baseline, NAME),
+                run=names[run.name], baseline=names[comparison.baseline],
             )  # fmt: skip
             sure = {name for name, _ in rows if run.significance.corrected[name] < comparison.settings.alpha}
             made[f"compare_categories_{number}"] = Chart(
@@ -71,11 +73,11 @@ def _errors(figure: Figure, comparison: RunComparison, language: str) -> None:
     types = list(comparison.results[comparison.baseline].errta.by_type)
     count = len(comparison.results)
     groups = np.arange(len(types))[::-1]
-    for place, (name, result) in enumerate(comparison.results.items()):
+    labels = drawable_names(list(comparison.results))
+    for place, result in enumerate(comparison.results.values()):
         values = [result.errta.by_type[kind].errors for kind in types]
         heights = groups + (0.5 - (place + 0.5) / count) * 0.8
-        colour, label = COLOURS[place % len(COLOURS)], drawable_text(name, NAME)
-        ax.barh(heights, values, height=0.8 / count, color=colour, label=label)
+        ax.barh(heights, values, height=0.8 / count, label=labels[place], **_filling(place))
         for height, value in zip(heights, values, strict=True):
             ax.text(value, height, f" {value:,}", va="center", fontsize=7.5)
     ax.set_yticks(groups, [ERROR_TYPES[name].label.of(language) for name in types])
@@ -83,6 +85,13 @@ def _errors(figure: Figure, comparison: RunComparison, language: str) -> None:
     ax.grid(visible=False, axis="y")
     ax.set_xlabel(Wording("errors").of(language))
     ax.legend(loc="best")
+
+
+def _filling(place: int) -> dict[str, Any]:
+    """How the bars of a run are filled: no two runs in the same way, up to 25 of them."""
+    round_, colour = divmod(place - 1, len(COLOURS))
+    hatch = HATCHES[round_ % len(HATCHES)] if place else ""
+    return {"facecolor": COLOURS[colour] if place else BASELINE, "hatch": hatch, "edgecolor": "#ffffff", "linewidth": 0}
 
 
 def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: set[str], language: str) -> None:
@@ -94,7 +103,7 @@ def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: se
         face = colour if name in sure else "white"
         ax.plot([100 * row.difference], [place], "o", color=colour, markerfacecolor=face)
     ax.axvline(0, color=INK, linewidth=0.8)
-    ax.set_yticks(range(len(rows))[::-1], [drawable_text(name, LABEL_LENGTH) for name, _ in rows])
+    ax.set_yticks(range(len(rows))[::-1], drawable_names([name for name, _ in rows]))
     ax.set_ylim(-0.8, len(rows) - 0.2)
     axis = Wording("points of F1; filled: significant after Holm's correction")
     ax.set_xlabel(axis.of(language), color=FAINT)
@@ -131,6 +140,7 @@ def render_comparison_page(
         "verdicts": list(zip(sure, lines, strict=True)),
         "warnings": [*facts.warnings, *comparison_warnings(comparison)],
         "signature": comparison.signature,
+        "has_levels": comparison.has_levels,
         "charts": draw_comparison_figures(comparison, language),
         "method": comparison_method(comparison),
     }
@@ -202,7 +212,8 @@ def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
         note: str = Wording("baseline")
         if name in tested:
             f1 = tested[name].significance.figures["micro.f1"]
-            points, low, high = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
+            shown = (format_cell(value, POINTS) for value in (f1.difference, f1.low, f1.high))
+            points, low, high = (text.replace("-", "−") for text in shown)  # as in the tables
             note = f"{points} [{low}, {high}], p {format_cell(tested[name].p_corrected, P_VALUE)}"
         cards.append((name, f"F1 {format_cell(result.metrics.micro.f1, SHARE)}", note))
     if comparison.annotators:

@@ -223,8 +223,12 @@ def _error_counts(result: ScoreResult) -> dict[str, int]:
 
 
 def _primaries(comparison: RunComparison) -> Table:
-    """The paper's Table 4: precision, recall and F1 of each primary, the whole category right."""
-    heads = [*columns(TEXT, "primary"), *columns(COUNT, "gold")]
+    """The paper's Table 4: precision, recall and F1 of each primary, the whole category right.
+
+    Where categories stand under no primaries, those of the table are the categories.
+    """
+    level = "primary" if comparison.has_levels else "category"
+    heads = [*columns(TEXT, level), *columns(COUNT, "gold")]
     named = ((name, Wording(score)) for name in comparison.results for score in SCORES)
     heads += columns(SHARE, *(Wording("{run}: {score}", run=name, score=score) for name, score in named))
     names = sorted({name for result in comparison.results.values() for name in result.metrics.primaries})
@@ -250,7 +254,7 @@ def _primaries(comparison: RunComparison) -> Table:
         for row in range(len(rows))
         for score in range(3)
     )
-    title = Wording("Precision, recall and F1 by primary and run")
+    title = Wording("Precision, recall and F1 by {level} and run", level=Wording(level))
     return Table(title, heads, rows, frozenset(chain.from_iterable(best)), Wording("No entities."))
 
 

@@ -20,7 +20,7 @@ from omniner.corpus.stats.mentions import CategoryStats
 from omniner.records import storable
 from omniner.report import page
 from omniner.report.corpus_tables import Verdicts
-from omniner.report.figures import LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
+from omniner.report.figures import LABEL_WIDTH, MOST_ROWS, SERIES, Chart, drawable_names, drawable_text
 from omniner.report.tables import Table, escape_markdown, tables_markdown
 from omniner.scoring.error_types import BLUE
 from omniner.wording import Wording
@@ -54,7 +54,7 @@ def _categories(figure: Figure, rows: Sequence[CategoryStats], language: str) ->
     ax.barh(np.arange(len(rows)), [row.mentions for row in rows], color=BLUE)
     for place, row in enumerate(rows):
         ax.text(row.mentions, place, f" {row.mentions:,}", va="center", fontsize=7.5)
-    ax.set_yticks(np.arange(len(rows)), [drawable_text(row.name, LABEL_LENGTH + 6) for row in rows])
+    ax.set_yticks(np.arange(len(rows)), drawable_names([row.name for row in rows], LABEL_WIDTH + 12))
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter("{x:,.0f}")

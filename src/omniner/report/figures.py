@@ -17,14 +17,16 @@ import html
 import io
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omniner.scoring.error_types import AMBER, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY
+from omniner.wording import text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 INK, FAINT = "#22272e", "#6b7280"
 _EDGE, _GRID = "#c5cad3", "#e6e8ec"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)  # colours of lines beside each other
-LABEL_LENGTH = 14  # characters of a category name in a figure
+LABEL_WIDTH = 28  # places of a name in a figure: so many Latin letters, or half as many Chinese ones
 MOST_ROWS = 200  # rows of a figure; a longer image cannot be drawn or looked at
 
 FONT_FAMILY = "Noto Sans CJK SC"
@@ -163,14 +165,38 @@ def _page_markup(tag: re.Match[str]) -> str:
     return re.sub(r"#[0-9a-f]{6}\b", lambda found: _COLOUR_OF.get(found[0], found[0]), text)
 
 
-def drawable_text(text: str, length: int = 0) -> str:
-    """A text that matplotlib can draw: no line breaks, `�` for what no font has, cut to `length` with `…`.
+def drawable_text(text: str) -> str:
+    """A text that matplotlib can draw: no line breaks, `�` for what no font has.
 
     Most emoji are such: a whole one, with its skin tone and joiners, is one `�`. Tables and pages show what they are.
     """
     text = _EMOJI_PARTS.sub("", " ".join(text.split()))
-    text = "".join(c if ord(c) in _drawn() else UNKNOWN for c in text)
-    return f"{text[: length - 1]}…" if length and len(text) > length else text
+    return "".join(c if ord(c) in _drawn() else UNKNOWN for c in text)
+
+
+def drawable_names(names: Sequence[str], width: int = LABEL_WIDTH) -> list[str]:
+    """Names as matplotlib can draw them, `…` for the middle of long ones, but never so that two become the same.
+
+    Args:
+        names: in any order.
+        width: places of the longest; more where fewer would make two names the same.
+    """
+    drawn = [drawable_text(name) for name in names]
+    while len(set(cut := [_without_middle(name, width) for name in drawn])) < len(set(drawn)):
+        width += 1 + width // 8
+    return cut
+
+
+def _without_middle(text: str, width: int) -> str:
+    if text_width(text) <= width:
+        return text
+    head = _beginning(text, width // 2)
+    return f"{head}…{_beginning(text[::-1], width - 1 - text_width(head))[::-1]}"
+
+
+def _beginning(text: str, width: int) -> str:
+    ends = accumulate(map(text_width, text))
+    return text[: sum(end <= width for end in ends)]
 
 
 @cache

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from omniner.config.groups import ErrtaConfig
 from omniner.records import ranked
 from omniner.report import page
-from omniner.report.figures import FAINT, INK, LABEL_LENGTH, MOST_ROWS, SERIES, Chart, drawable_text
+from omniner.report.figures import FAINT, INK, MOST_ROWS, SERIES, Chart, drawable_names
 from omniner.report.tables import (
     COUNT,
     TEXT,
@@ -77,9 +77,13 @@ def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language:
         made["error_types"] = Chart(title.of(language), (8, 3.4), partial(_types, result=result, language=language))
         names, counts = errors_by_primary(result)
         title = Wording(
-            "{total:error} by type and primary ({primaries:primary})",
-            total=int(counts.sum()), primaries=len(names),
-        )  # fmt: skip
+            "{total:error} by type and category ({count:category})", total=int(counts.sum()), count=len(names)
+        )
+        if result.has_levels:
+            title = Wording(
+                "{total:error} by type and primary ({primaries:primary})",
+                total=int(counts.sum()), primaries=len(names),
+            )  # fmt: skip
         draw = partial(_by_primary, result=result, names=names, counts=counts, language=language)
         made["errors_by_primary"] = Chart(title.of(language), (8, 1.6 + 0.24 * len(names)), draw)
     names, counts = most_confused(result, MOST_CONFUSED)
@@ -189,7 +193,7 @@ def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float, lang
     for right, heading in ((109, "F1"), (119, Wording("gold").of(language))):
         ax.text(right, len(rows) - 0.2, heading, va="bottom", ha="right", fontsize=7.5, color=FAINT)
     ax.axvline(100 * micro, color=ORANGE, linewidth=1.1, linestyle=(0, (4, 3)))
-    ax.set_yticks(places, [drawable_text(name, LABEL_LENGTH) for name, _ in rows], fontsize=8)
+    ax.set_yticks(places, drawable_names([name for name, _ in rows]), fontsize=8)
     ax.set_ylim(-0.7, len(rows) - 0.3)
     ax.set_xlim(0, 120)
     ax.set_xticks(np.arange(0, 101, 20))
@@ -222,7 +226,7 @@ def _by_primary(
     _heat(ax, counts, 7.5)
     ax.set_xticks(np.arange(len(columns)), columns, fontsize=8)
     ax.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-    ax.set_yticks(np.arange(len(names)), [drawable_text(name, LABEL_LENGTH) for name in names])
+    ax.set_yticks(np.arange(len(names)), drawable_names(names))
 
 
 def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64], language: str) -> None:
@@ -231,7 +235,7 @@ def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64], 
 
     ax = figure.subplots()
     _heat(ax, counts, 7)
-    shown = [drawable_text(name, LABEL_LENGTH) for name in names]
+    shown = drawable_names(names)
     ax.set_xticks(np.arange(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(len(names)), shown)
     for i in range(len(names)):  # nothing can stand on the diagonal
@@ -405,6 +409,7 @@ def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, err
     return {
         "types": [{"name": name, "colour": ERROR_TYPES[name].colour} for name in result.errta.by_type],
         "primary": dict(sorted(result.primary.items())),
+        "has_levels": result.has_levels,
         "tables": _page_tables(result, tables, facts),
         "heat": {"names": primaries, "counts": by_primary.tolist()},
         "confusion": _confused_pairs(result),

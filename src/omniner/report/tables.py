@@ -14,7 +14,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import OVERLAP_SCHEMES, ErrtaError, ScoreResult, category_of
 from omniner.scoring.suspects import find_suspected_labels
 from omniner.scoring.units import IMPOSSIBLE
-from omniner.wording import Wording, counted, translated
+from omniner.wording import Wording, counted, text_width, translated
 
 Cell = str | int | float
 
@@ -121,12 +120,12 @@ class Table:
     def aligned(self) -> list[str]:
         """Lines for a terminal: text to the left, numbers to the right; a Chinese letter takes two places."""
         rows = [self.names, *self.formatted()]
-        widths = [max(map(_width, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
         lines = []
         for row in rows:
             cells = []
             for cell, width, column in zip(row, widths, self.columns, strict=True):
-                blanks = " " * (width - _width(cell))
+                blanks = " " * (width - text_width(cell))
                 cells.append(cell + blanks if column.kind == TEXT else blanks + cell)
             lines.append("  ".join(cells).rstrip())
         return lines
@@ -185,10 +184,6 @@ def format_cell(cell: Cell, kind: str) -> str:
         case "p":
             return f"{cell:.3g}" if cell < 0.001 else f"{cell:.3f}"
     raise ValueError(f"{cell!r} in a column of {kind}")
-
-
-def _width(text: str) -> int:
-    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def entities_text(entities: Iterable[Entity]) -> str:

@@ -166,6 +166,11 @@ class RunComparison:
         return next(iter(self.results))
 
     @property
+    def has_levels(self) -> bool:
+        """Whether categories stand under primaries."""
+        return any(result.has_levels for result in self.results.values())
+
+    @property
     def signature(self) -> str:
         """How the differences were tested, in one line."""
         settings, result = self.settings, self.results[self.baseline]

@@ -183,6 +183,10 @@ def test_hostile_data_stays_text_and_each_corpus_can_be_chosen(tab: browser.Page
     assert tab.run("document.querySelectorAll('#matrix tbody tr').length") == len(CHECKS)
     charts = "[...document.querySelectorAll('#texts figure')].filter((f) => !f.hidden).map((f) => f.dataset.corpus)"
     assert tab.run(charts) == [IMAGE]
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    shown = "document.querySelector('#chooser select').getBoundingClientRect().height"
+    assert tab.run(shown) > 0  # paper says of which corpus it is
+    tab.call("Emulation.setEmulatedMedia", media="")
 
 
 def test_a_page_of_one_corpus_has_no_chooser(tab: browser.Page, tmp_path: Path) -> None:

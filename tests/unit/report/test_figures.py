@@ -81,11 +81,24 @@ def test_hostile_and_unknown_letters_are_drawn() -> None:
 def test_label() -> None:
     assert figures.drawable_text("品牌\n A") == "品牌 A"
     assert figures.drawable_text("\U000e0001牌") == "�牌"
-    assert figures.drawable_text("一二三四五", 4) == "一二三…"
     assert (
         figures.drawable_text("\U0001f44d\U0001f3fb棒 \U0001f469\u200d\U0001f469\u200d\U0001f467") == "�棒 �"
     )  # whole emoji
     assert figures.drawable_text("\u2764\ufe0f") == "\u2764"
+
+
+def test_long_names_lose_their_middle_and_stay_apart() -> None:
+    assert figures.drawable_names(["一二三四五", "品牌"], 7) == ["一…四五", "品牌"]
+    assert figures.drawable_names(["abcdefghij"], 7) == ["abc…hij"]
+    types = [f"organization-{what}" for what in ("education", "government/agency", "media/newspaper", "politicalparty")]
+    assert figures.drawable_names(types[:1]) == types[:1]  # Latin letters are narrow
+    for width in (6, 12, 20):
+        cut = figures.drawable_names(types, width)
+        assert len(set(cut)) == len(types)
+        assert all(name.startswith("org") for name in cut)
+    close = [f"{'很' * 30}{middle}{'长' * 30}" for middle in "甲乙"]
+    assert len(set(figures.drawable_names(close))) == 2
+    assert figures.drawable_names(["a", "a"]) == ["a", "a"]
 
 
 def test_matrices_add_up(result: ScoreResult) -> None:

@@ -386,6 +386,99 @@ def test_arrows_walk_over_a_heat_map(tab: browser.Page, tmp_path: Path) -> None:
     assert right or below
 
 
+def test_categories_without_primaries_have_one_level(tab: browser.Page, tmp_path: Path) -> None:
+    result = made_up.result(60, 0.9, categories=["movie", "company", "game"])
+    look(tab, tmp_path, page(result))
+    labels = tab.run("[...document.querySelectorAll('#chart-heat tbody th')].map((n) => n.title)")
+    assert set(labels) == {"movie", "company", "game"}
+    assert tab.run("document.querySelectorAll('#chart-heat select').length") == 0
+    assert tab.run("document.querySelectorAll('#browser select').length") == 2  # type, category
+    assert "primary" not in tab.run("document.querySelector('#chart-heat figcaption').textContent")
+    title = tab.run("document.querySelector('#chart-heat tbody button').title")
+    tab.run("document.querySelector('#chart-heat tbody button').click()")
+    category, kind = title.rpartition(":")[0].split("\n")
+    assert tab.run(CELL) == f"{kind} · {category} ✕"
+    assert "by type and category (3 categories)" in run_page.draw_run_figures(result, {})["errors_by_primary"].title
+    assert tab.errors == []
+
+
+def test_a_word_is_broken_only_where_it_is_longer_than_any_word(tab: browser.Page, tmp_path: Path) -> None:
+    heads = tables.columns(tables.TEXT, *(f"column_{n}" for n in range(12)))
+    row: list[tables.Cell] = [*["random corporation"] * 6, *["去喝小满 Starbucks"] * 5, "x" * 90]
+    made = {"pairs": tables.Table("Pairs", heads, [row])}
+    look(tab, tmp_path, pages.render_summary_page("agreement", "n", [], made, []))
+    lines = """[...document.querySelectorAll('tbody tr > *')].map((cell) => {
+        const node = cell.firstChild, [from, word] = [/[a-z]+$/i.exec(node.data).index, document.createRange()];
+        word.setStart(node, from);
+        word.setEnd(node, node.data.length);
+        return word.getClientRects().length; })"""
+    counts = tab.run(lines)
+    assert counts[:-1] == [1] * 11
+    assert counts[-1] > 1
+    assert tab.run("[...document.querySelectorAll('tbody [lang=zh]')].length") == 5
+
+
+def test_a_long_text_shows_what_is_around_its_errors(tab: browser.Page, tmp_path: Path) -> None:
+    text = "".join(f"第{n}句话。" for n in range(400))
+    gold, said = Entity(text[1000:1003], "体验", 1000, 1003), Entity(text[1000:1002], "体验", 1000, 1002)
+    far = Entity(text[1900:1902], "品牌", 1900, 1902)
+    sentences = {"a": Sentence("a", text, [gold, far]), "b": Sentence("b", text, [])}
+    error = ErrtaError("boundary", "a", (gold,), (said,))
+    answers = {"a": Prediction("a", [said]), "b": Prediction("b", [])}
+    look(tab, tmp_path, page(made_up.scored(sentences, answers, [error, ErrtaError("missing", "a", (far,), ())])))
+    lanes = "[...document.querySelectorAll('#browser .example:nth-child(%d) .lane > span')].map((n) => n.innerText)"
+    first = tab.run(lanes % 1)
+    assert len(first) == 2
+    assert all(300 > len(line) > 200 and line.startswith("…") and line.endswith("…") for line in first)
+    assert all(text[880:1000] in line for line in first)
+    tab.run("document.querySelector('#browser .example:nth-child(1) .gap').click()")
+    whole = [line.replace("\u2060", "") for line in tab.run(lanes % 1)]
+    assert [line.replace("体验", "").replace("品牌", "") for line in whole] == [text] * 2
+    assert len(tab.run(lanes % 2)[0]) < 400  # the other one stays as it is
+    assert tab.errors == []
+
+
+def test_a_phone_shows_charts_in_letters_that_can_be_read_and_f1(tab: browser.Page, tmp_path: Path) -> None:
+    phone = {"height": 800, "deviceScaleFactor": 1, "mobile": True}
+    tab.call("Emulation.setDeviceMetricsOverride", width=390, **phone)
+    look(tab, tmp_path, page(made_up.result(100)))
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    assert tab.run("document.querySelector('.chart').getBoundingClientRect().width") >= 560
+    right = "document.querySelector('#table-categories %s').getBoundingClientRect().right"
+    assert tab.run(right % "td.bar") <= tab.run(right % ".scroll")
+    tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+
+
+def test_a_category_stands_in_the_line_of_its_entity(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(made_up.result(300)))
+    apart = """[...document.querySelectorAll('#browser .tag')].map((tag) => {
+        const [before, own] = [[...tag.previousSibling.getClientRects()].at(-1), tag.getClientRects()];
+        return own.length > 1 || Math.abs(own[0].top - before.top) > 14; })"""
+    script = f"""(() => {{ const found = [], next = document.querySelector('#browser .pager button:last-child');
+        for (;;) {{ found.push(...{apart}); if (next.disabled) return found; next.click(); }} }})()"""
+    found = tab.run(script)
+    assert len(found) > 300
+    assert sum(found) == 0
+
+
+def test_a_surface_without_letters_is_named(tab: browser.Page, tmp_path: Path) -> None:
+    said = Entity("", "体验")
+    error = ErrtaError("redundant", "0", (), (said,))
+    look(tab, tmp_path, page(made_up.scored({"0": Sentence("0", "好")}, {"0": Prediction("0", [said])}, [error])))
+    assert tab.run("document.querySelector('#table-confused_surfaces tbody th').textContent") == "(empty)"
+
+
+def test_names_in_a_heat_map_stay_apart(tab: browser.Page, tmp_path: Path) -> None:
+    names = [f"organization-{what}" for what in ("sportsleague", "sportsteam", "showorganization")]
+    names += [f"{'很' * 20}{middle}{'长' * 20}" for middle in "甲乙"]
+    look(tab, tmp_path, page(made_up.result(60, 0.9, categories=names)))
+    shown = tab.run("[...document.querySelectorAll('#chart-confusion tbody th')].map((n) => [n.title, n.textContent])")
+    assert {title for title, _ in shown} == set(names)
+    assert len({text for _, text in shown}) == len(names)
+    assert [text for title, text in shown if title == names[0]] == names[:1]
+    assert all(text in title or "…" in text for title, text in shown)
+
+
 def test_curves_are_text_that_follows_the_page(tab: browser.Page, tmp_path: Path) -> None:
     look(tab, tmp_path, page(made_up.result(20)))
     said = tab.run("document.querySelector('#curves svg[role=img]').getAttribute('aria-label')")

@@ -310,6 +310,40 @@ def test_figures_are_the_same_bytes_each_time(three: tuple[list[Sentence], RunCo
     assert all(chart.png().startswith(b"\x89PNG") for chart in made.values())
 
 
+def test_no_two_runs_look_the_same_in_the_figure() -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.figure import Figure
+
+    figure = Figure()
+    comparison_page.draw_comparison_figures(many())["compare_errors"].draw(figure)
+    bars = [container.patches[0] for container in figure.axes[0].containers]
+    looks = [(to_rgb(bar.get_facecolor()), bar.get_hatch()) for bar in bars]
+    assert len(set(looks)) == len(looks) == 9
+    assert looks[0] == (to_rgb(comparison_page.BASELINE), "")
+    assert looks[0][0] not in [colour for colour, _ in looks[1:]]
+    labels = figure.axes[0].get_legend_handles_labels()[1]
+    assert len(set(labels)) == 9  # cut, but apart
+
+
+def many() -> RunComparison:
+    """Nine runs with long names, of which some differ in the middle alone."""
+    sentences = gold(20, 2)
+    names = [f"qwen2_0_5b-lora-prompt_{what}-seed{n}" for what in ("base", "errta", "errta_fewshot") for n in range(3)]
+    said = [predictions(sentences, outcomes(sentences, seed, 0.6)) for seed in range(len(names))]
+    systems = [System(name, sentences, answers) for name, answers in zip(names, said, strict=True)]
+    return compare_runs(systems, METRICS, ERRTA, SETTINGS)
+
+
+def test_categories_without_primaries_are_not_called_primaries() -> None:
+    sentences = [Sentence(f"s{n}", "北京", [Entity("北京", "地点", 0, 2)]) for n in range(4)]
+    right = [Prediction(s.id, list(s.entities)) for s in sentences]
+    flat = compare_runs([System(name, sentences, right) for name in "ab"], METRICS, ERRTA, SETTINGS)
+    table = build_comparison_tables(flat, {})["primaries"]
+    assert (table.names[0], table.title) == ("category", "Precision, recall and F1 by category and run")
+    assert "By category" in page(flat)
+    assert "By primary" not in page(flat)
+
+
 # The page
 
 
@@ -397,6 +431,45 @@ def test_the_page_in_a_browser(tab: browser.Page, tmp_path: Path, three: tuple[l
     assert tab.run("getComputedStyle(document.body).color") == "rgb(228, 231, 236)"
     tab.scheme("light")
     assert tab.errors == []
+
+
+def test_on_paper_nothing_is_cut_off(tab: browser.Page, tmp_path: Path) -> None:
+    look(tab, tmp_path, page(many()))
+    tab.call("Emulation.setDeviceMetricsOverride", width=740, height=1000, deviceScaleFactor=1, mobile=False)
+    tab.call("Emulation.setEmulatedMedia", media="print")
+    tab.run("dispatchEvent(new Event('beforeprint'))")
+    beyond = "[...document.querySelectorAll('.scroll')].map((box) => "
+    beyond += "box.firstChild.getBoundingClientRect().right - box.getBoundingClientRect().right)"
+    assert max(tab.run(beyond)) <= 1
+    heights = tab.run("[...document.querySelectorAll('.chart')].map((n) => n.getBoundingClientRect().height)")
+    assert max(heights) < 910  # 240 mm
+    tab.run("dispatchEvent(new Event('afterprint'))")
+    assert set(tab.run("[...document.querySelectorAll('table')].map((n) => n.style.zoom + n.style.width)")) == {""}
+    tab.call("Emulation.setEmulatedMedia", media="")
+    tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+    assert tab.errors == []
+
+
+def test_nothing_is_shown_of_what_there_is_not(tab: browser.Page, tmp_path: Path) -> None:
+    sentences = gold(20, 2)
+    said = predictions(sentences, outcomes(sentences, 3, 0.7))
+    person = [System("p", sentences, predictions(sentences, outcomes(sentences, 4, 0.9)))]
+    look(tab, tmp_path, page(compare_runs([System("a", sentences, said)], METRICS, ERRTA, SETTINGS, person)))
+    rows = "[...document.querySelectorAll('#table-models tbody tr')].map((r) => [...r.cells].map((c) => c.textContent))"
+    columns = list(zip(*tab.run(rows), strict=True))
+    assert [cells for cells in columns if not any(cells)] == []
+    runs = [System(name, sentences, said) for name in "ab"]
+    text = page(compare_runs(runs, METRICS, ERRTA, SETTINGS))
+    look(tab, tmp_path, text)
+    changes = tab.run("[...document.querySelectorAll('#table-errors tr :nth-child(5)')].map((c) => c.textContent)")
+    assert "0.0%" in changes
+    assert "+0.0%" not in changes
+
+
+def test_a_card_writes_minus_as_the_tables_do(three: tuple[list[Sentence], RunComparison]) -> None:
+    cards = re.findall(r'<div class="card">.*?</div>', page(three[1]))
+    assert any("[−" in card for card in cards)
+    assert not any("[-" in card or "-0" in card for card in cards)
 
 
 def test_the_page_shows_people(tab: browser.Page, tmp_path: Path, with_people: RunComparison) -> None:

@@ -1,10 +1,10 @@
 // Fills the page of a comparison from the JSON block, with the tools of `page`.
 (() => {
-  const { data, byId, say, spoken, make, show, lane, located } = page;
+  const { data, byId, say, spoken, make, show, excerpts, lane, located } = page;
   let browser;
 
   function drawTables() {
-    show("models");
+    show("models", { blank: true }); // one run, or nobody to compare with, leaves columns without a value
     show("tests");
     show("errors", { spoken: ["type"], worse: ["change", "percent"], act: ([type]) => {
       browser.choose({ type: type === say("all") ? "" : type });
@@ -22,13 +22,15 @@
   function sentence([run, change, number, goldWrong, before, beforeWrong, after, afterWrong]) {
     const [id, text, gold] = data.sentences[number];
     const characters = [...text];
-    const sides = [["gold", say("gold"), gold, goldWrong, "--gold"], ["said", data.runs[0], before, beforeWrong, "--said"], ["said", data.runs[run], after, afterWrong, "--said"]];
+    const sides = [["gold", say("gold"), gold, goldWrong, "--gold"], ["said", data.runs[0], before, beforeWrong, "--said"], ["said", data.runs[run], after, afterWrong, "--said"]]
+      .map(([name, title, entities, wrong, ink]) => [name, title, located(characters, entities, wrong), ink]);
+    const parts = excerpts(characters, sides.map(([, , spans]) => spans));
     const kind = make("span", { className: "kind", textContent: change ? say("gained") : say("lost") });
     kind.style.setProperty("--kind", change ? "var(--gold)" : "var(--said)");
     return make("div", { className: "example", role: "article" },
       make("p", { className: "head" }, kind, make("span", { textContent: data.runs[run], lang: "zh" }), make("span", { className: "id", textContent: id })),
-      ...sides.map(([name, title, entities, wrong, colour]) => make("div", { className: `lane ${name}` }, make("b", { textContent: title, title }),
-        entities.length ? lane(characters, located(characters, entities, wrong), colour) : make("span", { lang: "zh", textContent: text || say("(no entities)") }))));
+      ...sides.map(([name, title, spans, ink]) => make("div", { className: `lane ${name}` }, make("b", { textContent: title, title }),
+        text || spans.length ? lane(characters, spans, ink, parts) : make("span", { textContent: say("(no entities)") }))));
   }
 
   function drawSentences() {

@@ -2,7 +2,28 @@
 const heat = (() => {
   const { make, visible, whole } = page;
   const han = /\p{Script=Han}/u;
-  const cut = (text, length) => { const c = [...visible(text)]; return c.length > length ? `${c.slice(0, length - 1).join("")}…` : c.join(""); };
+  const wide = /[\p{Script=Han}\u3000-\u30ff\uac00-\ud7a3\uff00-\uff60]/u; // takes two places in a line
+
+  // Names in at most so many places, … for the middle of long ones, but never so that two become the same.
+  function fitting(names, width) {
+    const all = names.map((name) => [...visible(name)]);
+    const places = (letter) => wide.test(letter) ? 2 : 1;
+    const taken = (letters) => letters.reduce((sum, letter) => sum + places(letter), 0);
+    const beginning = (letters, most) => {
+      const end = letters.findIndex((letter) => (most -= places(letter)) < 0);
+      return end < 0 ? letters : letters.slice(0, end);
+    };
+    const cut = (letters) => {
+      if (taken(letters) <= width) return letters.join("");
+      const head = beginning(letters, Math.floor(width / 2));
+      return [...head, "…", ...beginning([...letters].reverse(), width - 1 - taken(head)).reverse()].join("");
+    };
+    const different = new Set(all.map((letters) => letters.join(""))).size;
+    for (let found = all.map(cut); ; found = all.map(cut)) {
+      if (new Set(found).size === different) return found;
+      width += 1 + Math.floor(width / 8);
+    }
+  }
 
   // The colour follows the square root, so that rare ones can be seen beside frequent ones. describe(i, j) says what a cell
   // is, onclick(i, j) acts on it, the corner says what rows and columns are; the whole is one stop of the Tab key, arrows go from cell to cell.
@@ -10,8 +31,9 @@ const heat = (() => {
     const most = counts.flat().reduce((a, b) => Math.max(a, b), 1);
     const upright = columns.length > 12;
     const table = make("table", { className: ["heat", upright && "upright", columns.length > 30 && "small"].filter(Boolean).join(" ") });
-    const head = (scope, name, length) => make("th", { scope, title: name }, make("span", { textContent: cut(name, length), lang: "zh", className: han.test(name) ? "han" : "" }));
-    const body = make("tbody", {}, ...rows.map((name, i) => make("tr", {}, head("row", name, 16), ...counts[i].map((n, j) => {
+    const head = (scope, name, text) => make("th", { scope, title: name }, make("span", { textContent: text, lang: "zh", className: han.test(name) ? "han" : "" }));
+    const [sides, tops] = [fitting(rows, 32), fitting(columns, upright ? 28 : 32)];
+    const body = make("tbody", {}, ...rows.map((name, i) => make("tr", {}, head("row", name, sides[i]), ...counts[i].map((n, j) => {
       const cell = make("td");
       if (rows === columns && i === j) cell.className = "diagonal";
       if (n) {
@@ -24,7 +46,7 @@ const heat = (() => {
       return cell;
     }))));
     table.append(make("caption", { className: "hidden", textContent: label }),
-      make("thead", {}, make("tr", {}, make("td", { textContent: corner }), ...columns.map((name) => head("col", name, upright ? 14 : 16)))), body);
+      make("thead", {}, make("tr", {}, make("td", { textContent: corner }), ...columns.map((name, j) => head("col", name, tops[j])))), body);
     let stop = body.querySelector("button");
     if (stop) stop.tabIndex = 0;
     table.addEventListener("focusin", ({ target }) => {

@@ -9,6 +9,8 @@ const page = (() => {
   const spoken = (name) => data.words[name] ?? name; // the name of an error type
   // Blanks at the ends, which no reader would see, are errors of their own here.
   const visible = (text) => text.replace(/^[\s\u200b\ufeff]+|[\s\u200b\ufeff]+$/g, (blanks) => "␣".repeat(blanks.length));
+  // Names of runs are long: they may break behind these marks.
+  const breakable = (text) => text.split(/(?<=[_./-])/).flatMap((piece, i) => i ? [make("wbr"), piece] : [piece]);
   const whole = (n) => n.toLocaleString("en");
 
   function fault(message) {
@@ -57,7 +59,7 @@ const page = (() => {
     figure: (n) => n.toFixed(4),
     share: (n) => (100 * n).toFixed(2),
     points: (n) => (n < 0 ? "−" : "+") + Math.abs(100 * n).toFixed(2),
-    percent: (n) => `${n < 0 ? "−" : "+"}${Math.abs(n).toFixed(1)}%`,
+    percent: (n) => `${signed(n, Math.abs(n).toFixed(1))}%`,
     p: (n) => n < 0.001 ? Number(n.toPrecision(3)).toString() : n.toFixed(3),
   };
 
@@ -70,9 +72,9 @@ const page = (() => {
   function cell(row, { key, head, format, kind, name }, { act, bar = {}, beside = {}, spoken: said = [], worse = [] }, best, place) {
     const value = row[key], number = typeof value === "number";
     const node = make(head ? "th" : "td", head ? { scope: "row" } : {});
-    const text = number ? format(value) : said.includes(name) ? visible(value.replace(/^[a-z_]+/, spoken)) : visible(value);
-    if (kind === "text") node.lang = "zh";
-    if (number) node.className = value ? "number" : "number zero";
+    const text = number ? format(value) : said.includes(name) ? visible(value.replace(/^[a-z_]+/, spoken)) : visible(value) || (name === "surface" ? say("(empty)") : "");
+    if (HAN.test(text)) node.lang = "zh";
+    node.className = !number ? LONG_WORD.test(text) ? "text long" : "text" : value ? "number" : "number zero";
     if (best.has(key)) node.classList.add("best");
     // More of the one or the other is neither better nor worse by itself: differences of scores are coloured, and what a table says of.
     const falling = worse.includes(kind);
@@ -89,6 +91,8 @@ const page = (() => {
     return node;
   }
 
+  const HAN = /\p{Script=Han}/u;
+  const LONG_WORD = /[^\s\p{Script=Han}]{30}/u; // it may break anywhere, other words never do
   const FINDER = 15; // a table of so many rows can be searched
 
   // Shows a table of the data in its place. Options, by names of columns:
@@ -125,7 +129,7 @@ const page = (() => {
     };
     finder.addEventListener("input", arrange);
     const heads = columns.map(({ key, name: column }) => {
-      const button = make("button", { type: "button", textContent: titled(column, headings[key]) });
+      const button = make("button", { type: "button" }, ...breakable(titled(column, headings[key])));
       const head = make("th", { scope: "col" }, button);
       const numeric = rows.some((row) => typeof row[key] === "number");
       const value = (row) => numeric && typeof row[key] !== "number" ? -Infinity : row[key];
@@ -152,6 +156,9 @@ const page = (() => {
 
   // ---- sentences: places count code points, hence the arrays of characters
 
+  const LONG = 400; // characters of a sentence that is shown in part
+  const AROUND = 120; // characters shown on either side of what is wrong in it
+
   // One line per level, level 0 on top; a level without a span here is a gap in the colour of the panel.
   function underlines(over, ink) {
     const lines = [];
@@ -163,8 +170,29 @@ const page = (() => {
     return lines.join(",");
   }
 
-  // Segments between all borders, each with the spans over it; overlapping and nested spans stack their lines.
-  function lane(characters, spans, kind) {
+  // The parts [from, to) of a sentence that are shown at first: of a long one what is around the wrong spans of its sides, or else around all.
+  function excerpts(characters, sides) {
+    if (characters.length <= LONG) return [[0, characters.length]];
+    const placed = sides.flat().filter((s) => s.start !== null), wrong = placed.filter((s) => s.wrong);
+    const spans = [...(wrong.length ? wrong : placed)].sort((a, b) => a.start - b.start);
+    const parts = spans.length ? [] : [[0, 2 * AROUND]];
+    for (const { start, end } of spans) {
+      const last = parts.at(-1), [from, to] = [Math.max(0, start - AROUND), Math.min(characters.length, end + AROUND)];
+      if (last && from <= last[1]) last[1] = Math.max(last[1], to);
+      else parts.push([from, to]);
+    }
+    return parts;
+  }
+
+  // Shows the rest of a sentence in all lanes of its example.
+  function unfold({ target }) {
+    const example = target.closest(".example");
+    for (const rest of example.querySelectorAll(".rest")) rest.hidden = false;
+    for (const gap of example.querySelectorAll(".gap")) gap.remove();
+  }
+
+  // Segments between all borders, each with the spans over it; overlapping and nested spans stack their lines. Only what is in `parts` is shown at first.
+  function lane(characters, spans, kind, parts) {
     const placed = spans.filter((s) => s.start !== null).sort((a, b) => a.start - b.start || b.end - a.end);
     const free = [];
     for (const span of placed) {
@@ -172,10 +200,16 @@ const page = (() => {
       if (span.level < 0) span.level = free.length;
       free[span.level] = span.end;
     }
-    const borders = [...new Set([0, characters.length, ...placed.flatMap((s) => [s.start, s.end])])].sort((a, b) => a - b);
+    const borders = [...new Set([0, characters.length, ...parts.flat(), ...placed.flatMap((s) => [s.start, s.end])])].sort((a, b) => a - b);
     const line = make("span", { lang: "zh" });
+    let place = line;
     borders.slice(0, -1).forEach((from, i) => {
       const to = borders[i + 1];
+      if (parts.some(([first, last]) => first <= from && to <= last)) place = line;
+      else if (place === line) {
+        place = make("span", { className: "rest", hidden: true });
+        line.append(make("button", { type: "button", className: "gap", textContent: "…", title: say("Show the whole text"), onclick: unfold }), place);
+      }
       const over = placed.filter((s) => s.start < to && s.end > from);
       const node = make("span", { textContent: characters.slice(from, to).join("") });
       if (over.length) {
@@ -183,8 +217,8 @@ const page = (() => {
         node.style.boxShadow = underlines(over, kind);
         node.title = over.map((s) => `${s.text} / ${s.category}`).join("\n");
       }
-      line.append(node);
-      for (const s of over.filter((o) => o.end === to)) line.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) }));
+      place.append(node);
+      for (const s of over.filter((o) => o.end === to)) place.append(make("span", { className: s.wrong ? "tag wrong" : "tag", textContent: visible(s.category) }));
     });
     for (const s of spans.filter((o) => o.start === null)) {
       line.append(make("span", { className: "nowhere", title: say("this surface has no place in the sentence"), textContent: visible(s.text) || say("(empty)") },
@@ -300,10 +334,17 @@ const page = (() => {
     });
   }
 
-  // Paper is light, whatever the screen.
-  for (const [event, printing] of [["beforeprint", true], ["afterprint", false]]) {
-    window.addEventListener(event, () => document.documentElement.classList.toggle("printing", printing));
+  // Paper is light, whatever the screen, and does not scroll: a table that is wider is printed smaller.
+  const PAPER = 718; // pixels of an A4 page between the margins that page.css sets
+  function print(begins) {
+    document.documentElement.classList.toggle("printing", begins);
+    const tables = [...document.querySelectorAll(".scroll > table, .frame > table")];
+    for (const { style } of tables) Object.assign(style, { zoom: "", width: begins ? "min-content" : "" });
+    const widths = tables.map((table) => table.offsetWidth);
+    tables.forEach(({ style }, i) => Object.assign(style, { zoom: begins && widths[i] > PAPER ? PAPER / widths[i] : "", width: "" }));
   }
+  window.addEventListener("beforeprint", () => print(true));
+  window.addEventListener("afterprint", () => print(false));
 
-  return { data, byId, say, spoken, visible, whole, make, show, lane, located, chooser, browser, draw, start };
+  return { data, byId, say, spoken, visible, whole, make, show, excerpts, lane, located, chooser, browser, draw, start };
 })();

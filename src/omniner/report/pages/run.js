@@ -1,6 +1,6 @@
 // Fills the report of one run from the JSON block, with the tools of `page`.
 (() => {
-  const { data, byId, say, spoken, visible, whole, make, show, lane, located, chooser } = page;
+  const { data, byId, say, spoken, visible, whole, make, show, excerpts, lane, located, chooser } = page;
   let browser;
 
   // ---- charts
@@ -41,24 +41,25 @@
     const types = data.types.map((t) => t.name);
     const { columns, rows } = data.tables.errta_by_category;
     const { names: primaries, counts } = data.heat;
+    const examples = (i, j, names, counts) => showExamples({}, { name: `${spoken(types[j])} · ${visible(names[i])}`, total: counts[i][j],
+      keep: (n) => involved(n).type === types[j] && involved(n).category === names[i] });
     if (primaries.length) {
       const [primary, label] = chooser(say("Categories of"), primaries.map((name) => [name, visible(name)]), say("(all primaries)"));
       const level = () => {
-        if (!primary.value) return { names: primaries, counts };
-        const own = rows.filter((row) => data.primary[row[0]] === primary.value);
+        if (data.has_levels && !primary.value) return { names: primaries, counts };
+        const own = rows.filter((row) => !data.has_levels || data.primary[row[0]] === primary.value);
         return { names: own.map((row) => row[0]), counts: own.map((row) => types.map((name) => row[columns.indexOf(name)])) };
       };
       const again = chart("chart-heat", () => {
-        const { names, counts } = level(), below = primary.value;
+        const { names, counts } = level(), below = !data.has_levels || primary.value;
         const caption = below ? say("Errors by type and category. A click shows the examples.") : say("Errors by type and primary. A click opens the primary's categories.");
         return [caption, heat(caption, "", names, types.map(spoken), counts, (i, j) => `${names[i]}\n${spoken(types[j])}: ${whole(counts[i][j])}`, (i, j) => {
-          const cell = { name: `${spoken(types[j])} · ${visible(names[i])}`, total: counts[i][j], keep: (n) => involved(n).type === types[j] && involved(n).category === names[i] };
-          if (below) return showExamples({}, cell);
+          if (below) return examples(i, j, names, counts);
           primary.value = names[i];
           again();
           byId("chart-heat").querySelector(".heat button")?.focus();
         })];
-      }, label);
+      }, ...(data.has_levels ? [label] : []));
       primary.addEventListener("change", again);
     }
   }
@@ -110,19 +111,15 @@
   function example([type, sentence, goldWrong, saidWrong]) {
     const [id, text, gold, said] = data.sentences[sentence];
     const characters = [...text];
-    const sides = [["gold", say("gold"), gold, goldWrong, "--gold"], ["said", say("model"), said, saidWrong, "--said"]];
+    const sides = [["gold", say("gold"), located(characters, gold, goldWrong), "--gold"], ["said", say("model"), located(characters, said, saidWrong), "--said"]];
+    const parts = excerpts(characters, sides.map(([, , spans]) => spans));
     const names = (side, wrong) => wrong.map((i) => visible(side[i][1])).join(" + ") || say("nothing");
     const kind = make("span", { className: "kind", textContent: spoken(data.types[type].name) });
     kind.style.setProperty("--kind", data.types[type].colour);
     return make("div", { className: "example", role: "article" },
       make("p", { className: "head" }, kind, make("span", { lang: "zh", textContent: `${names(gold, goldWrong)} → ${names(said, saidWrong)}` }),
         make("span", { className: "id", textContent: id })),
-      ...sides.map(([name, title, entities, wrong, ink]) => {
-        const row = make("div", { className: `lane ${name}` }, make("b", { textContent: title }));
-        const words = entities.length ? lane(characters, located(characters, entities, wrong), ink) : make("span", { lang: "zh", textContent: text });
-        row.append(words);
-        return row;
-      }));
+      ...sides.map(([name, title, spans, ink]) => make("div", { className: `lane ${name}` }, make("b", { textContent: title }), lane(characters, spans, ink, parts))));
   }
 
   function drawExamples() {
@@ -133,7 +130,7 @@
       return { keys: { type: [data.types[type].name], primary: [...new Set(categories.map((c) => data.primary[c]))], category: categories },
         text: () => [id, text, ...involved.flatMap((e) => [e[0], e[1]])].join("\n") };
     });
-    const choices = [{ name: "type", title: say("Type"), text: spoken }, { name: "primary", title: say("Primary") }, { name: "category", title: say("Category") }];
+    const choices = [{ name: "type", title: say("Type"), text: spoken }, ...(data.has_levels ? [{ name: "primary", title: say("Primary") }] : []), { name: "category", title: say("Category") }];
     browser = page.browser((values) => say("{shown} of {total} examples.", values), entries, choices, (i) => example(data.examples[i]), data.kept);
   }
 
