@@ -38,6 +38,7 @@ from omniner.report.tables import (
     Table,
     columns,
     entities_text,
+    escape_markdown,
     format_cell,
 )
 from omniner.scoring.comparison import HUMAN, MICRO, SCORES, RunComparison, TestedRun, human_rows, summarise_scores
@@ -421,20 +422,25 @@ def seed_metrics(table: Table) -> dict[str, float]:
 
 
 def seed_markdown(table: Table, length: int) -> str:
-    """The table in Markdown, the best configuration first; the last rows are left out beyond `length` characters."""
-    metric = best_configuration(table)[1]
+    """The best configuration in a sentence, then the table in Markdown, the best first.
+
+    The last rows are left out beyond `length` characters.
+    """
+    best, metric = best_configuration(table)
     body = _seed_rows(table, [str(row[0]) for row in table.rows])
+    heads = _seed_heads(table)
+    about = ""
     if metric:
+        reached = f", F1 on test {body[best][heads.index(SHOWN)]}" if SHOWN in heads else ""
+        where = "test" if metric == SHOWN else "dev"
+        about = f"Best by F1 on {where}: **{escape_markdown(str(table.rows[best][0]))}**{reached}. "
         means = _means(table, metric)
-        order = sorted(range(len(body)), key=lambda number: -means.get(number, -1.0))
-        body = [body[number] for number in order]
-    shown = Table("", columns(TEXT, *_seed_heads(table)), body, frozenset({(0, 0)} if metric else ()))
-    texts = (shown.to_markdown(most) for most in range(min(len(body), MARKDOWN_ROWS), 0, -1))
-    about = "Rates in per cent"
+        body = [body[number] for number in sorted(range(len(body)), key=lambda number: -means.get(number, -1.0))]
+    about += "Rates in per cent"
     if any(isinstance(row[1], int) and row[1] > 1 for row in table.rows):
         about += ", means ± standard deviations over seeds"
-    if metric:
-        about += f"; the best by F1 on {'test' if metric == SHOWN else 'dev'} first"
+    shown = Table("", columns(TEXT, *heads), body, frozenset({(0, 0)} if metric else ()))
+    texts = (shown.to_markdown(most) for most in range(min(len(body), MARKDOWN_ROWS), 0, -1))
     return next((f"{about}:\n\n{text}" for text in texts if len(text) <= length), "")
 
 

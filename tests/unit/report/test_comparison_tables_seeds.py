@@ -89,7 +89,7 @@ def test_a_description_has_the_best_configurations_first_as_far_as_it_has_room()
     text = comparison_tables.seed_markdown(table, 1000)
     assert len(text) <= 1100
     about, _, _, _, first, second, *_ = text.splitlines()
-    assert about == "Rates in per cent; the best by F1 on test first:"
+    assert about == "Best by F1 on test: **head=49**, F1 on test 49.00. Rates in per cent:"
     assert [first, second] == ["| **head=49** | 1 | 0 | 49.00 |", "| head=48 | 1 | 0 | 48.00 |"]
     shown = text.count("| head=") + 1
     assert f"and {50 - shown} more rows" in text
