@@ -172,7 +172,7 @@ def format_cell(cell: Cell, kind: str) -> str:
         case "count":
             return f"{cell:,}"
         case "change":
-            return f"{cell:+,}"
+            return f"{cell:+,}" if cell else "0"
         case "figure":
             return f"{cell:.4f}"
         case "share":
@@ -180,7 +180,7 @@ def format_cell(cell: Cell, kind: str) -> str:
         case "points":
             return f"{100 * cell:+.2f}"
         case "percent":
-            return f"{cell:+.1f}%"
+            return f"{cell:+.1f}%" if cell else "0.0%"
         case "p":
             return f"{cell:.3g}" if cell < 0.001 else f"{cell:.3f}"
     raise ValueError(f"{cell!r} in a column of {kind}")
@@ -297,8 +297,9 @@ def _confused(error: ErrtaError) -> set[tuple[str, str]]:
 def examples_of_cells(errors: Sequence[ErrtaError], per_type: int) -> dict[str, list[ErrtaError]]:
     """`examples_by_type`, and one error more for every cell of the heat maps that would have none.
 
-    A cell is a type with a category, or a pair of confused categories. Errors in sentences that are there already are
-    taken first: a page grows little by them. Who wants no examples, `per_type` 0, gets none.
+    A cell is a type with a category, or a pair of confused categories. Sentences that are there already are taken
+    first, then those that fill most cells: a page holds every sentence once. Who wants no examples, `per_type` 0, gets
+    none.
     """
     chosen = examples_by_type(errors, per_type)
     if not per_type:
@@ -306,7 +307,11 @@ def examples_of_cells(errors: Sequence[ErrtaError], per_type: int) -> dict[str, 
     kept = [error for found in chosen.values() for error in found]
     empty = set(chain.from_iterable(map(_cells, errors))).difference(*map(_cells, kept))
     held = {error.sentence_id for error in kept}
-    for error in sorted(errors, key=lambda error: error.sentence_id not in held) if empty else ():
+    fills: dict[str, set[tuple[str, ...]]] = defaultdict(set)  # by sentence
+    for error in errors:
+        fills[error.sentence_id] |= _cells(error) & empty
+    useful = (error for error in errors if fills[error.sentence_id])
+    for error in sorted(useful, key=lambda one: (one.sentence_id not in held, -len(fills[one.sentence_id]))):
         if not empty.isdisjoint(cells := _cells(error)):
             chosen[error.type].append(error)
             empty -= cells

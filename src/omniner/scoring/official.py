@@ -28,6 +28,7 @@ from omniner.scoring import errta
 from omniner.scoring.gold import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, ParseFailure
 from omniner.scoring.units import Comparison, SentenceErrors, compare_units
+from omniner.wording import Wording
 
 Unit = tuple[Any, ...]  # (surface, category) as a rule
 Sample = tuple[Sentence, Prediction | None]
@@ -119,11 +120,13 @@ def _read(
         return None
     if answer is None or gold is None:
         side = "label" if gold is None else "predict"
-        chosen.failures.append(ParseFailure(sentence.id, "failed", f"{side} unreadable: sample dropped", predict))
+        chosen.failures.append(
+            ParseFailure(sentence.id, "failed", Wording("{side} unreadable: sample dropped", side=side), predict)
+        )
         return None
     if answer.repaired:
         chosen.repaired += 1
-        chosen.failures.append(ParseFailure(sentence.id, "repaired", "by the official rules", predict))
+        chosen.failures.append(ParseFailure(sentence.id, "repaired", Wording("by the official rules"), predict))
     return [Entity(*pair) for pair in gold.pairs], [Entity(*pair) for pair in answer.pairs]
 
 

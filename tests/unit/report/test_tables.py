@@ -10,7 +10,7 @@ import re
 
 import made_up
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from omniner.config.groups import ErrtaConfig
@@ -144,6 +144,7 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
     ]  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from("\\`*_[]<>#|&~-+.=1a品!():;\"' \n"), min_size=1, max_size=12).filter(str.strip))
 @example("5~8元，6~9元")
 @example("\\*")

@@ -238,7 +238,8 @@ def test_values_are_printed_as_papers_do() -> None:
     printed = [(0.85314, "share"), (0.012, "points"), (-0.012, "points"), (-1234, "change"), (1234, "count")]
     assert [format_cell(*cell) for cell in printed] == ["85.31", "+1.20", "-1.20", "-1,234", "1,234"]
     assert [format_cell(p, "p") for p in (0.0456, 0.00012, 1.0)] == ["0.046", "0.00012", "1.000"]
-    assert format_cell(-12.345, "percent") == "-12.3%"
+    assert [format_cell(value, "percent") for value in (-12.345, 0.0, 5.0)] == ["-12.3%", "0.0%", "+5.0%"]
+    assert format_cell(0, "change") == "0"
     with pytest.raises(ValueError, match="in a column of text"):
         format_cell(1, "text")
 

@@ -22,6 +22,7 @@ from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.profiles import choose_scale, score_loaded, score_records, settle_scale
+from omniner.wording import translated
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
 OFFICIAL = dataclasses.replace(METRICS, profile="official")
@@ -189,6 +190,13 @@ def test_unreadable_answers_are_empty_or_dropped() -> None:
     result = score_records(GOLD, said, dataclasses.replace(METRICS, on_parse_failure="drop"), ERRTA)
     assert (result.parse.failed, result.parse.scored, result.metrics.micro.fn) == (1, 1, 1)
     assert codes(result) == ["dropped"]
+
+
+def test_why_the_official_rules_drop_an_answer_is_said_in_both_languages(tmp_path: Path) -> None:
+    loaded = read_predictions(write(tmp_path / "generated_predictions.jsonl", GENERATED), None)
+    failures = score_loaded(loaded, OFFICIAL, ERRTA).parse.failures
+    said = {(one.reason, translated(one.reason, "zh")) for one in failures}
+    assert said == {("predict unreadable: sample dropped", "predict 无法读取，样本被舍去")}
 
 
 def test_the_stable_names_of_scores_json() -> None:
