@@ -105,13 +105,21 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
         grouped[primary[name]] = [a + b for a, b in zip(held, (row.tp, row.fp, row.fn), strict=True)]
     micro = _row(*(sum(c[i] for c in counts.values()) for i in range(3)))
     mean = _row(micro.tp, micro.fp, micro.fn)._replace(f1=sum(r.f1 for r in rows.values()) / max(1, len(rows)))
+    around = {name: Interval(f1 - 0.01, f1 + 0.01) for name, f1 in (("micro.f1", micro.f1), ("macro.f1", mean.f1))}
     metrics = Metrics(
-        "span", micro, mean, mean, micro, rows,
-        {name: PrimaryRow(_row(*grouped[name]), _row(*grouped[name])) for name in sorted(grouped)},
-        micro,
-        {name: Interval(f1 - 0.01, f1 + 0.01) for name, f1 in (("micro.f1", micro.f1), ("macro.f1", mean.f1))},
-        0.95, 1000, "posts",
-    )  # fmt: skip
+        unit="span",
+        micro=micro,
+        macro=mean,
+        macro_seen=mean,
+        weighted=micro,
+        categories=rows,
+        primaries={name: PrimaryRow(_row(*grouped[name]), _row(*grouped[name])) for name in sorted(grouped)},
+        relaxed=micro,
+        intervals=around,
+        confidence=0.95,
+        resamples=1000,
+        resampled="posts",
+    )
     by_type = {
         name: TypeCount(
             sum(e.type == name for e in errors),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 
@@ -54,6 +55,14 @@ def test_imports_go_one_way(name: str) -> None:
         if other:
             assert not (own != other and {own, other} <= set(house.APART)), f"{name} imports {target}"
             assert _level(other) <= _level(own), f"{name} imports {target}"
+
+
+def test_the_documentation_names_the_layers_in_their_order() -> None:
+    text = (house.SOURCE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    (line,) = re.findall(
+        r"everything imports: (.*?)\.\s*From the bottom to the top: these, then (.*?)\n\n", text, re.DOTALL
+    )
+    assert re.findall(r"`(\w+)`", " ".join(line)) == [name for row in house.LAYERS for name in row]
 
 
 @each_module

@@ -3,8 +3,8 @@
 Labels are compared over characters (the categories that cover a character, or none) and over spans (of every span that
 anyone marked, the category that each gave it, or none). Alpha over spans leaves out what nobody marked, so that it is
 far stricter than alpha over characters; alpha for unitizing knows near misses, and has no interval. Of the pairwise F1,
-`strict` wants place and category, `boundary` the place, `relaxed` an overlap with the same category. Entities without a
-place cannot be compared and are issues.
+`strict` wants place and category, `boundary` the place, `relaxed` an overlap with the same category (that word of
+`scoring.metrics` asks for the primary category alone). Entities without a place cannot be compared and are issues.
 
 Every estimate but that for unitizing has a percentile interval over draws of posts. A draw is a vector of weights, the
 same for all estimates, so a chunk of draws is a matrix product with the counts. Price: 10 s of CPU for 1,000 draws of

@@ -194,11 +194,12 @@ def take_apart(annotation: Any) -> Wanted:
     """What the type of a field asks of its value."""
     notes: list[Any] = []
     nullable, arms = False, [annotation]
+    # peel off what lies around the type itself; what is left is one type, or the several groups of kinds
     while len(arms) == 1:
         origin, arguments = get_origin(arms[0]), get_args(arms[0])
-        if origin is Annotated:
+        if origin is Annotated:  # bounds, names and conversions around a type
             notes, arms = [*notes, *arguments[1:]], [arguments[0]]
-        elif origin in (Union, UnionType):
+        elif origin in (Union, UnionType):  # of one type with null, or of several groups
             nullable, arms = NoneType in arguments, [item for item in arguments if item is not NoneType]
         else:
             break

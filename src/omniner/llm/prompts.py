@@ -25,7 +25,6 @@ from omniner.records import Sentence, replace_surrogates
 
 SENTENCE = "{sentence}"
 
-_FILLED_ONCE = ("categories", "examples", "errors")
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")  # JSON never has a bare word between braces
 _SEPARATORS = {"zh": "、"}  # between the names of categories
 _LINES = {"zh": ("：", "，", "例如", "、"), "en": (": ", ", ", "such as ", ", ")}
@@ -161,13 +160,14 @@ def build_prompt(
         f"{template.replace(SENTENCE, sentence.text)}\n{write_answer(sentence.entities, config.answer)}"
         for sentence in choose_examples(train, config.examples, config.seed)
     ]
-    values = {
-        "categories": _write_categories(config, categories, train, definitions or {}),
-        "examples": "\n\n".join(examples),
-        "errors": config.errors.get(language, ""),
+    parts = {  # by placeholder: where the text comes from, and the text
+        "categories": ("the corpus", _write_categories(config, categories, train, definitions or {})),
+        "examples": ("prompt.examples", "\n\n".join(examples)),
+        "errors": (f"prompt.errors.{language}", config.errors.get(language, "")),
     }
     system, instruction = _text(config, "system"), _text(config, "instruction")
-    _check_filled(config, system + instruction, values)
+    _check_filled(f"prompt.instruction.{language}", system + instruction, parts)
+    values = {name: text for name, (_, text) in parts.items()}
     return Prompt(
         name=config.name,
         version=config.version,
@@ -233,18 +233,20 @@ def _check_names(where: str, template: str, known: Sequence[str]) -> None:
             raise UserError(where, f"unknown placeholder {{{name}}}", f"This text may hold {names}.")
 
 
-def _check_filled(config: PromptConfig, template: str, values: Mapping[str, str]) -> None:
-    """Check that every placeholder is known and has a value, and that every value has its place."""
-    where = f"prompt.instruction.{config.language}"
-    _check_names(where, template, _FILLED_ONCE)
-    keys = {"categories": "the corpus", "examples": "prompt.examples", "errors": f"prompt.errors.{config.language}"}
-    for name, value in values.items():
+def _check_filled(where: str, template: str, parts: Mapping[str, tuple[str, str]]) -> None:
+    """Check that every placeholder is known and has a text, and that every text has its place.
+
+    Args:
+        where: the key of the template.
+        template: has the placeholders.
+        parts: by placeholder, where its text comes from and the text; an empty one needs no place.
+    """
+    _check_names(where, template, list(parts))
+    for name, (source, text) in parts.items():
         placed = f"{{{name}}}" in template
-        if placed and not value:
-            raise UserError(
-                where, f"{{{name}}} stands in it, but {keys[name]} has none", f"Set it or take {{{name}}} out."
-            )
-        if value and not placed:
+        if placed and not text:
+            raise UserError(where, f"{{{name}}} stands in it, but {source} has none", f"Set it or take {{{name}}} out.")
+        if text and not placed:
             raise UserError(where, f"no {{{name}}} in it", f"Put {{{name}}} where that list belongs.")
 
 

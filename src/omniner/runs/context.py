@@ -103,8 +103,8 @@ class Input:
             check_input_file(str(value))
 
 
-# Keys that one task reads and another one would pass over, and what is meant where another one is given it.
-_NAMES_OF_DATA = {
+# Keys that some tasks read and others would pass over, and what is meant where one of those is given it.
+_KEYS_OF_TASKS = {
     **dict.fromkeys(("predictions", "gold", "runs", "corpora", "annotators", "practice", "expert", "run", "input"), ""),
     **dict.fromkeys(("text", "to"), ""),
     "output": "The folder of a run is named by output_dir.",
@@ -168,7 +168,7 @@ class Task:
         for one in self.inputs:
             one.check(self.name, config)
         self.check(config)
-        for key, instead in _NAMES_OF_DATA.items():
+        for key, instead in _KEYS_OF_TASKS.items():
             if getattr(config, key) not in (None, [], "auto") and key not in self._used(config):
                 readers = [name for name in TASKS if key in TASKS[name]._used(config)]
                 found = f"task={self.name} does not read it, only task={', '.join(readers)}"

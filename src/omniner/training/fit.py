@@ -344,6 +344,7 @@ class KeepCheckpoints(Checkpoint):
         assert isinstance(pl_module, Learner)
         f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
         self.evaluated_step = trainer.global_step
+        # both are what may end training, see reason_to_end: a lower loss keeps a checkpoint, but is no gain
         self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
         self._perfect = self._perfect + 1 if f1 == 1 else 0
         if is_better(f1, loss, self.best_f1, self.best_loss):
