@@ -357,9 +357,10 @@ def compare(
     Raises:
         UserError: there are not two, or one cannot be found, is not finished, or was tested on other sentences.
     """
+    from omniner.runs.run_files import RunFiles, find_run_files
     from omniner.scoring.comparison import compare_runs
     from omniner.scoring.predictions import read_predictions
-    from omniner.tasks.compare import RunFiles, align_runs, counted_otherwise, find_run_files
+    from omniner.tasks.compare import align_runs, counted_otherwise
 
     config, sentences = _compose("task=train", *_words(overrides)), _gold_of(gold)
     config = dataclasses.replace(config, gold=str(sentences) if isinstance(sentences, Path) else None)

@@ -45,6 +45,7 @@ METRICS = "metrics.json"  # the last value of what runs are compared by
 ROOT = Path("outputs")
 LOCK = ".lock"
 SCORES = "scores.json"  # of a scored run
+PREDICTIONS, GOLD = "predictions.jsonl", "gold.jsonl"  # of a run that predicted
 TRAINED_ON = "checkpoints/trained_on.json"  # content of train and dev
 GUIDANCE_COPY = "prompt_guidance.json"  # another run's guidance, of which this run's prompt is made
 ALWAYS_WRITTEN = ("issues.jsonl", METRICS, SPOOL, PENDING)  # by every task

@@ -14,8 +14,8 @@ from omniner.errors import Stopped, UserError
 from omniner.files import append_lines
 from omniner.records import Sentence, prediction_to_json, to_line
 from omniner.runs.context import Context, Input, Task, always, never
-from omniner.runs.folder import GUIDANCE_COPY
-from omniner.tasks.predict import PREDICTIONS, find_model, marked_line, needs_checkpoint, open_model
+from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
+from omniner.tasks.predict import find_model, marked_line, needs_checkpoint, open_model
 
 PROMPT = "> "
 

@@ -34,12 +34,12 @@ from omniner.report.tables import summary_markdown
 from omniner.runs import children, outputs
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
+from omniner.runs.folder import PREDICTIONS
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_scale, settle_scale
 from omniner.scoring.units import locate_predictions
 from omniner.tasks import split
-from omniner.tasks.predict import PREDICTIONS
 from omniner.tasks.split import WholeCorpus
 
 log = logging.getLogger("omniner")

@@ -44,12 +44,12 @@ from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import guidance_page
 from omniner.runs.context import Context, Task
-from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON, read_state
+from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, read_state
 from omniner.runs.references import RunReference, find_trained_model, resolve_run
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
-from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, PromptedModel, predict_file
+from omniner.tasks.predict import PREDICTION_OUTPUTS, PromptedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance
 from omniner.tasks.score import check_scored
 from omniner.tasks.trials import TRIALS, TrialInputs, try_notes

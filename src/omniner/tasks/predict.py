@@ -54,7 +54,7 @@ from omniner.progress import pace
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs import children, ranks
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
-from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS
 from omniner.runs.references import find_trained_model
 from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks.score import SCORE_OUTPUTS, SHOWN_RAW, SHOWN_REASONS, ReportInputs, score_and_publish
@@ -69,9 +69,7 @@ STANDARD_INPUT = "-"  # as `input`
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal would obey them
 SHOWN = 3  # sentences of a file
 
-PREDICTIONS = "predictions.jsonl"
 PROVENANCE = "predicted_by.json"  # what the predictions depend on
-GOLD = "gold.jsonl"
 SHARES = "predicting"  # a folder, while several processes predict
 _FEWEST = 16  # sentences of a process: fewer are answered sooner than a further process has started
 PREDICTION_OUTPUTS = (PREDICTIONS, PROVENANCE, GOLD, SHARES)  # what every task that predicts leaves

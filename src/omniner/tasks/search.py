@@ -64,13 +64,12 @@ from omniner.report import guidance_page
 from omniner.runs import children
 from omniner.runs.children import Job
 from omniner.runs.context import Context, Task, model_label, model_settings
-from omniner.runs.folder import GUIDANCE_COPY
+from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
 from omniner.scoring.comparison import System, compare_runs
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import score_records, settle_scale
 from omniner.scoring.resampling import post_numbers
 from omniner.tasks import prompting
-from omniner.tasks.predict import PREDICTIONS
 from omniner.wording import Wording
 
 log = logging.getLogger("omniner")

@@ -26,8 +26,8 @@ from omniner.files import append_lines, read_json, whole_records, write_json, wr
 from omniner.records import content_digest
 from omniner.runs import ranks
 from omniner.runs.context import Context, Task, always, model_label, model_settings
-from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
-from omniner.tasks.predict import GOLD, PREDICTION_OUTPUTS, PREDICTIONS, predict_file
+from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON
+from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
 from omniner.wording import counted

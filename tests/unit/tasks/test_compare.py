@@ -18,6 +18,7 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.runs.run_files import RunFiles, find_run_files
 from omniner.scoring.predictions import LoadedPredictions
 from omniner.tasks import compare
 from omniner.tracking.store import FoundRun
@@ -57,8 +58,8 @@ def settings(*runs: str, gold: Path | None = None) -> Config:
     return dataclasses.replace(config, runs=list(runs), gold=str(gold) if gold else None)
 
 
-def aligned(config: Config, copies: Path) -> tuple[list[compare.RunFiles], list[Any], str]:
-    sources = compare.find_run_files(config, copies)
+def aligned(config: Config, copies: Path) -> tuple[list[RunFiles], list[Any], str]:
+    sources = find_run_files(config, copies)
     loaded, issues = compare.read_runs(sources)
     assert issues == []
     contenders, digest = compare.align_runs(sources, loaded)
@@ -80,7 +81,7 @@ def test_the_folder_of_a_sweep_stands_for_its_finished_runs(tmp_path: Path) -> N
         run = {"id": "", "name": "", "status": "finished", "metrics": {}}
         record = {"number": number, "overrides": [f"head={head}", "seed=1"], "error": error, "run": run}
         (sweep / "children" / f"{digest}.json").write_text(json.dumps(record))
-    found = compare.find_run_files(settings(str(sweep), str(tmp_path / "alone")), tmp_path)
+    found = find_run_files(settings(str(sweep), str(tmp_path / "alone")), tmp_path)
     assert [(one.name, one.predictions.parent.name) for one in found] == [
         ("head=crf", "0-aa"),
         ("head=softmax", "2-cc"),
@@ -112,13 +113,13 @@ def test_runs_of_several_sweeps_are_told_apart(tmp_path: Path) -> None:
     for head in ("crf", "softmax"):
         jobs = [[f"head={head}", f"tracking.folder={head}", f"seed={seed}"] for seed in (1, 2)]
         names[head] = str(swept(tmp_path / head, *jobs))
-    found = compare.find_run_files(settings(names["crf"], names["softmax"]), tmp_path)
+    found = find_run_files(settings(names["crf"], names["softmax"]), tmp_path)
     expected = ["head=crf seed=1", "head=crf seed=2", "head=softmax seed=1", "head=softmax seed=2"]
     assert [one.name for one in found] == expected
-    found = compare.find_run_files(settings(f"old={names['crf']}", names["softmax"]), tmp_path)
+    found = find_run_files(settings(f"old={names['crf']}", names["softmax"]), tmp_path)
     assert [one.name for one in found] == ["old seed=1", "old seed=2", *expected[2:]]
     single = str(swept(tmp_path / "single", ["seed=3"]))
-    assert [one.name for one in compare.find_run_files(settings(f"new={single}"), tmp_path)] == ["new"]
+    assert [one.name for one in find_run_files(settings(f"new={single}"), tmp_path)] == ["new"]
 
 
 def test_a_run_whose_name_has_a_sign_of_equality_is_found_by_it(
@@ -130,7 +131,7 @@ def test_a_run_whose_name_has_a_sign_of_equality_is_found_by_it(
     known = {"head=crf seed=1": FoundRun("id of child", "head=crf seed=1", "finished", str(child))}
     monkeypatch.setattr(compare.tracking, "has_run", lambda _, text: text in known)
     monkeypatch.setattr(compare.tracking, "find_run", lambda _, text, where: known[text])
-    found = compare.find_run_files(settings("head=crf seed=1", "seed=1", f"mine={other}"), tmp_path / "copies")
+    found = find_run_files(settings("head=crf seed=1", "seed=1", f"mine={other}"), tmp_path / "copies")
     assert [(one.name, one.run_id) for one in found] == [
         ("head=crf seed=1", "id of child"),
         ("seed=1", "id of seed=1"),
@@ -143,7 +144,7 @@ def test_a_run_of_a_moved_project_is_found_by_its_name(tmp_path: Path, monkeypat
     folder(tmp_path / "outputs" / "sweeps" / "a" / "0-aa", seed=3)
     known = FoundRun("id of 0-aa", "child", "running", "/before/outputs/sweeps/a/0-aa")
     monkeypatch.setattr(compare.tracking, "find_run", lambda _, text, where: known)
-    (found,) = compare.find_run_files(settings("child"), tmp_path / "copies")
+    (found,) = find_run_files(settings("child"), tmp_path / "copies")
     assert (found.config["seed"], found.predictions.parent) == (3, Path("outputs/sweeps/a/0-aa"))
 
 
@@ -156,7 +157,7 @@ def test_folders_and_files_are_named_and_described(tmp_path: Path, monkeypatch: 
     write(tmp_path / "lr=0.1" / "predictions.jsonl", SAID, prediction_to_json)
     entries = ["one", "two", "one/predictions.jsonl", "human.jsonl", "people=human.jsonl", "team/predictions.jsonl"]
     gold = tmp_path / "one" / "gold.jsonl"
-    sources = compare.find_run_files(settings(*entries, "lr=0.1/predictions.jsonl", gold=gold), tmp_path / "copies")
+    sources = find_run_files(settings(*entries, "lr=0.1/predictions.jsonl", gold=gold), tmp_path / "copies")
     assert [s.name for s in sources] == ["one #1", "two", "one #2", "human", "people", "team", "lr=0.1"]
     assert [s.run_id for s in sources] == ["id of one", "id of two", "id of one", "", "", "", ""]
     assert [s.config.get("seed") for s in sources] == [1, 2, 1, None, None, None, None]
@@ -172,29 +173,29 @@ def test_a_scored_run_leads_to_the_file_it_scored(tmp_path: Path) -> None:
     config = {"name": "scored", "predictions": str(said), "gold": str(tmp_path / "gold.jsonl"), "data": own}
     (scored / "config.yaml").write_text(json.dumps(config), encoding="utf-8")
     (scored / "predictions.jsonl").unlink()
-    (source,) = compare.find_run_files(settings(str(scored)), tmp_path)
+    (source,) = find_run_files(settings(str(scored)), tmp_path)
     assert (source.predictions, source.gold) == (said, tmp_path / "gold.jsonl")
     assert source.data is not None
     assert source.data.offsets == "inclusive"
     said.unlink()
     with pytest.raises(UserError, match=r"holds no predictions\.jsonl, and .*said\.jsonl is gone"):
-        compare.find_run_files(settings(str(scored)), tmp_path)
+        find_run_files(settings(str(scored)), tmp_path)
 
 
 @pytest.mark.parametrize("status", ["running", "killed", "failed"])
 def test_an_unfinished_run_is_refused(tmp_path: Path, status: str) -> None:
     with pytest.raises(UserError, match=f"runs: the run in .* is {status}, not finished"):
-        compare.find_run_files(settings(str(folder(tmp_path / "run", status=status))), tmp_path)
+        find_run_files(settings(str(folder(tmp_path / "run", status=status))), tmp_path)
 
 
 def test_what_is_nowhere_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="'nowhere' is no file and no folder, and with tracking=off no runs are known"):
-        compare.find_run_files(settings("nowhere"), tmp_path)
+        find_run_files(settings("nowhere"), tmp_path)
     with pytest.raises(UserError, match=r"holds no predictions\.jsonl\. Name a run"):
-        compare.find_run_files(settings(str(tmp_path)), tmp_path)
+        find_run_files(settings(str(tmp_path)), tmp_path)
     runs = settings(f"x #1={folder(tmp_path / 'one')}", str(folder(tmp_path / "x")), f"x={tmp_path / 'one'}")
     with pytest.raises(UserError, match="names are not unique: x #1, x #1, x #2"):
-        compare.find_run_files(runs, tmp_path)
+        find_run_files(runs, tmp_path)
 
 
 @pytest.mark.parametrize("text", ["a: [", "a: " + "[" * 5000, "- 1", "a: 1\n" * 60_000])
@@ -202,7 +203,7 @@ def test_a_broken_configuration_is_named(text: str, tmp_path: Path) -> None:
     run = folder(tmp_path / "run")
     (run / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"config\.yaml: (not (a|the) configuration|300,000 bytes)"):
-        compare.find_run_files(settings(str(run)), tmp_path)
+        find_run_files(settings(str(run)), tmp_path)
 
 
 # Aligning
@@ -244,7 +245,7 @@ def test_other_ids_in_another_order_do_not_make_another_test_set(tmp_path: Path,
 def test_sentences_without_a_text_are_not_paired_by_their_entities() -> None:
     first = [Sentence(str(n), "", list(s.entities)) for n, s in enumerate(GOLD)]
     turned = [dataclasses.replace(s, id=f"line-{n}") for n, s in enumerate(first[::-1])]
-    sources = [compare.RunFiles(name, name, Path(), None, None, {}, "") for name in ("a", "b")]
+    sources = [RunFiles(name, name, Path(), None, None, {}, "") for name in ("a", "b")]
     loaded = [LoadedPredictions(gold, [], [], 0.0) for gold in (first, turned)]
     with pytest.raises(UserError, match="b was tested on other sentences than a"):
         compare.align_runs(sources, loaded)
