@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import teacher
 from omniner.guidance.local_teacher import LocalTeacher
-from omniner.guidance.questions import Question, answer_model, read_teacher_answer
+from omniner.guidance.questions import KeepGood, Question, answer_model, read_teacher_answer
 from omniner.llm import language_model
 from omniner.llm.constraint import shorten_schema
 
@@ -91,6 +92,16 @@ def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path,
     said, _ = heard(settings, QUESTIONS)
     assert said == heard(config(folder, *overrides, "teacher.slots=1"), QUESTIONS)[0]
     assert all(read_teacher_answer(text or "", ANSWER)[0] for text, _ in said.values())
+
+
+def test_guided_it_gives_as_many_rules_as_are_asked_for(folder: Path) -> None:
+    rules = Annotated[list[Annotated[str, MinLen(1), MaxLen(600)]], MinLen(3), MaxLen(3), KeepGood()]
+    question = Question("q", "你是专家。", "北京？", answer_model("Several", cause=TEXT, rules=rules))
+    settings = config(folder, "teacher.structured=json_schema", "teacher.max_new_tokens=150")
+    text, reason = heard(settings, [question])[0]["q"]
+    assert reason == ""
+    assert len(json.loads(text or "")["rules"]) == 3
+    assert read_teacher_answer(text or "", question.answer)[0]
 
 
 def test_texts_are_shortened_where_they_would_not_fit() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,6 +13,7 @@ from tests.helpers.scripted_server import Answer, Seen, Server, error, reply, se
 
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.files import read_json, whole_lines, write_json, write_text
 from omniner.llm.prompts import Prompt
@@ -181,3 +183,56 @@ def test_what_other_processes_left_is_taken_though_the_last_line_of_this_one_is_
     write_text(Path(prediction.SHARES) / "1.jsonl", f"{line}\n{line[:20]}")
     assert predict() == ["old"] * 6
     assert engine.asked == ["s2", "s3", "s5"]
+
+
+TOLD = [dataclasses.replace(PROMPT, instruction=text, categories=("地点", "人名")) for text in ("标注：", "请标注：")]
+
+
+def answers_to(config: Config, prompts: Sequence[Prompt]) -> dict[str, set[str]]:
+    """The ids of the sentences that were answered, by the hash of the prompt."""
+    model = PromptedModel(prompts[0], [sentence.text for sentence in SENTENCES])
+    found: dict[str, set[str]] = {}
+    with prediction.open_prompts(config, model) as tell:
+        for prompt in prompts:
+            for batch in tell(prompt)(SENTENCES, frozenset({"s0"})):
+                for one in batch:
+                    found.setdefault(one.prompt_sha, set()).add(one.id)
+    return found
+
+
+EXPECTED = {prompt.sha: {sentence.id for sentence in SENTENCES[1:]} for prompt in TOLD}
+
+
+def test_a_model_in_this_process_is_loaded_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from omniner import models
+
+    loaded, load = [], models.load_untrained
+    monkeypatch.setattr(models, "load_untrained", lambda *given: loaded.append(given) or load(*given))
+    small = ["model.architecture.hidden_size=64", "model.architecture.num_hidden_layers=1", "model.vocabulary=700"]
+    free = ["decoding.max_new_tokens=4", "trainer.threads=1", "trainer.accelerator=cpu"]
+    assert answers_to(compose.load(["task=predict", "model=qwen2_tiny", *small, *free]), TOLD) == EXPECTED
+    assert len(loaded) == 1
+
+
+def test_a_server_is_asked_with_each_prompt() -> None:
+    with serving(lambda request, before: reply("[]")) as server:
+        config = compose.load(["task=predict", "decoding=openai", f"decoding.url={server.url}", "decoding.model=tiny"])
+        assert answers_to(config, TOLD) == EXPECTED
+        assert sorted({request.text.partition("\n")[0] for request in server.seen}) == ["标注：", "请标注："]
+
+
+def test_vllm_is_started_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from omniner.llm import vllm
+
+    started = []
+    with serving(lambda request, before: reply("[]")) as server:
+
+        @contextlib.contextmanager
+        def serve(config: DecodingConfig, model: vllm.ServedModel) -> Iterator[DecodingConfig]:
+            started.append(model.path)
+            yield dataclasses.replace(config, engine="openai", url=server.url, model="vllm")
+
+        monkeypatch.setattr(vllm, "serving_model", serve)
+        command = ["task=predict", "decoding=vllm", "model=causal_path", f"model.path={tmp_path}", "model.name=own"]
+        assert answers_to(compose.load(command), TOLD) == EXPECTED
+    assert started == [str(tmp_path)]
