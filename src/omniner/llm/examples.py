@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from omniner.errors import UserError
+from omniner.progress import Progress, timed
 from omniner.records import Sentence
 from omniner.wording import counted
 
-if TYPE_CHECKING:
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
 _POOL = 50  # candidates per example that is to be chosen
 _SURE = 0.8  # share of a surface's mentions that have the category it is shown for
-_BLOCK = 256  # sentences compared at once: with 10,000 to choose from, 20 MB of similarities
+_BLOCK = 256  # texts compared at once at most
+_CELLS = 8_000_000  # likenesses of texts compared at once: 100 MB
+_COMMON = 0.05  # share of the sentences that have a common piece
+_SAFE = 1e-9  # a bound is taken this much looser, so that rounding drops no sentence
 _LONGEST = 3  # characters of a piece
 
 
@@ -74,6 +76,12 @@ def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count
 class NearestSentences:
     """An index of sentences.
 
+    Nearly all sentences share common pieces with a text; to compare these is most of the work, and says little. So rare
+    pieces are compared first. By these alone a sentence is at least so near, and what common pieces may add is bounded
+    by the lengths of the two common parts (Cauchy-Schwarz). Only sentences that can still be among the nearest are
+    compared as a whole: the choice is that of comparing all. Price: 20 s and 1 GB for 160,000 sentences, then 2 ms for
+    each text.
+
     Args:
         texts: the sentences to choose from, each different from the others.
     """
@@ -95,25 +103,71 @@ class NearestSentences:
         """
         found: list[list[int]] = []
         selves = [{text, source} for text, source in zip(texts, texts if sources is None else sources, strict=True)]
-        for start in range(0, len(texts), _BLOCK):
-            block = slice(start, start + _BLOCK)
-            likeness = (self._vectorizer.transform(texts[block]) @ self._index).toarray()
-            for itself, row in zip(selves[block], likeness, strict=True):
-                nearest = np.argsort(-row, kind="stable")[: count + len(itself)].tolist()
+        index, size = self._index, max(1, min(_BLOCK, _CELLS // len(self._texts)))
+        progress = Progress("sentences given their nearest ones", len(texts))
+        for start in range(0, len(texts), size):
+            block = slice(start, start + size)
+            for itself, nearest in zip(selves[block], index.nearest(texts[block], count, selves[block]), strict=True):
                 others = [place for place in nearest if self._texts[place] not in itself]
                 found.append(others[:count][::-1])
+            progress.add(len(texts[block]))
         return found
 
     @cached_property
-    def _vectorizer(self) -> TfidfVectorizer:
+    def _index(self) -> _PieceIndex:
+        with timed(f"index of {counted(len(self._texts), 'sentence')} to choose examples from"):
+            return _PieceIndex(self._texts)
+
+
+class _PieceIndex:
+    """TF-IDF of sentences, rare pieces and common ones apart."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
         from sklearn.feature_extraction.text import TfidfVectorizer  # a second
 
-        return TfidfVectorizer(analyzer=_pieces, sublinear_tf=True).fit(self._texts)
+        self._vectorizer = TfidfVectorizer(analyzer=_pieces, sublinear_tf=True)
+        self._sentences = self._vectorizer.fit_transform(texts)  # [sentences, pieces], rows of length 1
+        held = np.bincount(self._sentences.indices, minlength=self._sentences.shape[1])
+        self._common = held > _COMMON * len(texts)
+        self._rare = self._sentences[:, ~self._common].T.tocsr()  # [rare pieces, sentences]
+        self._lengths = self._common_lengths(self._sentences)
 
-    @cached_property
-    def _index(self) -> Any:
-        """TF-IDF of the sentences, [pieces, sentences], sparse."""
-        return self._vectorizer.transform(self._texts).T.tocsr()
+    def nearest(self, texts: Sequence[str], count: int, selves: Sequence[set[str]]) -> Iterator[list[int]]:
+        """Yield for each text the places of its nearest sentences: `count`, and as many as `selves` has for it."""
+        asked = self._vectorizer.transform(texts)
+        shared, lengths = (asked[:, ~self._common] @ self._rare).tocsr(), self._common_lengths(asked)
+        weights = np.zeros(asked.shape[1])
+        for number, itself in enumerate(selves):
+            wanted, row = count + len(itself), slice(*shared.indptr[number : number + 2])
+            places = self._candidates(shared.indices[row], shared.data[row], lengths[number], wanted)
+            own = slice(*asked.indptr[number : number + 2])
+            weights[asked.indices[own]] = asked.data[own]
+            likeness = (self._sentences if places is None else self._sentences[places]) @ weights
+            weights[asked.indices[own]] = 0
+            order = np.argsort(-likeness, kind="stable")[:wanted]
+            yield (order if places is None else places[order]).tolist()
+
+    def _candidates(
+        self, places: NDArray[np.int32], shared: NDArray[np.float64], length: float, wanted: int
+    ) -> NDArray[np.int32] | None:
+        """Choose, in order, the sentences that may be among the nearest of a text; None where all may be.
+
+        Args:
+            places: of the sentences with rare pieces of the text.
+            shared: the part of their likeness that these make.
+            length: of the common part of the text.
+            wanted: how many nearest ones there are to be.
+        """
+        if len(places) < wanted:
+            return None
+        least = np.partition(shared, -wanted)[-wanted] - _SAFE
+        if length * self._lengths.max() >= least:
+            return None
+        return np.sort(places[shared + length * self._lengths[places] >= least])
+
+    def _common_lengths(self, rows: Any) -> NDArray[np.float64]:
+        """Measure the common parts of rows [rows, pieces]."""
+        return np.asarray(np.sqrt(rows.power(2) @ self._common.astype(np.float64)))
 
 
 def _pieces(text: str) -> list[str]:

@@ -26,6 +26,7 @@ from omniner.answers import write_answer
 from omniner.config.model_groups import LONGEST_ANSWER, EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import Prompt
+from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence, replace_surrogates
 from omniner.wording import counted, first_of
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _ANCHORS = ("。", "=", "a", "\n")  # texts of which one does not merge with what follows
 _PROBE_ANSWERS = ("[]", '[["北京", "地点_城市"]]', '[["👶🏻", "a"],["①","b"]]')
 _NAMED = 10  # sentences named in a message
+_AT_ONCE = 1000  # texts tokenised at a time: what the library notes of each token takes 100 bytes, ids a part of that
 _MARKER = "X0mark0X"  # a text that no template and no prompt holds
 _tokenizing = threading.Lock()  # a tokenizer that is being asked refuses to be changed, and is changed to be asked
 
@@ -121,12 +123,18 @@ class ChatTokenizer:
 
     def _encode(self, texts: Sequence[str], plain: bool) -> list[list[int]]:
         """Tokenise texts as they stand; `plain`: control tokens that they spell out are text."""
-        with _tokenizing:
-            self._backend.encode_special_tokens = plain
-            try:
-                return [found.ids for found in self._backend.encode_batch_fast(list(texts), add_special_tokens=False)]
-            finally:
-                self._backend.encode_special_tokens = False
+        found: list[list[int]] = []
+        progress = Progress("texts tokenised", len(texts))
+        for start in range(0, len(texts), _AT_ONCE):
+            part = list(texts[start : start + _AT_ONCE])
+            with _tokenizing:
+                self._backend.encode_special_tokens = plain
+                try:
+                    found += [each.ids for each in self._backend.encode_batch_fast(part, add_special_tokens=False)]
+                finally:
+                    self._backend.encode_special_tokens = False
+            progress.add(len(part))
+        return found
 
     def _find_anchor(self) -> str:
         """Find a text to put before others and take off again; empty if the tokenizer puts no space before a text."""

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
+import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from shipped_prompts import corpus
+from sklearn.feature_extraction.text import TfidfVectorizer
 
+from omniner.corpus.sample import generate_sample
+from omniner.llm import examples
 from omniner.llm.examples import NearestSentences, choose_examples
 
 _LETTERS = st.text("北京上海咖啡展a A", min_size=1, max_size=8)
@@ -56,3 +62,26 @@ def test_examples_are_varied_short_and_follow_the_seed() -> None:
     assert all(len(sentence.text) <= lengths[len(lengths) // 2] for sentence in chosen)
     few = train[1:4]
     assert sorted(choose_examples(few, 3, seed=0), key=lambda sentence: sentence.id) == few
+
+
+def test_of_a_large_index_few_sentences_are_compared_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    sentences = generate_sample({"train": 3000}, 5)["train"]
+    index = list(dict.fromkeys(sentence.text for sentence in sentences))
+    asked = [*index[:20], "今天想喝奶茶", "ΩΩ"]
+    compared: list[int] = []
+    choose = examples._PieceIndex._candidates
+
+    def counting(self: examples._PieceIndex, *given: Any) -> Any:
+        places = choose(self, *given)
+        compared.append(len(index) if places is None else len(places))
+        return places
+
+    monkeypatch.setattr(examples._PieceIndex, "_candidates", counting)
+    found = NearestSentences(index).find(asked, 3)
+    vectorizer = TfidfVectorizer(analyzer=lambda text: list(pieces(text).elements()), sublinear_tf=True).fit(index)
+    likenesses = (vectorizer.transform(asked) @ vectorizer.transform(index).T).toarray()
+    for text, places, row in zip(asked, found, likenesses, strict=True):
+        others = [place for place in np.argsort(-row, kind="stable").tolist() if index[place] != text]
+        assert np.allclose(row[places[::-1]], row[others[:3]], atol=1e-12)
+    assert compared[-1] == len(index)  # nothing is in common with it
+    assert sum(compared[:-1]) < 0.1 * len(index) * len(compared)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import chats
 import pytest
@@ -14,7 +15,7 @@ from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
-from omniner.llm import prompts
+from omniner.llm import prompts, samples
 from omniner.llm.prompts import Prompt
 from omniner.llm.samples import (
     PROBE_SENTENCES,
@@ -66,7 +67,7 @@ def test_prompts_are_tokenised_as_whole_texts(chat: ChatTokenizer, name: str, la
     assert len(maker._parts.head) > 200
     prefix = maker.prefix_length([])
 
-    @settings(max_examples=25)  # for each of 48 cases
+    @settings(max_examples=25, deadline=None)  # for each of 48 cases
     @given(text=st.text(AWKWARD, min_size=1, max_size=8) | st.text(min_size=1, max_size=8))
     def check(text: str) -> None:
         (sample,), _ = maker.encode([Sentence("s", text)])
@@ -156,6 +157,28 @@ def test_threads_may_tokenise_with_one_tokenizer() -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(tokenise, range(20))) == want * 10
+
+
+def test_many_texts_are_tokenised_a_part_at_a_time(chat: ChatTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"第{number}句<|im_end|>" for number in range(8)]
+    expected = [chat.plain_ids([text])[0] for text in texts]
+    whole, sizes = chat._backend, []
+
+    class Counting:
+        encode_special_tokens = False
+
+        def encode_batch_fast(self, part: list[str], add_special_tokens: bool) -> Any:
+            sizes.append(len(part))
+            whole.encode_special_tokens = self.encode_special_tokens
+            try:
+                return whole.encode_batch_fast(part, add_special_tokens=add_special_tokens)
+            finally:
+                whole.encode_special_tokens = False
+
+    monkeypatch.setattr(samples, "_AT_ONCE", 3)
+    monkeypatch.setattr(chat, "_backend", Counting())
+    assert chat.plain_ids(texts) == expected
+    assert sizes == [3, 3, 2]
 
 
 def test_a_sample_holds_prompt_answer_and_end(chat: ChatTokenizer) -> None:
