@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from omniner import records
@@ -17,7 +18,7 @@ from omniner.config.groups import DataConfig
 from omniner.corpus.formats.fields import IssueLog, read_lines
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
-from omniner.records import Sentence, match_texts
+from omniner.records import Issue, Sentence, match_texts
 from omniner.wording import counted
 
 # Under these keys of `Sentence.meta` the official profile finds what the file said.
@@ -28,7 +29,26 @@ BOM = "bom"  # the line begins with a byte order mark, which hides it from the e
 
 GOLD_PREFIX = "test"  # of ids of gold sentences that have none
 
-Gold = Path | Sequence[Sentence]  # a file, or its sentences
+
+@dataclass
+class GoldFile:
+    """A corpus file that several predictions are scored against: it is read once, when it is first needed.
+
+    Attributes:
+        path: of the file.
+        data: the config group whose keys hold for it.
+    """
+
+    path: Path
+    data: DataConfig | None
+
+    @cached_property
+    def content(self) -> tuple[list[Sentence], list[Issue]]:
+        """The sentences, which nobody may change, and the issues met."""
+        return read_sentences(self.path, self.data, GOLD_PREFIX)
+
+
+Gold = Path | GoldFile | Sequence[Sentence]  # a file, or its sentences
 
 
 def attach_gold(
@@ -77,7 +97,7 @@ def _find_sample_gold(
     if gold is None and not beside.is_file():
         return None
     source = _gold_path(gold, beside)
-    texts = _read_official_test(source) if gold is None or isinstance(gold, Path) else None
+    texts = _read_official_test(source) if gold is None or isinstance(gold, Path | GoldFile) else None
     if gold is not None and texts is None:
         return _SampleGold(source, _sentences_of(gold, log, data), labelled=True)
     known = [Sentence("", text) for text in texts or ()]
@@ -205,13 +225,17 @@ def read_gold(path: Path, gold: Gold | None, log: IssueLog, data: DataConfig | N
 
 def _gold_path(gold: Gold | None, beside: Path) -> Path:
     """The file of gold, or what messages call sentences that come from none."""
+    if isinstance(gold, GoldFile):
+        return gold.path
     return beside if gold is None else gold if isinstance(gold, Path) else Path("gold")
 
 
 def _sentences_of(gold: Gold, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
-    if not isinstance(gold, Path):
+    if isinstance(gold, Path):
+        gold = GoldFile(gold, data)
+    elif not isinstance(gold, GoldFile):
         return list(gold)
-    sentences, issues = read_sentences(gold, data, GOLD_PREFIX)
+    sentences, issues = gold.content
     log.items += issues
     return sentences
 

@@ -29,6 +29,7 @@ from omniner.config.groups import Config
 from omniner.config.overrides import override_line
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
+from omniner.files import sha256
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import comparison_page
 from omniner.report.comparison_page import (
@@ -52,6 +53,7 @@ from omniner.scoring.comparison import (
     human_predictions,
     labelled_gold,
 )
+from omniner.scoring.gold import GoldFile
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
 from omniner.scoring.profiles import has_places, way_of_counting
 from omniner.tasks import adjudicate
@@ -219,7 +221,14 @@ def _texts(
 
 def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], list[Issue]]:
     """Gold and predictions of every run, and what could not be read as it was."""
-    loaded = [read_predictions(source.predictions, source.gold, source.data) for source in sources]
+    files: dict[tuple[str, str], GoldFile] = {}  # equal files that are read alike are one
+    loaded = []
+    for source in sources:
+        gold: Path | GoldFile | None = source.gold
+        if isinstance(gold, Path):
+            key = (sha256(gold) if gold.is_file() else str(gold), repr(source.data))
+            gold = files.setdefault(key, GoldFile(gold, source.data))
+        loaded.append(read_predictions(source.predictions, gold, source.data))
     return loaded, [issue for item in loaded for issue in item.issues]
 
 
@@ -231,9 +240,9 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
     """
     first = loaded[0].gold
     digest = content_digest(_bare(first))
-    golds = [_in_order_of(first, item.gold) for item in loaded]
+    golds = [first if item.gold == first else _in_order_of(first, item.gold) for item in loaded]
     for source, gold in zip(sources, golds, strict=True):
-        if content_digest(_bare(gold)) != digest:
+        if gold is not first and content_digest(_bare(gold)) != digest:
             raise _different(sources[0], first, source, gold)
     # One reader keeps the posts and another does not: they are taken from the first that knows them.
     posts = next((gold for gold in golds if any(sentence.post_id for sentence in gold)), first)
@@ -241,10 +250,12 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
     for source, gold, item in zip(sources, golds, loaded, strict=True):
         names = {theirs.id: ours.id for theirs, ours in zip(gold, first, strict=True)}
         taken = set(names.values())
-        sentences = [
-            dataclasses.replace(theirs, id=ours.id, post_id=in_post.post_id, entities=ours.entities)
-            for theirs, ours, in_post in zip(gold, first, posts, strict=True)
-        ]
+        sentences = gold
+        if gold is not first or posts is not first:
+            sentences = [
+                dataclasses.replace(theirs, id=ours.id, post_id=in_post.post_id, entities=ours.entities)
+                for theirs, ours, in_post in zip(gold, first, posts, strict=True)
+            ]
         answers = [dataclasses.replace(p, id=_renamed(p.id, names, taken)) for p in item.predictions]
         systems.append(System(source.name, sentences, answers))
     return systems, digest

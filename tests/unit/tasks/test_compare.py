@@ -16,6 +16,7 @@ import omniner
 from omniner import run
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.corpus import sources
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
 from omniner.runs.run_files import RunFiles, find_run_files
@@ -257,6 +258,22 @@ def test_the_order_of_entities_does_not_make_another_test_set(tmp_path: Path) ->
     _, contenders, digest = aligned(settings(*runs), tmp_path)
     assert [[s.entities for s in contender.gold] for contender in contenders] == [[s.entities for s in GOLD]] * 2
     assert aligned(settings(*runs[::-1]), tmp_path)[2] == digest
+
+
+def test_one_gold_is_read_once_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run has a copy of it; another gold of the same sentences is read, too."""
+    paths: list[Path] = []
+    read = sources.read_sentences
+
+    def counting(path: Path, *options: Any) -> Any:
+        paths.append(path)
+        return read(path, *options)
+
+    monkeypatch.setattr("omniner.scoring.gold.read_sentences", counting)
+    runs = [folder(tmp_path / name) for name in "abc"]
+    _, contenders, _ = aligned(settings(*map(str, [*runs, folder(tmp_path / "d", GOLD[::-1])])), tmp_path)
+    assert paths == [runs[0] / "gold.jsonl", tmp_path / "d" / "gold.jsonl"]
+    assert all(list(one.gold) == GOLD for one in contenders)
 
 
 def test_an_answer_to_nothing_stays_one(tmp_path: Path) -> None:
