@@ -39,6 +39,7 @@ PERCENT, P_VALUE = "percent", "p"
 NONE = ""  # no value: a change from 0 has no percentage
 
 MARKDOWN_ROWS = 100  # of a table in a Markdown text; the CSV has them all
+PAGE_ROWS = 5000  # of a table on a page, or what a model said 200,000 times would make one that no browser opens
 LATEX_ROWS = 40  # of a table that fits on a page
 
 
@@ -83,14 +84,23 @@ class Table:
         return [[format_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)] for row in self.rows]
 
     def to_json(self, language: str = "en") -> dict[str, Any]:
-        """Plain values, as the scripts of the pages take them; columns keep their names, and get headings beside."""
+        """Plain values of the first `PAGE_ROWS` rows, as the scripts of the pages take them; the title says so.
+
+        Columns keep their names, and get headings beside.
+        """
+        title, rows = self.title, self.rows[:PAGE_ROWS]
+        if len(rows) < len(self.rows):
+            title = Wording(
+                "{title}; the first {most:,} of {total:,} rows, all are in the CSV file",
+                title=self.title, most=len(rows), total=len(self.rows),
+            )  # fmt: skip
         return {
-            "title": translated(self.title, language),
+            "title": translated(title, language),
             "columns": self.names,
             "heads": [_heading(name, language) for name in self.names],
             "kinds": [column.kind for column in self.columns],
-            "rows": [[translated(cell, language) for cell in row] for row in self.rows],
-            "best": sorted(self.best),
+            "rows": [[translated(cell, language) for cell in row] for row in rows],
+            "best": sorted(place for place in self.best if place[0] < PAGE_ROWS),
             "empty": translated(self.empty, language),
         }
 

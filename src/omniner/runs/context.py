@@ -46,6 +46,8 @@ _REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.i
 
 _WIDTH = 100  # characters of a line in a run's description
 
+TRACKED_ROWS = 10_000  # of a table in the tracking store: a comparison of 200,000 sentences would make one of 50 MB
+
 _SEPARATOR = re.compile(r"[/\\]")  # of folders: names of models on the hub have one
 
 
@@ -274,9 +276,15 @@ class Context:
         return self.publish_file(name)
 
     def publish_table(self, name: str, table: Table) -> None:
-        """Write `tables/<name>.csv` and keep the table with the tracked run, whose UI compares it between runs."""
+        """Write `tables/<name>.csv` and keep the table with the tracked run, whose UI compares it between runs.
+
+        A UI loads tables as a whole: it gets the first `TRACKED_ROWS` rows.
+        """
         write_text(self.folder / "tables" / f"{name}.csv", table.to_csv())
-        self.run.table(table.names, table.rows, f"tables/{name}.json")
+        if len(table.rows) > TRACKED_ROWS:
+            message = "tables/%s.csv has %s rows; the tracking store gets the first %s of them"
+            log.info(message, name, f"{len(table.rows):,}", f"{TRACKED_ROWS:,}")
+        self.run.table(table.names, table.rows[:TRACKED_ROWS], f"tables/{name}.json")
 
     def publish_tables(self, tables: Mapping[str, Table], prefix: str = "") -> None:
         """Publish each table under the name `<prefix><its name>`."""

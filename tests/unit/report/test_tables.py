@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import html
 import io
 import json
@@ -20,6 +21,7 @@ from omniner.report import tables
 from omniner.report.tables import COUNT, FIGURE, TEXT, Cell, Column, Table
 from omniner.scoring import metrics
 from omniner.scoring.metrics import ErrtaError, ScoreResult
+from omniner.wording import Wording
 
 ERRTA = ErrtaConfig(mode="span", examples=5, top=7)
 
@@ -142,6 +144,18 @@ def test_csv_and_json_and_markdown_keep_the_cells() -> None:
         r"| a\|b | n | x |", "| --- | --- | --- |", '| 引"号, | 1 | 1.0000 |', "| 换 行 | 1,234 | 0.1235 |", "",
         "and 1 more row",
     ]  # fmt: skip
+
+
+def test_a_page_shows_the_first_rows_of_a_large_table_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "PAGE_ROWS", 2)
+    rows: list[list[Cell]] = [[number] for number in range(1234)]
+    best = frozenset({(1, 0), (2, 0)})
+    table = Table(Wording("Errors"), [Column("n", COUNT)], rows, best)
+    shown = table.to_json()
+    assert (shown["rows"], shown["best"]) == ([[0], [1]], [(1, 0)])
+    assert shown["title"] == "Errors; the first 2 of 1,234 rows, all are in the CSV file"
+    assert len(table.to_csv().splitlines()) == 1235
+    assert dataclasses.replace(table, rows=rows[:2]).to_json()["title"] == "Errors"
 
 
 @settings(deadline=None)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from omniner.config import compose
 from omniner.report.tables import COUNT, TEXT, Column, Table
+from omniner.runs import context
 from omniner.runs.context import Context
 from omniner.tracking.browser import NOTE_TAG
 from omniner.tracking.tracked_run import Run
 
 
 class Noted(Run):
-    """A run that keeps its tags."""
+    """A run that keeps its tags and tables."""
 
     id, url = "1", "http://store/#/experiments/0/runs/1?workflowType=x"
 
@@ -23,6 +26,9 @@ class Noted(Run):
 
     def tags(self, values: Mapping[str, Any]) -> None:
         self.kept |= values
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], path: str) -> None:
+        self.kept[path] = rows
 
 
 def note_of(folder: Path, **given: Any) -> str:
@@ -49,3 +55,15 @@ def test_lines_in_columns_are_kept_and_long_ones_are_folded(tmp_path: Path) -> N
     assert max(map(len, block)) <= 100
     assert " ".join(" ".join(block[1:-1]).split()) == " ".join(listed.split())
     assert all(line.startswith("      ") for line in block[2:-1])
+
+
+def test_of_a_large_table_the_store_gets_the_first_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(context, "TRACKED_ROWS", 2)
+    caplog.set_level("INFO", "omniner")
+    run, rows = Noted(), [[1], [2], [3]]
+    Context(compose.load(["tracking=off"]), tmp_path, run).publish_table("t", Table("", [Column("n", COUNT)], rows))
+    assert run.kept["tables/t.json"] == rows[:2]
+    assert (tmp_path / "tables" / "t.csv").read_text() == "n\n1\n2\n3\n"
+    assert "tables/t.csv has 3 rows" in caplog.text
