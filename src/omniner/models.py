@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
+    from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
     from omniner.training.fit import FitResult
     from omniner.training.learner import Learner, TrainingData
@@ -56,6 +57,7 @@ log = logging.getLogger("omniner")
 ENGINE = "tagger"
 
 _SEEDS = 1 << 32  # that Lightning knows
+_ENCODED = 20_000  # sentences that a tagger has encoded at a time: 50 MB of them, whatever there is to predict
 _MOST_IDLE = 4  # prefixes that a causal model keeps for calls side by side, each tens of megabytes
 
 
@@ -342,14 +344,29 @@ class TaggerPredictor:
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
+        left = _bare(sentence for sentence in sentences if sentence.id not in done)
+        left.sort(key=lambda sentence: -len(sentence.text))
+        parts = [left[start : start + _ENCODED] for start in range(0, len(left), _ENCODED)]
+        encoder = self._tagger.sentence_encoder(self._config.encoding)
+        if self._config.encoding.on_too_long == "fail":
+            for part in parts[1:]:
+                encoder.encode(part)  # what cannot be read ends the work before it has begun
+        progress = Progress("sentences tagged", len(left))
+        for part in parts:
+            examples, issues = encoder.encode(part)
+            reasons = _reasons(issues)
+            for unread in _unread(part, {example.id for example in examples}, reasons, ENGINE):
+                yield unread
+                progress.add(len(unread))
+            for found in self._tag(examples, reasons):
+                yield found
+                progress.add(len(found))
+
+    def _tag(self, examples: Sequence[EncodedSentence], reasons: Mapping[str, str]) -> Iterator[list[Prediction]]:
+        """Tag encoded sentences, batch after batch; what is to be said of a sentence stands in `reasons`."""
         from omniner.taggers.batches import collate
 
-        left = _bare(sentence for sentence in sentences if sentence.id not in done)
-        examples, issues = self._tagger.sentence_encoder(self._config.encoding).encode(left)
-        reasons = _reasons(issues)
-        yield from _unread(left, {example.id for example in examples}, reasons, ENGINE)
-        progress, device = Progress("sentences tagged", len(examples)), self._devices.device
-        mixed = self._devices.precision != "32-true"
+        device, mixed = self._devices.device, self._devices.precision != "32-true"
         for positions in plan_longest_first(
             [example.length for example in examples], self._config.trainer.eval_batch_size
         ):
@@ -364,7 +381,6 @@ class TaggerPredictor:
                 Prediction(name, found, reason=reasons.get(name, ""), engine=ENGINE)
                 for name, found in zip(batch.ids, entities, strict=True)
             ]
-            progress.add(len(positions))
 
 
 class LLMPredictor:

@@ -20,7 +20,7 @@ from omniner.errors import UserError
 from omniner.llm.generate import Generator
 from omniner.records import Entity, Prediction, Sentence
 from omniner.taggers import tagger as network
-from omniner.taggers.batches import collate
+from omniner.taggers.batches import SentenceEncoder, collate
 from omniner.tasks.predict import open_model
 from omniner.training import checkpoints
 
@@ -180,6 +180,34 @@ def test_every_sentence_is_answered_whatever_its_length(tmp_path: Path) -> None:
     assert cut["long"].parse == "ok"
     assert "too-long-truncated" in cut["long"].reason
     assert all((entity.end or 0) <= 10 for entity in cut["long"].entities)
+
+
+def test_many_sentences_are_encoded_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answers are the same, the longest come first, and a text that is too long is found before any answer."""
+    config, path = untrained("char_bilstm", tmp_path)
+    config.encoding.max_length, config.encoding.on_too_long = 12, "skip"
+    sentences = [Sentence(str(number), "张三在北" * (1 + number % 3) + "面" * (number % 2)) for number in range(9)]
+    whole = answers(path, sentences, config, 64)
+    sizes: list[int] = []
+    encode = SentenceEncoder.encode
+
+    def counting(self: SentenceEncoder, part: list[Sentence]) -> Any:
+        sizes.append(len(part))
+        return encode(self, part)
+
+    monkeypatch.setattr(SentenceEncoder, "encode", counting)
+    monkeypatch.setattr(models, "_ENCODED", 3)
+    found = [one for batch in predict(path, sentences, config, frozenset("0")) for one in batch]
+    assert sizes == [3, 3, 2]
+    assert {one.id: one for one in found} == {name: one for name, one in whole.items() if name != "0"}
+    lengths = [len(sentences[int(one.id)].text) for one in found]
+    assert lengths == sorted(lengths, reverse=True)
+    assert "too-long-skipped" in found[0].reason
+    sizes.clear()
+    config.encoding.on_too_long = "fail"
+    with pytest.raises(UserError, match="longer than 12 characters"):
+        next(predict(path, sentences, config))
+    assert sizes == [3, 3, 3]
 
 
 def test_every_issue_about_a_sentence_is_a_reason(tmp_path: Path) -> None:
