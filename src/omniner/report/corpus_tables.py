@@ -178,6 +178,13 @@ def _verdicts(surveyed: SurveyedCorpus, options: _Options) -> Rows:
         yield [one.check, one.status, share, one.limit if math.isfinite(one.limit) else NONE, one.found, one.advice]
 
 
+# The columns of `_splits`, in the order of its cells
+_OF_SPLITS = (
+    "split:text documents sentences characters words entities placed:share categories entities_per_sentence "
+    "no_entity:share mean median p95 longest emoji with_emoji:share beyond_plane"
+)
+
+
 def _splits(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     """A row for each split."""
     for split, texts in surveyed.statistics.texts.items():
@@ -203,6 +210,12 @@ def _categories(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 def _primaries(surveyed: SurveyedCorpus, options: _Options) -> Rows:
     """A row for each primary."""
     return _category_rows(surveyed.statistics.primaries, surveyed, options.splits, with_primary=False)
+
+
+# The columns of `_category_rows` behind the name, in the order of its cells
+_OF_ROWS = (
+    "count * share:share mean median p95 longest surfaces exclusive:share entropy span_distinct boundary_distinct"
+)
 
 
 def _category_rows(
@@ -384,9 +397,6 @@ def _cut(text: str) -> str:
     return shortened(text, _LONGEST)
 
 
-_OF_ROWS = (
-    "count * share:share mean median p95 longest surfaces exclusive:share entropy span_distinct boundary_distinct"
-)
 _TABLES = {
     "table3": _TableSpec(
         "Corpora (Table 3); tokens are characters, words where the writing has blanks; splits in sentences",
@@ -400,8 +410,7 @@ _TABLES = {
     ),
     "splits": _TableSpec(
         "Splits; placed: share of the entities whose place is known; lengths in characters",
-        "split:text documents sentences characters words entities placed:share categories entities_per_sentence "
-        "no_entity:share mean median p95 longest emoji with_emoji:share beyond_plane",
+        _OF_SPLITS,
         _splits,
     ),
     "categories": _TableSpec(
