@@ -107,6 +107,7 @@ def _perform(config: Config) -> tuple[Path, str]:
         return _without_folder(config), ""
     folder, complaint = claim_folder(config), ""
     try:
+        _check_effects(config, new=not folder.resumed)
         if folder.state["status"] == UNSENT:
             deliver(folder, config.tracking)
         else:
@@ -124,6 +125,15 @@ def _perform(config: Config) -> tuple[Path, str]:
         folder.close()
     print(folder.path)
     return folder.path, complaint
+
+
+def _check_effects(config: Config, new: bool) -> None:
+    """Refuse a new run with a setting that nothing reads; a run that goes on, or that another one started, is told."""
+    unread = compose.without_effect(config)
+    if new and unread and children.child_label() is None:
+        raise UserError(*next(iter(unread.items())), "Leave it out.")
+    for key, why in unread.items():
+        log.warning("%s has no effect: %s", key, why)
 
 
 def _discard(config: Config, folder: RunFolder) -> None:

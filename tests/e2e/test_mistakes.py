@@ -32,6 +32,7 @@ GOOD_LINE = '{"prompt": "", "label": "[[\\"面膜\\", \\"品牌\\"]]", "predict"
         (["model=path", "model.path=empty"], "model.path: empty holds no config.json"),
         (["model=bert_base_chinese"], "model.path: google-bert/bert-base-chinese is not in the hub's cache"),
         (["output_dir=taken/below", "debug=fast"], "taken"),
+        (["tuning.rank=4"], "tuning.rank: it is for causal models; taggers always train all weights. Leave it out."),
     ],
 )
 def test_one_message_and_status_2(tmp_path: Path, overrides: list[str], message: str) -> None:

@@ -98,6 +98,10 @@ def test_resume_never_starts_anew(scorable: Path) -> None:
         (["seed=1,2", "tracking=server", "tracking.uri=http://127.0.0.1:9"], "tracking.uri"),
         (["seed=1,2", "resume=some_run"], "resume: 'some_run' names one run"),
         (["metrics.unit=span,pair"], "metrics.unit: span,pair in one sweep"),
+        (
+            ["head.label_smoothing=0.0,0.1"],
+            "head.label_smoothing: a crf head does not read it, only head=softmax: runs",
+        ),
     ],
 )
 def test_a_sweep_that_cannot_begin_leaves_nothing(scorable: Path, overrides: list[str], message: str) -> None:

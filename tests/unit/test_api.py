@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -18,8 +19,12 @@ from scripted_server import Answer, Seen, reply, serving
 from tests.conftest import ROOT
 
 import omniner
+from omniner import models
+from omniner.config import compose
 from omniner.errors import UserError
+from omniner.files import write_text
 from omniner.records import Entity, Issue, Prediction, Sentence, unlabeled_sentence
+from omniner.runs import references
 
 TINY = [
     "data.size={train: 300, dev: 32, test: 40}",
@@ -150,6 +155,15 @@ def test_overrides_change_how_a_run_answers(trained: omniner.TrainResult) -> Non
     run = trained.load().config
     assert dataclasses.replace(run.encoding, on_too_long="truncate") == model.config.encoding
     assert (run.model, run.seed, model.config.decoding.slots) == (model.config.model, model.config.seed, 3)
+
+
+def test_a_key_of_the_head_is_held_against_the_head_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / "checkpoints" / "best.ckpt"
+    write_text(tmp_path / "config.yaml", compose.to_yaml(compose.load(["head=span", "head.biaffine_dim=9"])))
+    monkeypatch.setattr(references, "find_trained_model", lambda *_: checkpoint)
+    monkeypatch.setattr(models, "load_predictor", lambda config, _: SimpleNamespace(predict=None))
+    head = omniner.load("run", ["head.max_span=30"]).config.head
+    assert (head.kind, head.biaffine_dim, head.max_span) == ("span", 9, 30)
 
 
 def test_scores_are_the_same_from_files_records_and_data_frames(tmp_path: Path) -> None:

@@ -12,6 +12,9 @@ from hydra._internal.hydra import Hydra
 from omniner import run
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.runs import children
+from omniner.runs.folder import RunFolder, claim_folder
 
 
 @pytest.mark.parametrize(
@@ -66,3 +69,51 @@ def test_a_training_leaves_torch_to_the_program_that_started_it(monkeypatch: pyt
     monkeypatch.setattr(run, "_perform", train)
     assert run.run(compose.load([])) == Path("here")
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, "highest")
+
+
+WITHOUT_EFFECT = ["head=crf", "head.label_smoothing=0.1", "tuning.rank=4"]
+
+
+@pytest.fixture
+def done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[RunFolder]:
+    """The folders of runs whose tasks were done, each of which takes no time."""
+    done: list[RunFolder] = []
+
+    def do_task(config: Config, folder: RunFolder) -> str:
+        done.append(folder)
+        return ""
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "_do_task", do_task)
+    return done
+
+
+@pytest.mark.parametrize("place", [[], ["output_dir=here"]])
+def test_a_new_run_with_a_setting_without_effect_is_refused(
+    place: list[str], done: list[RunFolder], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        UserError, match=r"^head\.label_smoothing: a crf head does not read it, .*softmax\. Leave it out"
+    ):
+        run.execute(compose.load([*WITHOUT_EFFECT, *place]))
+    assert (done, list(tmp_path.rglob("*.*"))) == ([], []), "and leaves nothing"
+
+
+@pytest.mark.parametrize("place", [[], ["output_dir=here"], ["resume={folder}"]])
+def test_an_unfinished_run_with_a_setting_without_effect_goes_on_by_its_command(
+    place: list[str], done: list[RunFolder], caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = claim_folder(compose.load([*WITHOUT_EFFECT, *(one for one in place if "resume" not in one)]))
+    begun.close()
+    assert run.execute(compose.load([*WITHOUT_EFFECT, *(one.format(folder=begun.path) for one in place)])) == 0
+    assert [(folder.path, folder.resumed) for folder in done] == [(begun.path, True)]
+    assert "tuning.rank has no effect: it is for causal models" in caplog.text
+
+
+def test_a_job_of_a_sweep_with_a_setting_without_effect_is_told(
+    done: list[RunFolder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(children.CHILD, "head=crf")
+    assert run.execute(compose.load(WITHOUT_EFFECT)) == 0
+    assert [folder.resumed for folder in done] == [False]
+    assert "head.label_smoothing has no effect: a crf head does not read it" in caplog.text

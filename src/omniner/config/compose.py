@@ -44,6 +44,7 @@ T = TypeVar("T")
 NOT_IDENTITY = ("output_dir", "resume", "overwrite", "tracking", "children")
 
 SCORING = ("metrics", "errta")  # the sections that say what a score and an error are
+_JUDGED = ("head", "tuning")  # the sections of which a model reads some keys only
 
 # Environment: the user's own folders of configurations, as a list in an override holds them, for children of a sweep.
 SEARCH_PATH = "OMNINER_SEARCH_PATH"
@@ -160,7 +161,6 @@ def check(composed: DictConfig) -> Config:
     if by_recipe["min_steps"] and not by_recipe["max_epochs"]:
         raw["trainer"]["min_steps"] = 0  # who says how many epochs means just these
     config = _typed(raw)
-    _check_unread(config)
     refuse("name", "/" in config.name, f"{config.name!r} names a folder in a folder", "Give a name without a slash.")
     return config
 
@@ -483,23 +483,39 @@ def _check_tagger(config: Config, members: int) -> None:
     )
 
 
-def _check_unread(config: Config) -> None:
-    """Refuse settings without an effect: runs that they set apart would be equal.
+def without_effect(config: Config) -> dict[str, str]:
+    """Find the settings that nothing reads: runs that they set apart would be equal.
 
-    Only what somebody sets now is held against this; runs that were made with such settings open and go on.
+    A new run that somebody starts with one is refused. Runs that were begun so go on, as their command says, and a job
+    of a sweep has keys that are for other jobs.
+
+    Returns:
+        Why each of them has no effect, by its dotted key.
     """
-    if config.llm is None:
-        read = {"kind", *HEADS.peek(config.head.kind, "keys")}
-        for key in _set_keys("head", config.head):
-            able = [name for name in HEADS if key in HEADS.peek(name, "keys")]
-            only = f", only {' or '.join(f'head={name}' for name in able)}" if able else ""
-            refuse(f"head.{key}", key not in read, f"a {config.head.kind} head does not read it{only}", "Leave it out.")
-        for key in _set_keys("tuning", config.tuning):
-            found = "it is for causal models; taggers always train all weights"
-            refuse(f"tuning.{key}", key != "method", found, "Leave it out.")
-    else:
-        for key in _set_keys("head", config.head):
-            refuse(f"head.{key}", key != "kind", "a causal model has no head", "Leave it out.")
+    given = [f"{name}.{key}" for name in _JUDGED for key in _set_keys(name, getattr(config, name))]
+    return {key: why for key in given if (why := why_unread(config, key))}
+
+
+def why_unread(config: Config, key: str) -> str:
+    """Say why a dotted key of `head` or `tuning` has no effect; empty for one that has, or may have, and for others.
+
+    Where the task trains nothing, the model may come from elsewhere, and that of the configuration says nothing.
+    """
+    section, _, name = key.partition(".")
+    if section not in _JUDGED or name in ("kind", "method"):
+        return ""
+    if not set(_JUDGED) & set(TASKS[config.task.name].settings(config)):
+        return ""
+    if config.llm is not None:
+        return "a causal model has no head" if section == "head" else ""
+    if section == "tuning":
+        return "it is for causal models; taggers always train all weights"
+    reads = {head: HEADS.peek(head, "keys") for head in HEADS}
+    if (own := reads[config.head.kind]) is None or name in own:
+        return ""
+    able = [head for head, keys in reads.items() if name in (keys or ())]
+    only = f", only {' or '.join(f'head={head}' for head in able)}" if able else ""
+    return f"a {config.head.kind} head does not read it{only}"
 
 
 def _set_keys(name: str, section: HeadConfig | TuningConfig) -> list[str]:

@@ -168,6 +168,7 @@ def _open(config: DictConfig) -> Sweep:
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
     sweep = _find_unfinished(_candidates(config, wanted), digest) if config.resume == "auto" else None
     if sweep is None:
+        _refuse_equal_jobs(config)
         sweep = _make(wanted, digest, _name(config))
     else:
         kept = counted(sweep.count_finished(), "finished run")
@@ -196,10 +197,15 @@ def _open(config: DictConfig) -> Sweep:
 
 def _fixed_keys(overrides: Any) -> list[str]:
     """The keys that are the same in all jobs of a command line: what is left sets a job apart."""
+    return [key for key, swept in _parsed_keys(overrides) if not swept]
+
+
+def _parsed_keys(overrides: Iterable[str]) -> list[tuple[str, bool]]:
+    """The key of each override, and whether it is swept over."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [one.get_key_element().lstrip("+") for one in parsed if not one.is_sweep_override()]
+    return [(one.get_key_element().lstrip("+"), one.is_sweep_override()) for one in parsed]
 
 
 def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
@@ -211,6 +217,30 @@ def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
             raise UserError(key, found, "Choose one; each run has test/pair/f1 and test/span/f1, too.")
 
 
+def _refuse_equal_jobs(config: DictConfig) -> None:
+    """Refuse to go through values of a key that no job reads, where that is plain: its runs would be equal.
+
+    It is where no choice is swept over, since all jobs then have the model and head of `config`. Otherwise, and where a
+    sweeper draws values, the jobs in which a key has no effect say so.
+    """
+    swept = [key for key, is_swept in _parsed_keys(config.hydra.overrides.task) if is_swept]
+    chosen = [key for key in swept if ("." not in key and key != "seed") or key.endswith(".kind")]
+    if chosen or not _is_grid(config.hydra.sweeper):
+        return
+    try:
+        typed = compose.check(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+    except UserError:
+        return  # each job tells what is wrong with it
+    for key in swept:
+        if why := compose.why_unread(typed, key):
+            raise UserError(key, f"{why}: runs that it alone sets apart would be equal", "Leave it out.")
+
+
+def _is_grid(sweeper: Any) -> bool:
+    """Whether a sweeper goes through all values that it is given, as Hydra's own does, and draws none."""
+    return str(sweeper.get("_target_", "")).endswith(".BasicSweeper")
+
+
 def _digest(config: DictConfig) -> str:
     """What makes two commands the same sweep: everything but where it is written, tracked and run."""
     composed = OmegaConf.to_container(config, resolve=False)
@@ -219,7 +249,7 @@ def _digest(config: DictConfig) -> str:
     said = without_class_defaults(Config, {str(key): value for key, value in composed.items()})
     base = {key: value for key, value in said.items() if key not in (*NOT_IDENTITY, "hydra")}
     sweeper = composed["hydra"]["sweeper"]
-    if str(sweeper.get("_target_", "")).endswith(".BasicSweeper"):  # others draw values in the order of the overrides
+    if _is_grid(sweeper):  # others draw values in the order of the overrides
         given = _ordered(given)
     values = [given, sweeper, base]
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]

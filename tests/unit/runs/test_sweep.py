@@ -12,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from omniner import run, tracking
@@ -81,6 +83,19 @@ def test_whoever_waits_for_an_orphan_stops_with_the_launcher(orphan: Any, monkey
         sweep.run_child(OmegaConf.create())
 
 
+def test_a_key_that_is_for_other_jobs_stops_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = ["head=crf", "head.label_smoothing=0.1"]
+    hydra = SimpleNamespace(
+        job=SimpleNamespace(num=0), overrides=SimpleNamespace(task=given), runtime=SimpleNamespace(config_sources=[])
+    )
+    monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(children, "run_job", lambda job, *_: children.Outcome(job.name, tmp_path, "", {"test/f1": 0.5}))
+    monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
+    write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
+    sweep.run_child(compose.compose(given))
+    assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("finished", "")
+
+
 def test_a_job_is_named_by_what_is_swept() -> None:
     given = ["data.size={train: 300, dev: 60}", "+trainer.note=a", "head=crf,span", "seed=range(1,3)", "name=own"]
     assert sweep._fixed_keys(given) == ["data.size", "trainer.note", "name"]
@@ -115,6 +130,46 @@ def test_a_record_that_is_none_is_named(tmp_path: Path, damaged: Any) -> None:
     write_json(folder / "damaged.json", damaged)
     with pytest.raises(UserError, match=r"damaged\.json:1: not the record of a job"):
         sweep.read_records(tmp_path)
+
+
+def swept(*overrides: str) -> Any:
+    """The configuration of a sweep of these overrides, as it reaches the sweep before its first job."""
+    with compose._hydra():
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        return hydra.compose_config("config", list(overrides), run_mode=RunMode.MULTIRUN, with_log_configuration=False)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["head.label_smoothing=0.0,0.1"], "head.label_smoothing"),
+        (["head=span", "seed=1,2", "model.hidden=8,16", "head.label_smoothing=0.0,0.1"], "head.label_smoothing"),
+        (["+tuning.rank=4,8"], "tuning.rank"),
+        (["model=qwen2_tiny", "head.max_span=8,16"], "head.max_span"),
+    ],
+)
+def test_a_sweep_over_a_key_that_no_job_reads_is_refused(overrides: list[str], key: str) -> None:
+    with pytest.raises(UserError, match=f"^{key}: .*: runs that it alone sets apart would be equal"):
+        sweep._refuse_equal_jobs(swept(*overrides))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["head=softmax", "head.label_smoothing=0.0,0.1"],
+        ["seed=1,2", "tuning.rank=4"],  # the jobs say so
+        ["head=crf,softmax", "head.label_smoothing=0.0,0.1"],  # some job reads it
+        ["head.kind=crf,softmax", "head.label_smoothing=0.0,0.1"],
+        ["model=char_bilstm,qwen2_tiny", "tuning.rank=4,8"],
+        ["task=predict", "checkpoint=run", "decoding.slots=1,2", "tuning.rank=4,8"],  # of another model
+        ["hydra/sweeper=maximize_f1", "head.label_smoothing=0.0,0.1"],
+        ["hydra/sweeper=maximize_f1", "head=choice(crf,softmax)", "head.label_smoothing=interval(0,0.2)"],
+        ["head.label_smoothing=0.0,0.1", "task=predict"],  # each job says that it lacks a model
+    ],
+)
+def test_a_sweep_in_which_a_key_may_have_an_effect_begins(overrides: list[str]) -> None:
+    sweep._refuse_equal_jobs(swept(*overrides))
 
 
 def digest_of(*overrides: str, sweeper: str = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper") -> str:

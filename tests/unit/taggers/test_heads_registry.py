@@ -14,6 +14,7 @@ import torch
 from small_corpus import fit, predict
 from torch import Tensor, nn
 
+from omniner.config import compose
 from omniner.config.model_groups import HeadConfig
 from omniner.errors import UserError
 from omniner.registry import HEADS
@@ -88,10 +89,11 @@ def test_a_head_that_is_added_is_known_everywhere(dummy: str, tmp_path: Path) ->
     with pytest.raises(UserError, match=r"a tagger needs a head.*span, alone"):
         small_corpus.configuration("char_bilstm", "head.kind=none")
 
-    with pytest.raises(UserError, match=r"head\.max_span: a crf head does not read it, only head=span or head=alone"):
-        small_corpus.configuration("char_bilstm", "head.max_span=2")
+    unread = compose.without_effect(small_corpus.configuration("char_bilstm", "head.max_span=2"))
+    assert unread == {"head.max_span": "a crf head does not read it, only head=span or head=alone"}
 
     config = small_corpus.configuration("char_bilstm", "head.kind=alone", "head.max_span=2", "trainer.max_epochs=2")
+    assert compose.without_effect(config) == {}
     assert config.name.startswith("char_bilstm-alone-")
     corpus = small_corpus.corpus(40, 10)
     result = fit(config, corpus, tmp_path, logger=None, callbacks=[])
@@ -101,10 +103,21 @@ def test_a_head_that_is_added_is_known_everywhere(dummy: str, tmp_path: Path) ->
     assert all(len(entity.text) == 1 for item in found.values() for entity in item.entities)
 
 
+def test_a_head_that_names_no_keys_may_read_any() -> None:
+    HEADS.add(Head(name="silent", description="Silent.", build=EveryCharacter, nested=False, members=False))
+    try:
+        config = small_corpus.configuration("char_bilstm", "head.kind=silent", "head.biaffine_dim=9")
+        assert compose.without_effect(config) == {}
+        of_crf = small_corpus.configuration("char_bilstm", "head.biaffine_dim=9")
+        assert list(compose.without_effect(of_crf)) == ["head.biaffine_dim"]
+    finally:
+        HEADS.remove("silent")
+
+
 def test_the_checks_of_a_configuration_do_not_wait_for_torch() -> None:
     code = (
         "import sys; from omniner.config import compose\nfrom omniner.errors import UserError\n"
-        "compose.load([])\n"
+        "compose.without_effect(compose.load(['head.max_span=9']))\n"
         "try: compose.load(['head=span', 'model.members=2'])\n"
         "except UserError as error: print(error)\n"
         "print('torch' in sys.modules)"

@@ -175,7 +175,8 @@ class Head:
         nested: whether it finds a mention inside another one.
         members: whether the mean of several backbones' states scores like the mean of their scores, so that
             `model.members` may be above 1.
-        keys: the keys of `head` that it reads, beside `kind`; others are refused with it.
+        keys: the keys of `head` that it reads, beside `kind`; others are refused with it. None = it does not say, and
+            none is refused.
     """
 
     name: str
@@ -183,7 +184,7 @@ class Head:
     build: Callable[[int, TagScheme, HeadConfig], HeadModule]
     nested: bool
     members: bool
-    keys: tuple[str, ...] = ()
+    keys: tuple[str, ...] | None = None
 
     @property
     def meaning(self) -> str:
