@@ -97,7 +97,8 @@ def _judge_value(value: Any, categories: Collection[str], sentence: str) -> Pars
     pairs = strict_pairs(value) if type(value) is list else None
     if pairs is None:
         return _judge(PairReader(categories, sentence).read(value), "JSON, but not a list of pairs")
-    if not pairs or pairs[0][1] in categories or not PairReader(categories, sentence).is_swapped(pairs):
+    is_told = bool(pairs and (categories or sentence)) and pairs[0][1] not in categories
+    if not (is_told and PairReader(categories, sentence).is_swapped(pairs)):
         return ParsedAnswer(pairs, "ok", "")
     return ParsedAnswer([(second, first) for first, second in pairs], "repaired", "the categories stand first")
 

@@ -60,6 +60,8 @@ def decode(text: str) -> Any:
         RecursionError: it is nested more than `MAX_DEPTH` deep.
     """
     value = _DECODER.decode(text)
+    if text.count("[") + text.count("{") <= MAX_DEPTH:  # nearly all answers
+        return value
     level = [value] if isinstance(value, list) else []
     for _ in range(MAX_DEPTH):
         level = [item for part in level for item in _items(part) if isinstance(item, list)]

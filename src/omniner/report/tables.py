@@ -272,12 +272,13 @@ def build_run_tables(
         train: further gold sentences in which to look for the usual label of a surface; may be empty.
     """
     english = taxonomy.english if taxonomy else {}
+    by_category = Counter((error.type, category_of(error)) for error in result.errta.errors)
     return {
         "categories": _categories(result, english),
         "primaries": _primaries(result, english),
         "errta_counts": _counts(result),
-        "errta_by_category": _by(result, "category", lambda name: name),
-        "errta_by_primary": _by(result, "primary", result.primary.__getitem__),
+        "errta_by_category": _by(result, by_category, "category", lambda name: name),
+        "errta_by_primary": _by(result, by_category, "primary", result.primary.__getitem__),
         "units": _units(result),
         "overlap": _overlap(result),
         "impossible_answers": _impossible(result, errta.examples),
@@ -436,13 +437,15 @@ def _impossible(result: ScoreResult, most: int) -> Table:
     )
 
 
-def _by(result: ScoreResult, column: str, name_of: Callable[[str], str]) -> Table:
+def _by(
+    result: ScoreResult, errors: Mapping[tuple[str, str], int], column: str, name_of: Callable[[str], str]
+) -> Table:
     """Errors of each type by what `name_of` makes of the category; most errors first."""
     types = list(result.errta.by_type)
     place = {name: i for i, name in enumerate(types)}
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(types))
-    for error in result.errta.errors:
-        counts[name_of(category_of(error))][place[error.type]] += 1
+    for (kind, category), count in errors.items():
+        counts[name_of(category)][place[kind]] += count
     rows: list[list[Cell]] = [[name, *numbers, sum(numbers)] for name, numbers in counts.items()]
     rows.sort(key=lambda row: (-int(row[-1]), str(row[0])))
     title = Wording(

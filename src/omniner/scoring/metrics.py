@@ -459,12 +459,11 @@ def relaxed_counts(comparison: Comparison, counts: Counts) -> Counts:
 
 def _ambiguous(comparison: Comparison) -> set[int]:
     """Sentences in which one side has a place in two categories."""
-    # Where all mentions begin at other characters, or have other surfaces, no places need to be made.
-    quick, place = itemgetter(2 if comparison.unit == "span" else 0), comparison.place
+    # Where all mentions begin at other characters, or have other surfaces, nothing else needs to be looked at.
+    quick, place, key = itemgetter(2 if comparison.unit == "span" else 0), comparison.place, comparison.key
 
     def is_ambiguous(units: Sequence[Entity]) -> bool:
-        size = len(units)
-        return len(set(map(quick, units))) < size and len(set(map(place, units))) < size
+        return len(set(map(quick, units))) < len(units) and len(set(map(place, units))) < len(set(map(key, units)))
 
     found = {index for index, units in enumerate(comparison.gold) if is_ambiguous(units)}
     predicted = comparison.predicted

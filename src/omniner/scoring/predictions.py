@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from omniner import records
 from omniner.answers import parse_answer
+from omniner.answers.pairs import Pair
 from omniner.config.groups import DataConfig
 from omniner.corpus import formats
 from omniner.corpus.formats import ReadOptions
@@ -231,7 +233,7 @@ def _parse_line(line: str) -> tuple[Any, str]:
 
 def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], list[Prediction]]:
     sentences, predictions = [], []
-    names: dict[str, str] = {}  # one object for equal strings: half the memory, and comparing is quick
+    shared: dict[Pair, Entity] = {}  # one object for equal ones: less memory, and less for the garbage collection
     values = [_parse_line(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
     labels = [_text_of(record, "label") for record, _ in values]
     golds = [parse_answer(label) if label is not None else None for label in labels]
@@ -246,7 +248,7 @@ def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence]
         if gold.status != "ok":
             gold = parse_answer(label, known)
             log.add(f"label-{gold.status}", gold.reason, number, name)
-        entities = _entities(gold.pairs, names)
+        entities = _entities(gold.pairs, shared)
         meta: dict[str, Any] = {LABEL: label, LABEL_PARSE: gold.status}
         sentences.append(Sentence(name, "", entities, None, meta))
         if bom:
@@ -265,7 +267,7 @@ def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence]
             parsed = parse_answer(predict)
             if parsed.status != "ok" or (parsed.pairs and parsed.pairs[0][1] not in known):
                 parsed = parse_answer(predict, known)
-            answer = Prediction(name, _entities(parsed.pairs, names), predict, parsed.status, parsed.reason)
+            answer = Prediction(name, _entities(parsed.pairs, shared), predict, parsed.status, parsed.reason)
         predictions.append(answer)
     return sentences, predictions
 
@@ -282,9 +284,10 @@ def _text_of(record: Any, key: str) -> str | None:
     )
 
 
-def _entities(pairs: Iterable[tuple[str, str]], names: dict[str, str]) -> list[Entity]:
-    known = names.setdefault
-    return [Entity(known(text, text), known(category, category)) for text, category in pairs]
+def _entities(pairs: Iterable[Pair], shared: dict[Pair, Entity]) -> list[Entity]:
+    return [
+        shared.get(pair) or shared.setdefault(pair, Entity(sys.intern(pair[0]), sys.intern(pair[1]))) for pair in pairs
+    ]
 
 
 def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:

@@ -358,13 +358,15 @@ def _score_overlap(scored: _Scored, other: _Scored | None, errta: ErrtaResult) -
 
 def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Prediction]:
     """The predictions with the places that were found for what they hold, if they were compared with these."""
+    if scored.selection is not None:
+        return by_id
     sides = zip(scored.sentences, scored.comparison.predicted, strict=True)
     placed = {
         sentence.id: replace(by_id[sentence.id], entities=list(entities))
         for sentence, entities in sides
         if sentence.id in by_id and entities is not by_id[sentence.id].entities
     }
-    return by_id | placed if scored.selection is None else by_id
+    return by_id | placed
 
 
 def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, samples: Sequence[official.Sample]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 from typing import NamedTuple
 
 from omniner.records import Entity, Prediction, Sentence, ranked
@@ -93,15 +95,17 @@ def find_control_labels(
 
 def _find_unusual(result: ScoreResult, train: Sequence[Sentence]) -> _Found:
     scored = result.sentences.values()
+    known = {(sentence.id, sentence.text): sentence for sentence in (*train, *scored)}.values()
+    pairs = map(itemgetter(0, 1), chain.from_iterable(sentence.entities for sentence in known))
     labels: dict[str, Counter[str]] = defaultdict(Counter)
-    for sentence in {(sentence.id, sentence.text): sentence for sentence in (*train, *scored)}.values():
-        for entity in sentence.entities:
-            labels[entity.text][entity.category] += 1
+    for (surface, category), count in Counter(pairs).items():
+        labels[surface][category] = count
     usual = {}
     for surface, counts in labels.items():
-        category, count = ranked(counts)[0]
-        if len(counts) > 1 and counts.total() >= SEEN and count >= MAJORITY * counts.total():
-            usual[surface] = category
+        if len(counts) > 1 and counts.total() >= SEEN:
+            category, count = ranked(counts, 1)[0]
+            if count >= MAJORITY * counts.total():
+                usual[surface] = category
     places: dict[tuple[str, str], list[_Place]] = defaultdict(list)
     for sentence in scored:
         prediction = result.predictions.get(sentence.id)

@@ -282,7 +282,7 @@ def find_impossible(
         (index, entity)
         for index, _, extra in comparison.sentence_errors
         for entity in extra
-        if entity[2] is None or entity[1] not in categories
+        if (entity[2] is None and texts[index]) or entity[1] not in categories
     ]
     kinds = [_kind(entity, texts[index], comparison.unit) for index, entity in odd]
     return [
