@@ -461,10 +461,8 @@ def _by(
 def _confusion_pairs(errors: Sequence[ErrtaError], top: int) -> Table:
     surfaces: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for error in errors:
-        for gold in error.gold:
-            for predicted in error.predicted:
-                if gold.category != predicted.category:
-                    surfaces[gold.category, predicted.category][gold.text] += 1
+        for pair in _confused(error):
+            surfaces[pair].update({gold.text for gold in error.gold if gold.category == pair[0]})
     rows: list[list[Cell]] = [
         [gold, predicted, count, ranked(surfaces[gold, predicted])[0][0]]
         for (gold, predicted), count in ranked(count_confusions(errors), top)

@@ -84,6 +84,10 @@ def test_confusions_name_the_most_frequent_surface() -> None:
     gold = [Entity("天", "甲"), Entity("地", "甲")]
     result = small([("天天地地", gold, [Entity("天", "乙")])], [wrong("地"), wrong("天"), wrong("天"), same])
     assert tables.build_run_tables(result, ERRTA, None, [])["confusion_pairs"].rows == [["甲", "乙", 3, "天"]]
+    pieces = tuple(Entity(piece, "乙") for piece in "长城上")
+    cut = ErrtaError("boundary_class", "0", (Entity("长城上", "甲"),), pieces)
+    result = small([("长城上天", gold, [])], [cut, wrong("天"), wrong("天")])
+    assert tables.build_run_tables(result, ERRTA, None, [])["confusion_pairs"].rows == [["甲", "乙", 3, "天"]]
 
 
 def test_examples_are_capped_by_type_and_ordered_by_nothing_but_the_errors(result: ScoreResult) -> None:
