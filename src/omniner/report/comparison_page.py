@@ -7,6 +7,7 @@ them with the tables of `comparison_tables` and a browser of the changed sentenc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -134,6 +135,7 @@ def render_comparison_page(
     sure = [run.p_corrected < comparison.settings.alpha for run in comparison.tested]
     sure += [False] if comparison.annotators else []
     lines = (str(translated(line, language)).replace("->", "→") for line in comparison_summary(comparison))
+    lines = (re.sub(r"(?<![\w.=/-])-(?=\d)", "−", line) for line in lines)  # as in the tables; a name keeps its hyphens
     values = {
         "facts": facts,
         "key_numbers": _key_numbers(comparison),

@@ -451,6 +451,23 @@ def test_on_paper_nothing_is_cut_off(tab: browser.Page, tmp_path: Path) -> None:
     assert tab.errors == []
 
 
+def test_long_names_of_runs_stay_apart_and_push_nothing_out_of_view(tab: browser.Page, tmp_path: Path) -> None:
+    comparison = many()
+    text = page(comparison)
+    look(tab, tmp_path, text)
+    assert all(f">{name} against {comparison.baseline}: F1" in text for name in list(comparison.results)[1:])
+    blank = "[...document.querySelectorAll('#table-models td')].filter((c) => !c.textContent).map((c) => c.className)"
+    assert set(tab.run(blank)) == {"number zero"}, "it takes no room as a cell of text does"
+    lanes = "[...document.querySelectorAll('.lane > b')]"
+    assert len(set(tab.run(f"{lanes}.map((b) => b.textContent)")) & set(comparison.results)) > 2
+    assert tab.run(f"{lanes}.filter((b) => b.scrollWidth > b.clientWidth).map((b) => b.textContent)") == []
+    phone = {"height": 800, "deviceScaleFactor": 1, "mobile": True}
+    tab.call("Emulation.setDeviceMetricsOverride", width=390, **phone)
+    look(tab, tmp_path, text)
+    assert tab.run("document.documentElement.scrollWidth") <= 390
+    tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
+
+
 def test_nothing_is_shown_of_what_there_is_not(tab: browser.Page, tmp_path: Path) -> None:
     sentences = gold(20, 2)
     said = predictions(sentences, outcomes(sentences, 3, 0.7))
@@ -467,10 +484,11 @@ def test_nothing_is_shown_of_what_there_is_not(tab: browser.Page, tmp_path: Path
     assert "+0.0%" not in changes
 
 
-def test_a_card_writes_minus_as_the_tables_do(three: tuple[list[Sentence], RunComparison]) -> None:
-    cards = re.findall(r'<div class="card">.*?</div>', page(three[1]))
-    assert any("[−" in card for card in cards)
-    assert not any("[-" in card or "-0" in card for card in cards)
+def test_cards_and_verdicts_write_minus_as_the_tables_do(three: tuple[list[Sentence], RunComparison]) -> None:
+    for found in (r'<div class="card">.*?</div>', r'<p class="verdict.*?</p>'):
+        shown = re.findall(found, page(three[1]))
+        assert any("[−" in one for one in shown)
+        assert not any("[-" in one or "-0" in one for one in shown)
 
 
 def test_the_page_shows_people(tab: browser.Page, tmp_path: Path, with_people: RunComparison) -> None:

@@ -1,6 +1,6 @@
 // Fills the page of a comparison from the JSON block, with the tools of `page`.
 (() => {
-  const { data, byId, say, spoken, make, show, excerpts, lane, located } = page;
+  const { data, byId, say, spoken, breakable, make, show, excerpts, lane, located } = page;
   let browser;
 
   function drawTables() {
@@ -29,7 +29,7 @@
     kind.style.setProperty("--kind", change ? "var(--gold)" : "var(--said)");
     return make("div", { className: "example", role: "article" },
       make("p", { className: "head" }, kind, make("span", { textContent: data.runs[run], lang: "zh" }), make("span", { className: "id", textContent: id })),
-      ...sides.map(([name, title, spans, ink]) => make("div", { className: `lane ${name}` }, make("b", { textContent: title, title }),
+      ...sides.map(([name, title, spans, ink]) => make("div", { className: `lane ${name}` }, make("b", {}, ...breakable(title)),
         text || spans.length ? lane(characters, spans, ink, parts) : make("span", { textContent: say("(no entities)") }))));
   }
 

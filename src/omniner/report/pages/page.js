@@ -74,7 +74,7 @@ const page = (() => {
     const node = make(head ? "th" : "td", head ? { scope: "row" } : {});
     const text = number ? format(value) : said.includes(name) ? visible(value.replace(/^[a-z_]+/, spoken)) : visible(value) || (name === "surface" ? say("(empty)") : "");
     if (HAN.test(text)) node.lang = "zh";
-    node.className = !number ? LONG_WORD.test(text) ? "text long" : "text" : value ? "number" : "number zero";
+    node.className = number || kind !== "text" ? value ? "number" : "number zero" : LONG_WORD.test(text) ? "text long" : "text";
     if (best.has(key)) node.classList.add("best");
     // More of the one or the other is neither better nor worse by itself: differences of scores are coloured, and what a table says of.
     const falling = worse.includes(kind);
@@ -346,5 +346,5 @@ const page = (() => {
   window.addEventListener("beforeprint", () => print(true));
   window.addEventListener("afterprint", () => print(false));
 
-  return { data, byId, say, spoken, visible, whole, make, show, excerpts, lane, located, chooser, browser, draw, start };
+  return { data, byId, say, spoken, visible, breakable, whole, make, show, excerpts, lane, located, chooser, browser, draw, start };
 })();
