@@ -384,13 +384,14 @@ def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
     return table
 
 
-def best_configuration(table: Table) -> tuple[int, str]:
+def best_configuration(table: Table, *, comparable: bool) -> tuple[int, str]:
     """The best row of a seed table, and the metric that says so; the first row and no metric where none can.
 
     F1 on dev says it, as a sweep must not choose by test; where nothing was trained, there is only F1 on test.
+    Configurations that are not `comparable`, scored on other gold, have no best one: it would be the easiest corpus.
     """
     done = [number for number, row in enumerate(table.rows) if row[1]]
-    for metric in CHOSEN_BY if len(table.rows) > 1 else ():
+    for metric in CHOSEN_BY if comparable and len(table.rows) > 1 else ():
         means = _means(table, metric)
         if done and all(number in means for number in done):
             return max(means, key=lambda number: means[number]), metric
@@ -405,12 +406,12 @@ def _means(table: Table, metric: str) -> dict[int, float]:
     return {number: mean for number, row in enumerate(table.rows) if isinstance(mean := row[column], float)}
 
 
-def seed_metrics(table: Table) -> dict[str, float]:
+def seed_metrics(table: Table, *, comparable: bool) -> dict[str, float]:
     """What a sweep is sorted by in a list of runs: the means of its best configuration, under their own names.
 
     Their standard deviations are `<metric>_sd`. Where no metric says which of several is the best, there are none.
     """
-    row, metric = best_configuration(table)
+    row, metric = best_configuration(table, comparable=comparable)
     if not metric and len(table.rows) > 1:
         return {}
     found = zip(table.names[3:], table.rows[row][3:], strict=True)
@@ -421,27 +422,30 @@ def seed_metrics(table: Table) -> dict[str, float]:
     }
 
 
-def seed_markdown(table: Table, length: int) -> str:
+def seed_markdown(table: Table, length: int, *, comparable: bool) -> str:
     """The best configuration in a sentence, then the table in Markdown, the best first.
 
     The last rows are left out beyond `length` characters.
     """
-    best, metric = best_configuration(table)
+    best, metric = best_configuration(table, comparable=comparable)
     body = _seed_rows(table, [str(row[0]) for row in table.rows])
     heads = _seed_heads(table)
-    about = ""
+    about = []
     if metric:
-        reached = f", F1 on test {body[best][heads.index(SHOWN)]}" if SHOWN in heads else ""
-        where = "test" if metric == SHOWN else "dev"
-        about = f"Best by F1 on {where}: **{escape_markdown(str(table.rows[best][0]))}**{reached}. "
+        where, name = ("test", "") if metric == SHOWN else ("dev", "F1 on test ")
+        reached = f", {name}{body[best][heads.index(SHOWN)]}" if best in _means(table, SHOWN) else ""
+        about = [f"Best by F1 on {where}: **{escape_markdown(str(table.rows[best][0]))}**{reached}."]
         means = _means(table, metric)
         body = [body[number] for number in sorted(range(len(body)), key=lambda number: -means.get(number, -1.0))]
-    about += "Rates in per cent"
-    if any(isinstance(row[1], int) and row[1] > 1 for row in table.rows):
-        about += ", means ± standard deviations over seeds"
+    elif heads[3:] and not comparable and len(body) > 1:
+        about = ["The configurations were scored on different sentences, so none is the best."]
+    if heads[3:]:
+        several = any(isinstance(row[1], int) and row[1] > 1 for row in table.rows)
+        about.append(f"Rates in per cent{', means ± standard deviations over seeds' if several else ''}:")
+    above = f"{' '.join(about)}\n\n" if about else ""
     shown = Table("", columns(TEXT, *heads), body, frozenset({(0, 0)} if metric else ()))
     texts = (shown.to_markdown(most) for most in range(min(len(body), MARKDOWN_ROWS), 0, -1))
-    return next((f"{about}:\n\n{text}" for text in texts if len(text) <= length), "")
+    return next((f"{above}{text}" for text in texts if len(text) <= length), "")
 
 
 def _fitting(labels: Sequence[str]) -> list[str]:

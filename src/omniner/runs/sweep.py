@@ -19,7 +19,7 @@ import secrets
 import shlex
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from operator import itemgetter
 from pathlib import Path
@@ -507,13 +507,9 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
 
 def _warn_of_mixed_data(sweep: Path, records: Sequence[JobRecord]) -> None:
     """Warn of rows of the summary whose runs read different data, as after a sweep that went on with other files."""
-    from omniner.report import comparison_tables
-
-    done = [record for record in records if not record.error]
     read: dict[str, set[str]] = {}
-    for one, record in zip(comparison_tables.sweep_runs([(r.overrides, r.metrics) for r in done]), done, strict=True):
-        if (folder := _folder_of_job(sweep, record.path.stem)) is not None:
-            read.setdefault(one.label, set()).add(_data_read(folder))
+    for label, folder in _finished_configurations(sweep, records):
+        read.setdefault(label, set()).add(_data_read(folder))
     for label in (label for label, found in read.items() if len(found) > 1):
         log.warning(
             "the runs of %s did not read the same data, and their mean says little: the files have changed between "
@@ -521,14 +517,47 @@ def _warn_of_mixed_data(sweep: Path, records: Sequence[JobRecord]) -> None:
         )  # fmt: skip
 
 
+def _finished_configurations(sweep: Path, records: Sequence[JobRecord]) -> Iterator[tuple[str, Path]]:
+    """The finished runs of a sweep: what sets the configuration of each apart, and its folder, if that is known."""
+    from omniner.report import comparison_tables
+
+    done = [record for record in records if not record.error]
+    for one, record in zip(comparison_tables.sweep_runs([(r.overrides, r.metrics) for r in done]), done, strict=True):
+        if (folder := _folder_of_job(sweep, record.path.stem)) is not None:
+            yield one.label, folder
+
+
+def _comparable(sweep: Path, records: Sequence[JobRecord]) -> bool:
+    """Whether all configurations of a sweep were scored on the same gold, and on the same dev if they learnt.
+
+    What the seed draws differs between runs of one configuration, so that of all its runs counts.
+    """
+    gold: dict[str, set[str]] = {}
+    dev: dict[str, set[str]] = {}
+    for label, folder in _finished_configurations(sweep, records):
+        gold.setdefault(label, set()).add(_gold_digest(folder))
+        if learnt := _trained_on(folder):
+            dev.setdefault(label, set()).add(learnt["dev"])
+    return all(len({frozenset(digests) for digests in read.values()}) < 2 for read in (gold, dev))
+
+
 def _data_read(run: Path) -> str:
     """A digest of what a run learnt from, was told of another run's errors, and was scored on."""
-    scores, learnt = run / SCORES, run / TRAINED_ON
-    signature = read_json(scores)["signature"] if scores.is_file() else ""
-    gold = [part for part in signature.split("|") if part.startswith("gold:")]
     told = read_json(run / GUIDANCE_COPY) if (run / GUIDANCE_COPY).is_file() else {}
     lessons = told.get("lessons")  # not where they are from, nor what they cost
-    return json.dumps([gold, read_json(learnt) if learnt.is_file() else {}, lessons], sort_keys=True)
+    return json.dumps([_gold_digest(run), _trained_on(run), lessons], sort_keys=True)
+
+
+def _gold_digest(run: Path) -> str:
+    """The part of the signature that names what a run was scored on; empty without scores."""
+    signature = read_json(run / SCORES)["signature"] if (run / SCORES).is_file() else ""
+    return next((part for part in signature.split("|") if part.startswith("gold:")), "")
+
+
+def _trained_on(run: Path) -> dict[str, str]:
+    """Digests of the splits that a run learnt from; empty if from none."""
+    learnt: dict[str, str] = read_json(run / TRAINED_ON) if (run / TRAINED_ON).is_file() else {}
+    return learnt
 
 
 def _describe_parent(
@@ -542,13 +571,16 @@ def _describe_parent(
     known = {record.run.id: record.run for record in records if record.run.id}
     runs = [one for one in tracking.child_runs(settings, run.id) if one.id in known] or list(known.values())
     link = tracking.compare_link(settings, [one.id for one in runs])
-    summary = comparison_tables.seed_markdown(table, tracking.NOTE_PART) if table is not None else ""
+    comparable = _comparable(sweep.folder, records)
+    summary = ""
+    if table is not None:
+        summary = comparison_tables.seed_markdown(table, tracking.NOTE_PART, comparable=comparable)
     picture = next((file.name for file in files if file.suffix == ".png"), "")
     tracking.describe_children(run, runs, link, summary, picture)
     if table is not None:
-        run.metrics(comparison_tables.seed_metrics(table))
+        run.metrics(comparison_tables.seed_metrics(table, comparable=comparable))
         run.table(table.names, table.rows, "tables/summary.json")
-        best, metric = comparison_tables.best_configuration(table)
+        best, metric = comparison_tables.best_configuration(table, comparable=comparable)
         if metric:
             run.tags({"sweep.best": table.rows[best][0], "sweep.best_by": metric})
     for file in files:

@@ -61,39 +61,63 @@ def test_the_figure_is_the_same_for_the_same_runs() -> None:
 
 def test_a_sweep_has_the_means_and_deviations_of_its_best_configuration_as_metrics() -> None:
     table = comparison_tables.build_seed_table(RUNS, "sweep")
-    assert comparison_tables.best_configuration(table) == (0, "test/f1")
+    assert comparison_tables.best_configuration(table, comparable=True) == (0, "test/f1")
     best = {"test/f1": 0.72, "test/f1_sd": 0.02 * 2**0.5, "parse/failed": 1.0, "parse/failed_sd": 2**0.5}
-    assert comparison_tables.seed_metrics(table) == pytest.approx(best)
+    assert comparison_tables.seed_metrics(table, comparable=True) == pytest.approx(best)
     alone = comparison_tables.build_seed_table(RUNS[:2], "sweep")
-    assert comparison_tables.best_configuration(alone) == (0, "")
-    assert comparison_tables.seed_metrics(alone) == pytest.approx(best)
+    assert comparison_tables.best_configuration(alone, comparable=True) == (0, "")
+    assert comparison_tables.seed_metrics(alone, comparable=True) == pytest.approx(best)
+
+
+def table_of(*metrics: dict[str, float] | None) -> Table:
+    """Of configurations with these metrics, one run each."""
+    runs = [([f"head={number}"], values) for number, values in enumerate(metrics)]
+    return comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
 
 
 def test_f1_on_dev_chooses_the_best_configuration_where_all_have_it() -> None:
-    def table_of(*metrics: dict[str, float] | None) -> Table:
-        runs = [([f"head={number}"], values) for number, values in enumerate(metrics)]
-        return comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
-
     chosen = table_of({"test/f1": 0.9, "val/best_f1": 0.6}, None, {"test/f1": 0.8, "val/best_f1": 0.7})
-    assert comparison_tables.best_configuration(chosen) == (2, "val/best_f1")
-    assert comparison_tables.seed_metrics(chosen) == {"test/f1": 0.8, "val/best_f1": 0.7}
+    assert comparison_tables.best_configuration(chosen, comparable=True) == (2, "val/best_f1")
+    assert comparison_tables.seed_metrics(chosen, comparable=True) == {"test/f1": 0.8, "val/best_f1": 0.7}
     untrained = table_of({"test/f1": 0.9}, {"test/f1": 0.8, "val/best_f1": 0.7})
-    assert comparison_tables.best_configuration(untrained) == (0, "test/f1")
+    assert comparison_tables.best_configuration(untrained, comparable=True) == (0, "test/f1")
     unscored = table_of({"parse/failed": 1.0}, {"parse/failed": 0.0})
-    assert comparison_tables.seed_metrics(unscored) == {}
+    assert comparison_tables.seed_metrics(unscored, comparable=True) == {}
 
 
 def test_a_description_has_the_best_configurations_first_as_far_as_it_has_room() -> None:
     runs = [([f"head={number}"], {"test/f1": number / 100}) for number in range(50)]
     table = comparison_tables.build_seed_table(comparison_tables.sweep_runs(runs), "sweep")
-    text = comparison_tables.seed_markdown(table, 1000)
+    text = comparison_tables.seed_markdown(table, 1000, comparable=True)
     assert len(text) <= 1100
     about, _, _, _, first, second, *_ = text.splitlines()
-    assert about == "Best by F1 on test: **head=49**, F1 on test 49.00. Rates in per cent:"
+    assert about == "Best by F1 on test: **head=49**, 49.00. Rates in per cent:"
     assert [first, second] == ["| **head=49** | 1 | 0 | 49.00 |", "| head=48 | 1 | 0 | 48.00 |"]
     shown = text.count("| head=") + 1
     assert f"and {50 - shown} more rows" in text
-    assert "72.00 ± 2.83" in comparison_tables.seed_markdown(comparison_tables.build_seed_table(RUNS, "sweep"), 1000)
+    several = comparison_tables.build_seed_table(RUNS, "sweep")
+    assert "72.00 ± 2.83" in comparison_tables.seed_markdown(several, 1000, comparable=True)
+
+
+def test_no_configuration_is_the_best_where_they_were_scored_on_different_gold() -> None:
+    table = table_of({"test/f1": 0.9, "val/best_f1": 0.6}, {"test/f1": 0.95, "val/best_f1": 0.7})
+    assert comparison_tables.best_configuration(table, comparable=False) == (0, "")
+    assert comparison_tables.seed_metrics(table, comparable=False) == {}
+    about, _, _, _, *rows = comparison_tables.seed_markdown(table, 1000, comparable=False).splitlines()
+    assert about == "The configurations were scored on different sentences, so none is the best. Rates in per cent:"
+    assert [row.split()[1] for row in rows] == ["head=0", "head=1"]
+
+
+def test_a_description_says_of_metrics_only_what_its_table_has() -> None:
+    def about(*metrics: dict[str, float] | None) -> str:
+        return comparison_tables.seed_markdown(table_of(*metrics), 1000, comparable=True).partition("\n")[0]
+
+    assert about({}, {}) == "| configuration | n | failed |"
+    assert about({"val/best_f1": 0.5}, {"val/best_f1": 0.6}) == "Best by F1 on dev: **head=1**. Rates in per cent:"
+    some = about({"val/best_f1": 0.5, "test/f1": 0.4}, {"val/best_f1": 0.6})
+    assert some == "Best by F1 on dev: **head=1**. Rates in per cent:"
+    both = about({"val/best_f1": 0.5}, {"val/best_f1": 0.6, "test/f1": 0.4})
+    assert both == "Best by F1 on dev: **head=1**, F1 on test 40.00. Rates in per cent:"
 
 
 def test_the_figure_is_in_per_cent_and_speaks_of_seeds_only_where_there_are_several() -> None:

@@ -244,6 +244,25 @@ def test_a_mean_over_runs_of_different_data_is_told(
     assert ("did not read the same data" in caplog.text) == (changed is not None)
 
 
+@pytest.mark.parametrize(
+    ("gold", "dev", "comparable"),
+    [("aaaa", "aaaa", True), ("abab", "cdcd", True), ("aabb", "aaaa", False), ("aaaa", "aabb", False)],
+    ids=["same", "drawn by the seed", "gold of each", "dev of each"],
+)
+def test_configurations_are_comparable_where_gold_and_dev_are_the_same_for_each(
+    gold: str, dev: str, comparable: bool, tmp_path: Path
+) -> None:
+    records = []
+    for number in range(4):
+        write_json(tmp_path / f"{number}-{number}" / SCORES, {"signature": f"gold:{gold[number]}|predictions:{number}"})
+        write_json(tmp_path / f"{number}-{number}" / TRAINED_ON, {"train": f"{number}", "dev": dev[number]})
+        overrides = [f"data={number // 2}", f"seed={number % 2}"]
+        run = ChildRun("", "", "finished", {"test/f1": 0.5})
+        records.append(sweep.JobRecord(tmp_path / f"{number}.json", overrides, "", run))
+    failed = sweep.JobRecord(tmp_path / "4.json", ["data=2"], "it failed", ChildRun("", "", "failed", {}))
+    assert sweep._comparable(tmp_path, [*records, failed]) == comparable
+
+
 def test_a_sweep_that_goes_on_knows_how_many_of_its_runs_have_finished(tmp_path: Path) -> None:
     for number, status in enumerate(("finished", "finished, unsent", "killed")):
         write_json(tmp_path / f"{number}-abc" / STATE, {"status": status})
