@@ -17,7 +17,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -401,13 +401,14 @@ class LLMPredictor:
         self._config, self._devices = _with_slots(config, slots_beside(causal.model, config.decoding, devices)), devices
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._quiet = quiet
+        self._constraints: dict[str, Constraint | None] = {}  # by the style of the answers
         self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # with the prefix that each has read
 
     def told(self, prompt: Prompt) -> LLMPredictor:
         """Make a quiet one with the same weights that is told another prompt, with the same categories."""
         causal = dataclasses.replace(self._causal, prompt=prompt)
         other = LLMPredictor(self._config, self._devices, causal, quiet=True)
-        other._constraint = self._constraint  # seconds for many categories
+        other._constraints = self._constraints  # seconds for many categories
         return other
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
@@ -460,11 +461,14 @@ class LLMPredictor:
         generator.read_prefix()
         return generator
 
-    @cached_property
+    @property
     def _constraint(self) -> Constraint | None:
         from omniner.llm.answering import build_constraint
 
-        return build_constraint(self._causal, self._config.decoding)
+        style = self._causal.prompt.answer
+        if style not in self._constraints:
+            self._constraints[style] = build_constraint(self._causal, self._config.decoding)
+        return self._constraints[style]
 
 
 def _bare(sentences: Iterable[Sentence]) -> list[Sentence]:

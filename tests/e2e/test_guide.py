@@ -252,14 +252,14 @@ TRIED = [
 
 
 def test_a_teacher_who_calls_right_labels_wrong_is_not_believed(tmp_path: Path) -> None:
-    """Labels that are unusual in train: the model confirms two of them, and the teacher doubts all."""
+    """Labels that are unusual in train: the model confirms three of them, and the teacher doubts all."""
     train = [
         f'{{"id": "t{n}", "text": "去{w}", "entities": [{{"text": "{w}", "category": "地点", "start": 1, "end": 3}}]}}'
-        for n, w in enumerate(["上海", "北京", "三亚"] * 20)
+        for n, w in enumerate(["上海", "北京", "三亚", "杭州"] * 20)
     ]
     dev = [
         f'{{"id": "d{n}", "text": "爱{w}", "entities": [{{"text": "{w}", "category": "品牌", "start": 1, "end": 3}}]}}'
-        for n, w in enumerate(["上海", "上海", "上海", "北京", "三亚"])
+        for n, w in enumerate(["上海", "上海", "上海", "北京", "三亚", "杭州"])
     ]
     train.append(dev[0].replace("d0", "t").replace("爱", "买"))
     for name, lines in (("train", train), ("dev", dev), ("test", dev[:1])):
@@ -281,10 +281,11 @@ def test_a_teacher_who_calls_right_labels_wrong_is_not_believed(tmp_path: Path) 
         result = omniner(*asked, "guide.suspects=1", "teacher.cache=cache", cwd=tmp_path)
         found = guidance(folder_of(result, tmp_path))
         assert [one["surface"] for one in found["suspects"]] == ["上海"]
-        assert [(one["surface"], one["verdict"]) for one in found["controls"]] == [("三亚", "usual"), ("北京", "usual")]
+        controls = [(one["surface"], one["verdict"]) for one in found["controls"]]
+        assert controls == [("三亚", "usual"), ("北京", "usual"), ("杭州", "usual")]
         assert found["suspects"][0]["verdict"] == "unclear"
-        assert "2 个正确标注中的 2 个判为错误" in found["suspects"][0]["reason"]
-        assert "False alarms of the teacher: 2 of 2 unusual labels" in result.stdout
+        assert "3 个正确标注中的 3 个判为错误" in found["suspects"][0]["reason"]
+        assert "False alarms of the teacher: 3 of 3 unusual labels" in result.stdout
         assert "not believed" in result.stdout
         [tracked] = runs_in(tmp_path, "attributes.run_name LIKE 'guide%'")
         assert tracked.data.metrics["teacher/false_alarms"] == 1

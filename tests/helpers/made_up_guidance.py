@@ -55,7 +55,7 @@ def tried(given: Guidance) -> Guidance:
         ]
         best = rules[number % 4 // 2] if number % 2 else lesson.note
         candidates = [
-            Candidate(note, note is best, Tried(5, 5 - (note is best)), Tried(5, place))
+            Candidate(note, note is best, Tried(5, 5 - (note is best)), Tried(5, place), Tried(6, 4), Tried(4, place))
             if number % 2
             else Candidate(note, note is best)
             for place, note in enumerate((lesson.note, *rules))

@@ -217,12 +217,14 @@ class GuideConfig(Group):
     """Language of a teacher's notes and of prompts made of them; counted notes are in both languages."""
     # These have defaults because the configurations of older runs lack them.
     trials: NonNegativeInt = 0
-    """Sentences with errors of a cluster, and as many that the model had right, on which the counted note and each rule
-    of the teacher are tried, alone in the prompt that `prompt` names; the one with the fewest errors becomes the note.
-    Each costs an answer of the untuned model or server per note; 0 = a teacher's first rule is taken on trust."""
+    """Sentences with errors of a cluster (at most half of them), and as many that the model had right, on which the
+    counted note and each rule of the teacher are tried, alone in the prompt that `prompt` names; lessons are made
+    without them. A rule becomes the note if it makes the fewest errors on one half and fewer than the counted note on
+    the other. Each costs an answer of the untuned model or server per note; 0 = a teacher's first rule is taken on
+    trust."""
     controls: NonNegativeInt = 5
     """Unusual labels that the model gives, too, about which a teacher is asked as about suspected ones; if it calls at
-    least half of them wrong, its verdicts are not believed; 0 = none."""
+    least half of them wrong, of three or more, its verdicts are not believed; 0 = none."""
 
 
 @dataclass

@@ -19,8 +19,8 @@ them and the kind of mistake that was made, and guesses no reason. A teacher is 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -119,7 +119,12 @@ def surface_of(error: ErrtaError) -> str:
 
 
 def build_lesson(
-    cluster: Cluster, train: TrainingCounts, texts: Mapping[str, str], examples: int, surfaces: int
+    cluster: Cluster,
+    train: TrainingCounts,
+    texts: Mapping[str, str],
+    examples: int,
+    surfaces: int,
+    unseen: Collection[str] = (),
 ) -> Lesson:
     """Make the lesson of a cluster, with a counted note.
 
@@ -129,9 +134,11 @@ def build_lesson(
         texts: sentences by id.
         examples: how many errors are shown at most.
         surfaces: how many surfaces are counted at most.
+        unseen: texts of sentences whose errors choose neither examples nor what is counted.
     """
-    facts = train.facts(cluster, surfaces)
-    chosen = cluster_examples(cluster, texts, examples)
+    seen = replace(cluster, errors=tuple(e for e in cluster.errors if texts[e.sentence_id] not in unseen))
+    facts = train.facts(seen, surfaces)
+    chosen = cluster_examples(seen, texts, examples)
     return Lesson(
         kind=cluster.kind,
         gold=cluster.gold,

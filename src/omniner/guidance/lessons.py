@@ -32,6 +32,7 @@ GUIDANCE_FILE = "guidance.json"
 VERSION = 1
 _KIND = "omniner guidance"
 _QUOTED = 60  # characters of a value that are shown
+_FEWEST_JUDGED = 3  # labels that are right: what a teacher says of fewer tells nothing of the teacher
 
 COUNTED = "counts"
 """The author of a note that says nothing but what was counted in the training split."""
@@ -166,17 +167,15 @@ class Candidate(Group):
     """A note that a lesson may have, and what came of its trial (`tasks.trials`).
 
     `on_cluster`: on sentences with errors of the cluster; `on_right`: on sentences that the model had wholly right.
+    `choosing` and `confirming`: the same sentences, in halves: one chooses a note, on the other it must be better, too.
     """
 
     note: Note
     chosen: bool
     on_cluster: Annotated[Tried, AsObject()] = NOT_TRIED
     on_right: Annotated[Tried, AsObject()] = NOT_TRIED
-
-    @property
-    def errors(self) -> int:
-        """All errors of the trial."""
-        return self.on_cluster.errors + self.on_right.errors
+    choosing: Annotated[Tried, AsObject()] = NOT_TRIED
+    confirming: Annotated[Tried, AsObject()] = NOT_TRIED
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ class FalseAlarms(NamedTuple):
     @property
     def believed(self) -> bool:
         """Whether the teacher's verdicts on suspected labels mean something."""
-        return self.judged == 0 or 2 * self.wrong < self.judged
+        return self.judged < _FEWEST_JUDGED or 2 * self.wrong < self.judged
 
 
 class Failure(NamedTuple):

@@ -97,8 +97,7 @@ def write_errors_text(
                 numbers.append(one.number)
                 break
     if not chosen:
-        fix = "Raise it, or leave prompt.from_run out."
-        raise UserError("prompt.max_tokens", f"{config.max_tokens} is too little for a single lesson", fix)
+        raise UserError("prompt.max_tokens", f"{config.max_tokens} is too little for a single lesson", "Raise it.")
     text = list_lessons(chosen, language)
     return ErrorsText(
         text=text,

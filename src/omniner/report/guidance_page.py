@@ -127,6 +127,7 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
         tables["controls"] = Table("Unusual labels that the model gives, too", heads, rows)
     heads = [*columns(COUNT, "lesson"), *columns(TEXT, "by", "rule", "chosen")]
     heads += columns(COUNT, "sentences", "errors", "right_sentences", "right_errors")
+    heads += columns(COUNT, "choosing_errors", "confirming_errors")
     rows = [
         [
             number,
@@ -135,6 +136,8 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
             str(one.chosen).lower(),
             *one.on_cluster,
             *one.on_right,
+            one.choosing.errors,
+            one.confirming.errors,
         ]
         for number, lesson in enumerate(guidance.lessons, 1)
         for one in lesson.candidates
@@ -155,10 +158,13 @@ def _candidates_table(lesson: Lesson, language: str) -> Table | None:
     if not tried:
         return Table(Wording("Notes that were not tried, the chosen one bold"), heads, rows, best)
     heads += columns(COUNT, "errors on its sentences", "errors on right ones")
+    heads += columns(COUNT, "errors on the half that chooses", "errors on the half that confirms")
     for one, row in zip(lesson.candidates, rows, strict=True):
-        row += [one.on_cluster.errors, one.on_right.errors] if one in tried else [NONE, NONE]
+        parts = (one.on_cluster, one.on_right, one.choosing, one.confirming)
+        row += [part.errors if one in tried else NONE for part in parts]
     title = Wording(
-        "Notes tried on {cluster:sentence} with such errors and {right} that were right, the chosen one bold",
+        "Notes tried on {cluster:sentence} with such errors and {right} that were right, the chosen one bold; a rule "
+        "must make the fewest errors on one half of both, and fewer than the counted note on the other",
         cluster=tried[0].on_cluster.sentences,
         right=tried[0].on_right.sentences,
     )

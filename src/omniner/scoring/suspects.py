@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
@@ -77,18 +77,20 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> lis
 
 
 def find_control_labels(
-    result: ScoreResult, train: Sequence[Sentence], suspects: Sequence[UnusualLabel]
+    result: ScoreResult, train: Sequence[Sentence], suspects: Sequence[UnusualLabel], shown: Collection[str] = ()
 ) -> list[UnusualLabel]:
     """Find gold labels as unusual as suspected ones that are right after all: the model gives them, too.
 
     Args:
         result, train: as for `find_suspected_labels`.
         suspects: labels that are suspected; controls stand in other sentences, and are first those of other surfaces.
+        shown: texts of sentences whose labels the model was told: what it says of them is no second opinion.
     """
     found, suspected = _find_unusual(result, train), {(one.surface, one.gold): one.example for one in suspects}
     controls = []
     for key, places in found.places.items():
-        right = [place.id for place in places if place.says_gold and place.id != suspected.get(key)]
+        confirmed = [place.id for place in places if place.says_gold and place.id != suspected.get(key)]
+        right = [name for name in confirmed if result.sentences[name].text not in shown]
         controls += [found.label(*key, right[0])] if right else []
     return sorted(controls, key=lambda one: ((one.surface, one.gold) in suspected, -one.share, one.surface, one.gold))
 

@@ -8,15 +8,16 @@ explained split. A killed run continues with the predictions and answers that it
 
 With `guide.trials` a rule of the teacher must prove itself: the model of `run=`, untuned, answers some sentences anew
 with the counted note and with each of the `teacher.answers` rules in the prompt that this command names
-(`prompt=errta`), and a lesson gets a rule only if that leads to fewer errors than the counted note. A teacher's doubts
-about labels are calibrated on `guide.controls` others, just as unusual, that the model gives, too: one who calls at
-least half of these wrong is not believed.
+(`prompt=errta`). Lessons are made without these sentences. A lesson gets the rule with the fewest errors on one half of
+them, if it makes fewer than the counted note on the other half, too. A teacher's doubts about labels are calibrated on
+`guide.controls` others, just as unusual, that the model gives, too: one who calls at least half of these wrong, where
+three or more are judged, is not believed.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,13 @@ from omniner.guidance.lessons import (
     Guidance,
     Lesson,
     SuspectLabel,
+    read_guidance,
     short_json,
     write_guidance,
 )
 from omniner.guidance.questions import control_question, lesson_question, suspect_question
 from omniner.guidance.teacher import ServerTeacher, Teacher, ask_teacher, with_note, with_verdicts
+from omniner.llm.examples import choose_examples
 from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import guidance_page
@@ -50,9 +53,9 @@ from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
 from omniner.tasks.predict import PREDICTION_OUTPUTS, PromptedModel, predict_file
-from omniner.tasks.prompting import build_prompt_with_guidance
+from omniner.tasks.prompting import build_prompt_with_guidance, length_measure
 from omniner.tasks.score import check_scored
-from omniner.tasks.trials import TRIALS, TrialInputs, try_notes
+from omniner.tasks.trials import TRIALS, TrialInputs, check_notes, check_prompt, choose_sentences, try_notes
 from omniner.wording import counted, first_of
 
 log = logging.getLogger("omniner")
@@ -77,13 +80,20 @@ def run(context: Context) -> None:
     sentences, issues = _select_sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])
     sources.require_entities(f"guide.split ({guide.split})", sentences)
+    if guide.trials:
+        check_prompt(context.config.prompt, corpus)
     model = _find_model(context, config, folder, corpus)
     result = _predict_and_score(context, config, model, corpus, sentences)
     clusters = cluster_errors(result.errta.errors)
-    lessons = _build_lessons(clusters, result, TrainingCounts(corpus.splits["train"]), guide)
+    large = _choose_clusters(clusters, guide)
+    shown = _find_shown(context, config, model, corpus)
+    trials = None
+    if isinstance(model, PromptedModel) and guide.trials:
+        trials = _prepare_trials(context, config, model, corpus, result, large, shown)
+    lessons = _build_lessons(large, result, corpus.splits["train"], guide, trials)
     # what a model has learnt from is no second opinion
     controlled = config.teacher.kind != "none" and not (trained and guide.split == "train")
-    suspects, controls = _find_suspects(result, corpus.splits["train"], guide, controlled)
+    suspects, controls = _find_suspects(result, corpus.splits["train"], guide, controlled, shown)
     errors = len(result.errta.errors)
     guidance = Guidance(
         source={
@@ -104,12 +114,12 @@ def run(context: Context) -> None:
         controls=controls,
         rest={"clusters": len(clusters) - len(lessons), "errors": errors - sum(lesson.count for lesson in lessons)},
     )
+    if trials:
+        check_notes(trials, guidance)
     if config.teacher.kind != "none":
         guidance = _teach(context, guidance)
-    if guide.trials:
-        assert isinstance(model, PromptedModel), "a trained model keeps its prompt"
-        inputs = TrialInputs(config, context.config.prompt, model, corpus, result, clusters[: len(lessons)])
-        guidance = replace(guidance, lessons=try_notes(inputs, guidance, context.folder))
+    if trials:
+        guidance = replace(guidance, lessons=try_notes(trials, guidance, context.folder))
     _publish(context, guidance)
 
 
@@ -208,25 +218,69 @@ def _find_checkpoint(config: Config, folder: Path) -> Path | None:
     return find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
 
 
-def _build_lessons(
-    clusters: Sequence[Cluster], result: ScoreResult, train: TrainingCounts, guide: GuideConfig
-) -> list[Lesson]:
-    """The largest clusters with examples, counts and counted notes."""
+def _find_shown(context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus) -> set[str]:
+    """Texts of sentences that an untuned model was shown with their labels, in its prompt."""
+    if isinstance(model, Path):
+        return set()
+    told, notes = config.prompt, context.folder / GUIDANCE_COPY
+    shown = {sentence.text for sentence in choose_examples(corpus.splits["train"], told.examples, told.seed)}
+    if notes.is_file():
+        shown |= {example.text for lesson in read_guidance(notes).lessons for example in lesson.examples}
+    return shown
+
+
+def _prepare_trials(
+    context: Context,
+    config: Config,
+    model: PromptedModel,
+    corpus: Corpus,
+    result: ScoreResult,
+    clusters: Sequence[Cluster],
+    shown: Collection[str],
+) -> TrialInputs:
+    """Set aside what notes are tried on: nothing that the model was shown, or will be."""
+    told = context.config.prompt
+    examples = choose_examples(corpus.splits["train"], told.examples, told.seed)
+    hidden = {sentence.text for sentence in examples}.union(shown)
+    chosen = [choose_sentences(cluster, result, config.guide.trials, hidden) for cluster in clusters]
+    return TrialInputs(config, told, model, corpus, result, chosen, length_measure(config)[1])
+
+
+def _choose_clusters(clusters: Sequence[Cluster], guide: GuideConfig) -> list[Cluster]:
+    """The largest ones, which get a lesson."""
     large = [cluster for cluster in clusters[: guide.clusters] if len(cluster.errors) >= guide.min_errors]
     if not large:
         message = f"{guide.min_errors}, but none of {len(clusters)} kinds of error occurs so often"
         raise UserError("guide.min_errors", message, "Lower it, or use guide.split=train.")
+    return large
+
+
+def _build_lessons(
+    clusters: Sequence[Cluster],
+    result: ScoreResult,
+    train: Sequence[Sentence],
+    guide: GuideConfig,
+    trials: TrialInputs | None,
+) -> list[Lesson]:
+    """The clusters with examples, counts and counted notes, none of which has seen what it is tried on."""
     texts = {name: sentence.text for name, sentence in result.sentences.items()}
-    return [build_lesson(cluster, train, texts, guide.examples, guide.surfaces) for cluster in large]
+    chosen = trials.chosen if trials else [()] * len(clusters)
+    aside = [{sentence.text for sort in sorts for sentence in sort} for sorts in chosen]
+    unseen = set().union(*aside)
+    counts = TrainingCounts([sentence for sentence in train if sentence.text not in unseen])
+    return [
+        build_lesson(cluster, counts, texts, guide.examples, guide.surfaces, own)
+        for cluster, own in zip(clusters, aside, strict=True)
+    ]
 
 
 def _find_suspects(
-    result: ScoreResult, train: Sequence[Sentence], guide: GuideConfig, controlled: bool
+    result: ScoreResult, train: Sequence[Sentence], guide: GuideConfig, controlled: bool, shown: Collection[str]
 ) -> tuple[list[SuspectLabel], list[SuspectLabel]]:
     """Labels unlike the usual ones of their surfaces, those first of which the model says so, too; and controls."""
     suspects = find_suspected_labels(result, train)[: guide.suspects]
     most = guide.controls if suspects and controlled else 0
-    controls = find_control_labels(result, train, suspects)[:most]
+    controls = find_control_labels(result, train, suspects, shown)[:most]
     return [_suspect(one, result) for one in suspects], [_suspect(one, result) for one in controls]
 
 

@@ -1,9 +1,10 @@
 """Tries the notes that a lesson may have, and takes the one that helps: what a teacher says is a guess, errors count.
 
 Each note stands alone in the prompt, with its usual corrections, and the model of the run answers anew: sentences with
-errors of the cluster that are no examples of the lesson, and as many that it had wholly right. The note with the fewest
-errors on both becomes the lesson's, of equally good ones the counted note or an earlier one of the teacher. So a
-teacher's word is used only where it beats the counted facts.
+errors of the cluster, and as many that it had wholly right. They are set aside before a lesson is made: neither its
+examples nor its counts have seen them, as they have seen no new text. One half of them chooses the note with the fewest
+errors, of equally good ones the counted note or an earlier one of the teacher; a rule becomes the lesson's only if it
+makes fewer errors than the counted note on the other half, too: the best of several is chosen for its luck as well.
 
 The weights are loaded once for all prompts; what a prompt begins with is computed once for its sentences. Answers are
 appended to `trials/answers.jsonl` as they come, and a killed run goes on after them.
@@ -16,6 +17,7 @@ import logging
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from omniner.config.groups import Config, ErrtaConfig, MetricsConfig
 from omniner.config.model_groups import PromptConfig
@@ -23,9 +25,8 @@ from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import append_lines, make_folder, whole_records, write_json_lines
 from omniner.guidance.clusters import Cluster
-from omniner.guidance.lessons import NOT_TRIED, Candidate, Guidance, Lesson, Tried
+from omniner.guidance.lessons import NOT_TRIED, Candidate, Guidance, Lesson, Note, Tried
 from omniner.guidance.prompt_errors import LengthFunction, with_errors_text, write_errors_text
-from omniner.llm.examples import choose_examples
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence, prediction_to_json, to_line
@@ -33,7 +34,6 @@ from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.profiles import choose_scale, score_records
 from omniner.tasks.predict import PromptedModel, open_prompts, remove_stale
-from omniner.tasks.prompting import length_measure
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -42,6 +42,14 @@ TRIALS = "trials"
 """The folder with the answers of all trials."""
 
 _ANSWERS = "answers.jsonl"
+_FEWEST = 2  # sentences with errors of a cluster that are tried on: one for each half
+
+
+class TrialSentences(NamedTuple):
+    """What the notes of a lesson are tried on: sentences with errors of its cluster, and as many without any error."""
+
+    on_cluster: list[Sentence]
+    on_right: list[Sentence]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,8 @@ class TrialInputs:
         model: answers.
         corpus: its train gives the prompt's examples, its active categories are named.
         result: the scored sentences, with the errors that are explained.
-        clusters: of the lessons, in their order.
+        chosen: what is tried on, for each lesson.
+        count: measures notes for `prompt.max_tokens`.
     """
 
     config: Config
@@ -62,7 +71,8 @@ class TrialInputs:
     model: PromptedModel
     corpus: Corpus
     result: ScoreResult
-    clusters: Sequence[Cluster]
+    chosen: Sequence[TrialSentences]
+    count: LengthFunction
 
 
 @dataclass(frozen=True)
@@ -71,12 +81,40 @@ class _Trial:
 
     candidate: Candidate
     prompt: Prompt
-    on_cluster: list[Sentence]
-    on_right: list[Sentence]
+    chosen: TrialSentences
 
     @property
     def sentences(self) -> list[Sentence]:
-        return self.on_cluster + self.on_right
+        return self.chosen.on_cluster + self.chosen.on_right
+
+
+def check_prompt(prompt: PromptConfig, corpus: Corpus) -> None:
+    """Build the prompt with anything in the place of a note, before something is predicted or paid for.
+
+    Raises:
+        UserError: it cannot be built, whatever the notes are.
+    """
+    errors = {**prompt.errors, prompt.language: "…"}
+    build_prompt(replace(prompt, errors=errors), corpus.active, corpus.splits["train"], corpus.definitions)
+
+
+def check_notes(inputs: TrialInputs, guidance: Guidance) -> None:
+    """Check that there will be something to try, before a teacher is asked.
+
+    Raises:
+        UserError: the prompt can hold the counted note of no lesson, so that nothing could be compared.
+    """
+    reasons = []
+    for lesson, chosen in zip(guidance.lessons, inputs.chosen, strict=True):
+        if chosen.on_cluster:
+            try:
+                _prompt_with(inputs, lesson, lesson.note, guidance)
+            except UserError as error:
+                reasons.append(error)
+            else:
+                return
+    if reasons:
+        raise reasons[0]
 
 
 def try_notes(inputs: TrialInputs, guidance: Guidance, folder: Path) -> list[Lesson]:
@@ -102,45 +140,46 @@ def try_notes(inputs: TrialInputs, guidance: Guidance, folder: Path) -> list[Les
 
 
 def choose_note(lesson: Lesson, candidates: Sequence[Candidate]) -> Lesson:
-    """Give a lesson the note with the fewest errors.
+    """Give a lesson the rule with the fewest errors, if it is better than the counted note on the other half, too.
 
     Args:
         lesson: whose note it becomes.
-        candidates: the counted note first; it stays where none was tried.
+        candidates: the counted note first; it stays where no rule is better on both halves, and where none was tried.
     """
-    tried = [one for one in candidates if one.on_cluster.sentences]
-    best = min(tried, key=lambda one: one.errors, default=candidates[0])  # of equally good ones the first
+    counted_note, tried = candidates[0], [one for one in candidates if one.on_cluster.sentences]
+    best = min(tried, key=lambda one: one.choosing.errors, default=counted_note)  # of equally good ones the first
+    if best.confirming.errors >= counted_note.confirming.errors:
+        best = counted_note
     return replace(lesson, note=best.note, candidates=[replace(one, chosen=one is best) for one in candidates])
 
 
-def choose_sentences(
-    lesson: Lesson, cluster: Cluster, result: ScoreResult, most: int, hidden: Collection[str] = ()
-) -> tuple[list[Sentence], list[Sentence]]:
-    """Choose what a lesson is tried on, the same every time, and not by what is said in it.
+def choose_sentences(cluster: Cluster, result: ScoreResult, most: int, hidden: Collection[str] = ()) -> TrialSentences:
+    """Choose what the notes on a cluster are tried on, the same every time.
 
     Args:
-        lesson: its examples are left out.
-        cluster: its errors.
+        cluster: at most half of its sentences are taken: its lesson is made of the others.
         result: all scored sentences.
         most: how many of each sort.
-        hidden: texts that are left out, too: those that the prompt shows.
+        hidden: texts that are left out: those that the model has been shown, or will be, with their labels.
 
     Returns:
         sentences with errors of the cluster; and as many without any error, first such that hold a category of the
-        lesson.
+        cluster. None where there would be too few to choose by some and to confirm by others.
     """
-    shown = {example.text for example in lesson.examples}.union(hidden)
 
     def drawn(names: Iterable[str]) -> list[Sentence]:
         by_text = {result.sentences[name].text: result.sentences[name] for name in sorted(names)}
-        return sorted((one for text, one in by_text.items() if text not in shown), key=_rank)
+        return sorted((one for text, one in by_text.items() if text not in hidden), key=_rank)
 
-    on_cluster = drawn({error.sentence_id for error in cluster.errors})[:most]
+    on_cluster = drawn({error.sentence_id for error in cluster.errors})
+    on_cluster = on_cluster[: min(most, len(on_cluster) // 2)]
+    if len(on_cluster) < _FEWEST:
+        return TrialSentences([], [])
     wrong = {error.sentence_id for error in result.errta.errors} | {issue.id for issue in result.errta.crashes}
     wrong |= {failure.sentence_id for failure in result.parse.failures}
-    right, categories = drawn(set(result.scored) - wrong), {lesson.gold, lesson.predicted}
+    right, categories = drawn(set(result.scored) - wrong), {cluster.gold, cluster.predicted}
     right.sort(key=lambda one: categories.isdisjoint(entity.category for entity in one.entities))
-    return on_cluster, right[: len(on_cluster)]
+    return TrialSentences(on_cluster, right[: len(on_cluster)])
 
 
 def _rank(sentence: Sentence) -> bytes:
@@ -153,41 +192,37 @@ def _plan(inputs: TrialInputs, guidance: Guidance) -> dict[tuple[int, int], _Tri
     Returns:
         Trials by the places of the lesson and of the candidate in it.
     """
-    count = length_measure(inputs.config)[1]
-    train, told = inputs.corpus.splits["train"], inputs.prompt
-    hidden = [sentence.text for sentence in choose_examples(train, told.examples, told.seed)]
     found: dict[tuple[int, int], _Trial] = {}
-    for number, (lesson, cluster) in enumerate(zip(guidance.lessons, inputs.clusters, strict=True)):
+    for number, (lesson, chosen) in enumerate(zip(guidance.lessons, inputs.chosen, strict=True)):
         if not lesson.candidates:
             continue
-        parts = choose_sentences(lesson, cluster, inputs.result, inputs.config.guide.trials, hidden)
-        if not parts[0]:
-            message = "%s: no sentence is left to try its notes on, all are its examples: the counted note stays"
+        if not chosen.on_cluster:
+            message = (
+                "%s: too few sentences have such errors to set some aside and try its notes: the counted one stays"
+            )
             log.warning(message, lesson.question_id)
             continue
         for place, candidate in enumerate(lesson.candidates):
             try:
-                prompt = _prompt_with(inputs, lesson, candidate, guidance, count)
-            except UserError as error:  # control tokens, a category that train has not, no room
+                prompt = _prompt_with(inputs, lesson, candidate.note, guidance)
+            except UserError as error:  # control tokens, a category that train has not, no room for this one
                 log.warning("%s: a note of %s is not tried: %s", lesson.question_id, candidate.note.by, error.found)
                 if place == 0:  # nothing to compare the others with
                     break
                 continue
-            found[number, place] = _Trial(candidate, prompt, *parts)
+            found[number, place] = _Trial(candidate, prompt, chosen)
     return found
 
 
-def _prompt_with(
-    inputs: TrialInputs, lesson: Lesson, candidate: Candidate, guidance: Guidance, count: LengthFunction
-) -> Prompt:
+def _prompt_with(inputs: TrialInputs, lesson: Lesson, note: Note, guidance: Guidance) -> Prompt:
     """Write the prompt with a note alone.
 
     Raises:
         UserError: it cannot stand in a prompt.
     """
-    corpus, alone = inputs.corpus, replace(lesson, note=candidate.note)
+    corpus, alone = inputs.corpus, replace(lesson, note=note)
     shown = replace(guidance, lessons=[alone], suspects=[], failures=[])
-    text = write_errors_text(shown, inputs.prompt, corpus.active, count)
+    text = write_errors_text(shown, inputs.prompt, corpus.active, inputs.count)
     told = with_errors_text(inputs.prompt, shown, text)
     return build_prompt(told, corpus.active, corpus.splits["train"], corpus.definitions)
 
@@ -241,8 +276,8 @@ def _scale(inputs: TrialInputs) -> tuple[MetricsConfig, ErrtaConfig]:
 def _judge(
     trial: _Trial, answers: dict[tuple[str, str], Prediction], scale: tuple[MetricsConfig, ErrtaConfig]
 ) -> Candidate:
-    """Count the errors of a trial."""
-    sha = trial.prompt.sha
+    """Count the errors of a trial: by the sort of the sentences, and by halves, each with every other one of a sort."""
+    sha, (wrong, right) = trial.prompt.sha, trial.chosen
 
     def tried(sentences: Sequence[Sentence]) -> Tried:
         if not sentences:
@@ -250,4 +285,10 @@ def _judge(
         given = [answers[sha, sentence.id] for sentence in sentences]
         return Tried(len(sentences), len(score_records(sentences, given, *scale).errta.errors))
 
-    return replace(trial.candidate, on_cluster=tried(trial.on_cluster), on_right=tried(trial.on_right))
+    return replace(
+        trial.candidate,
+        on_cluster=tried(wrong),
+        on_right=tried(right),
+        choosing=tried(wrong[::2] + right[::2]),
+        confirming=tried(wrong[1::2] + right[1::2]),
+    )

@@ -59,7 +59,9 @@ def chosen(lesson: Lesson, tried: bool) -> Lesson:
     notes = [Candidate(note, chosen=note is rules[1]) for note in (lesson.note, *rules)]
     if tried:
         notes = [
-            dataclasses.replace(one, on_cluster=Tried(4, 3 - n), on_right=Tried(4, n % 2))
+            dataclasses.replace(
+                one, on_cluster=Tried(4, 3 - n), on_right=Tried(4, n % 2), choosing=Tried(4, 2), confirming=Tried(4, n)
+            )
             for n, one in enumerate(notes)
         ]
     return dataclasses.replace(lesson, note=rules[1], candidates=notes)
@@ -87,6 +89,8 @@ def test_candidates_are_kept_with_their_trials(made: Guidance, tmp_path: Path) -
         "chosen": True,
         "on_cluster": {"sentences": 4, "errors": 1},
         "on_right": {"sentences": 4, "errors": 0},
+        "choosing": {"sentences": 4, "errors": 2},
+        "confirming": {"sentences": 4, "errors": 2},
     }
     back = lessons.read_guidance(path)
     assert back == given
@@ -116,23 +120,30 @@ def test_people_see_what_became_of_the_candidates(made: Guidance, tried: bool) -
     assert f'<td class="best">{given.lessons[0].note.rule["zh"]}</td>' in texts[1]
     rows = guidance_page.build_guidance_tables(given)["candidates"].rows
     assert [row[3] for row in rows] == ["false", "false", "true"]
-    assert [row[4:] for row in rows] == ([[4, 3, 4, 0], [4, 2, 4, 1], [4, 1, 4, 0]] if tried else [[0, 0, 0, 0]] * 3)
+    figures = [[4, 3, 4, 0, 2, 0], [4, 2, 4, 1, 2, 1], [4, 1, 4, 0, 2, 2]]
+    assert [row[4:] for row in rows] == (figures if tried else [[0] * 6] * 3)
+    if tried:
+        assert all("half that confirms" in text for text in texts[:2])
+        assert "| big | 1 | 0 | 2 | 2 |" in " ".join(texts[0].split())
 
 
-@pytest.mark.parametrize(("verdicts", "believed"), [(["usual", "gold", "gold"], True), (["usual", "gold"], False)])
+@pytest.mark.parametrize(
+    ("verdicts", "believed"), [(["usual", "gold", "gold"], True), (["usual", "usual", "gold"], False)]
+)
 def test_false_alarms_are_shown(made: Guidance, tmp_path: Path, verdicts: list[Any], believed: bool) -> None:
+    wrong = verdicts.count("usual")
     controls = [dataclasses.replace(made.suspects[0], surface="对照词", verdict=one, reason="因为") for one in verdicts]
     teacher = {"kind": "openai", "name": "big", "asked": 1, "cached": 0, "prompt_tokens": 1, "completion_tokens": 1}
     given = dataclasses.replace(made, controls=controls, teacher=teacher)
     assert lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", given)) == given
     assert given.sha == made.sha
-    assert given.alarms == (len(verdicts), 1)
+    assert given.alarms == (len(verdicts), wrong)
     summary, page = guidance_page.guidance_summary(given), guidance_page.render_guidance_page(given, "x", "en")
     chinese = guidance_page.render_guidance_page(given, "x", "zh")
     for text in (summary, page):
-        assert f"False alarms of the teacher: 1 of {len(verdicts)} unusual labels" in text
+        assert f"False alarms of the teacher: {wrong} of {len(verdicts)} unusual labels" in text
         assert ("verdicts on suspected labels are therefore not believed" in text) is not believed
-    assert f"{len(verdicts)} 个少见、但模型也这样答的标注中有 1 个" in chinese
+    assert f"{len(verdicts)} 个少见、但模型也这样答的标注中有 {wrong} 个" in chinese
     assert ("不予采信" in chinese) is not believed
     for text in (page, chinese, guidance_page.guidance_markdown(given)):
         assert text.count("“对照词”") == len(verdicts)

@@ -243,13 +243,17 @@ def test_a_control_is_asked_about_in_the_same_words() -> None:
     ("verdicts", "believed"),
     [
         ([], True),
-        (["usual"], False),
-        (["usual", "gold"], False),
+        (["usual"], True),
+        (["usual", "usual", ""], True),
+        (["usual", "usual", "gold"], False),
+        (["usual", "usual", "gold", "gold"], False),
         (["usual", "gold", "unclear"], True),
         ([""] * 3, True),
     ],
 )
-def test_who_calls_half_of_the_right_labels_wrong_is_not_believed(verdicts: list[str], believed: bool) -> None:
+def test_who_calls_half_of_three_right_labels_or_more_wrong_is_not_believed(
+    verdicts: list[str], believed: bool
+) -> None:
     controls = [control("", number) for number in range(len(verdicts))]
     suspects = [dataclasses.replace(control("", 9), gold=name) for name in ("时间", "人群")]
     asked = zip(controls, verdicts, strict=True)
@@ -262,10 +266,10 @@ def test_who_calls_half_of_the_right_labels_wrong_is_not_believed(verdicts: list
     if believed:
         assert (judged[0].verdict, judged[0].reason) == ("usual", "z")
     else:
-        count = f"教师模型把 {len(verdicts)} 个正确标注中的 1 个判为错误，它的判断不予采信"
+        count = f"教师模型把 {len(verdicts)} 个正确标注中的 2 个判为错误，它的判断不予采信"
         assert (judged[0].verdict, judged[0].reason) == ("unclear", count)
         [english, _] = teacher.with_verdicts(suspects, controls, answers, "en")[0]
-        assert english.reason.startswith(f"the teacher calls 1 of {len(verdicts)} labels wrong that are right")
+        assert english.reason.startswith(f"the teacher calls 2 of {len(verdicts)} labels wrong that are right")
 
 
 def test_asking_again_shows_the_answer_and_what_is_wrong() -> None:

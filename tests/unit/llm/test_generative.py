@@ -542,6 +542,24 @@ def test_one_load_answers_to_many_prompts(decoding: str, caplog: pytest.LogCaptu
         caplog.clear()
 
 
+def test_another_prompt_is_answered_in_its_own_style() -> None:
+    from omniner import models
+
+    config = configuration("model.vocabulary=900", "decoding.max_new_tokens=24", "decoding=guided")
+    sentences = small_corpus.sentences(4, 1, "s")
+    told = prompts.build_prompt(config.prompt, ["地点_城市", "人名"], small_corpus.sentences(8, 2, "t"))
+    loaded = models.load_untrained(config, told, [one.text for one in sentences])
+    assert told.answer == "official"
+    first, compact = loaded.told(told), loaded.told(dataclasses.replace(told, answer="compact"))
+    alone = models.LLMPredictor(config, loaded._devices, compact._causal)
+    found = [one for batch in compact.predict(sentences) for one in batch]
+    assert found == [one for batch in alone.predict(sentences) for one in batch]
+    assert not any(", " in one.raw for one in found)
+    assert any(", " in one.raw for batch in first.predict(sentences) for one in batch)
+    assert loaded.told(compact._causal.prompt)._constraint is compact._constraint  # made once
+    assert first._constraint is loaded._constraint
+
+
 def test_the_state_of_training_is_no_model_to_predict_with(tmp_path: Path) -> None:
     config = configuration("trainer.max_steps=1")
     fit(config, small_corpus.corpus(8, 2), tmp_path, None, [])

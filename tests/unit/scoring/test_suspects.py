@@ -21,11 +21,11 @@ DEV = [
 ]  # fmt: skip
 
 
-def found(**said: str) -> tuple[list[UnusualLabel], list[UnusualLabel]]:
+def found(*shown: str, **said: str) -> tuple[list[UnusualLabel], list[UnusualLabel]]:
     answers = [Prediction(each.id, [each.entities[0]._replace(category=said.get(each.id, "地点"))]) for each in DEV]
     result = score_records(DEV, answers, METRICS, ERRTA)
     suspects = find_suspected_labels(result, TRAIN)
-    return suspects, find_control_labels(result, TRAIN, suspects[:1])
+    return suspects, find_control_labels(result, TRAIN, suspects[:1], shown)
 
 
 def test_a_control_is_an_unusual_label_that_the_model_gives_too() -> None:
@@ -37,6 +37,10 @@ def test_a_control_is_an_unusual_label_that_the_model_gives_too() -> None:
         ("北京", "品牌", "地点", "c"), ("上海", "品牌", "地点", "b"),
     ]  # fmt: skip
     assert controls[0] == UnusualLabel("北京", "品牌", "地点", 0.9, 10, 1, 0, "c")
+
+
+def test_what_the_model_was_shown_is_no_second_opinion() -> None:
+    assert [label.example for label in found("去北京", b="品牌", c="品牌", d="品牌")[1]] == ["d", "b"]
 
 
 def test_without_a_second_opinion_there_is_none() -> None:

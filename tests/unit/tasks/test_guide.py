@@ -18,12 +18,17 @@ from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import write_json, write_text
 from omniner.guidance import lessons
+from omniner.guidance.clusters import cluster_errors
 from omniner.guidance.lessons import Guidance
+from omniner.llm.examples import choose_examples
+from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Entity, Prediction, Sentence, content_digest
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
 from omniner.scoring.metrics import ScoreResult
+from omniner.scoring.profiles import score_records
 from omniner.tasks import guide
+from omniner.tasks.predict import PromptedModel
 from omniner.tracking.tracked_run import Run
 
 CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories[:6]
@@ -143,6 +148,12 @@ def test_a_run_that_labelled_a_file_with_a_checkpoint_is_about_no_corpus(
     find("model=qwen2_tiny", "input=test.jsonl")  # its prompt is made of train of `data`
 
 
+def made_up_prompt(config: Config, corpus: Corpus) -> Prompt:
+    errors = {"zh": "…"} if "{errors}" in config.prompt.instruction["zh"] else {}
+    told = dataclasses.replace(config.prompt, errors=errors)
+    return build_prompt(told, corpus.active, corpus.splits["train"])
+
+
 TRIALS = ["task=guide", "run=x", "teacher=openai", "teacher.url=http://x/v1", "guide.trials=4", "prompt=errta"]
 
 
@@ -173,6 +184,82 @@ def test_a_trained_model_keeps_its_prompt(tmp_path: Path, monkeypatch: pytest.Mo
         context = Context(compose.load([*TRIALS, "run=theirs", "tracking=off"]), Path("ours"), Run())
         with pytest.raises(UserError, match=r"^guide\.trials: the model of theirs was trained, and keeps the prompt"):
             guide.run(context)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message", "predicted"),
+    [
+        ([], "", True),
+        (["prompt.nearest=50"], r"prompt\.nearest: 50 examples for each sentence, but train has \d+", False),
+        (["prompt.definitions=true"], r"prompt\.definitions: true, but data", False),
+        (["prompt.max_tokens=5"], r"prompt\.max_tokens: 5 is too little for a single lesson", True),
+    ],
+)
+def test_a_prompt_that_cannot_be_tried_is_refused_before_a_teacher_is_paid(
+    overrides: list[str], message: str, predicted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ours").mkdir()
+    common = ["tracking=off", "data.size={train: 30, dev: 30, test: 8}"]
+    write_json(Path("theirs/run_state.json"), {"task": "predict", "status": "finished"})
+    theirs = compose.load(["task=predict", *common, "model=qwen2_tiny"])
+    write_text(Path("theirs/config.yaml"), compose.to_yaml(theirs))
+    done = []
+
+    def predict(config: Any, model: Any, sentences: Any, path: Path) -> list[Prediction]:
+        done.append(path)
+        first = sentences[0]
+        return [Prediction(one.id, first.entities if one is first else []) for one in sentences]
+
+    def teach(*_: Any) -> None:
+        raise ToldError
+
+    monkeypatch.setattr(guide, "predict_file", predict)
+    monkeypatch.setattr(guide, "_teach", teach)
+    context = Context(compose.load([*TRIALS, "run=theirs", *common, *overrides]), Path("ours"), Run())
+    with pytest.raises(UserError if message else ToldError, match=f"^{message}"):
+        guide.run(context)
+    assert bool(done) == predicted
+
+
+def test_what_the_model_was_shown_is_known(made: Guidance, tmp_path: Path) -> None:
+    corpus = sources.load_corpus(compose.load(["data.size={train: 30, dev: 8, test: 8}"]).data, None)
+    config = compose.load(["task=predict", "tracking=off", "model=qwen2_tiny", "prompt=fewshot", "prompt.examples=3"])
+    context, prompted = Context(config, tmp_path, Run()), PromptedModel(made_up_prompt(config, corpus), [])
+    examples = {one.text for one in choose_examples(corpus.splits["train"], 3, config.prompt.seed)}
+    assert len(examples) == 3
+    assert all(text in prompted.prompt.instruction for text in examples)
+    assert guide._find_shown(context, config, prompted, corpus) == examples
+    lessons.write_guidance(tmp_path / GUIDANCE_COPY, made)
+    seen = guide._find_shown(context, config, prompted, corpus) - examples
+    assert made.lessons[0].examples[0].text in seen
+    assert guide._find_shown(context, config, Path("best.ckpt"), corpus) == set()
+
+
+@pytest.mark.parametrize("trials", [0, 3])
+def test_what_notes_are_tried_on_is_in_no_example_and_no_count(trials: int, tmp_path: Path) -> None:
+    words = [f"词{number}" for number in range(10)]
+    train = [Sentence(f"t{n}", f"去{w}", [Entity(w, "地点_城市", 1, 1 + len(w))]) for n, w in enumerate(words)]
+    train += [Sentence(f"r{n}", f"买茶{n}", [Entity("茶", "品类_产品", 1, 2)]) for n in range(4)]
+    said = [Prediction(one.id, [one.entities[0]._replace(category="品类_产品")]) for one in train]
+    corpus = Corpus("x", {"train": train, "dev": [], "test": []}, taxonomy.load_taxonomy("omniner2025"))
+    config = compose.load([*TRIALS, "guide.split=train", f"guide.trials={trials}", "guide.surfaces=20", "tracking=off"])
+    result = score_records(train, said, config.metrics, config.errta)
+    [cluster] = cluster_errors(result.errta.errors)
+    prepared, shown = None, {"去词0", "买茶0"}
+    context = Context(config, tmp_path, Run())
+    if trials:
+        model = PromptedModel(made_up_prompt(config, corpus), [])
+        prepared = guide._prepare_trials(context, config, model, corpus, result, [cluster], shown)
+        aside = [one for sort in prepared.chosen[0] for one in sort]
+        assert [len(sort) for sort in prepared.chosen[0]] == [3, 3]
+        assert not shown & {one.text for one in aside}
+    [lesson] = guide._build_lessons([cluster], result, train, config.guide, prepared)
+    seen = {one.text for one in train} - {one.text for one in (aside if trials else [])}
+    assert {one.text for one in lesson.examples} <= seen
+    assert {surface.text for surface in lesson.facts.surfaces} == {text[1:] for text in seen if text[0] == "去"}
+    assert [one.mentions for one in lesson.facts.categories] == [10 - trials, 4 - trials]
+    assert lesson.count == len(lesson.surfaces) == 10  # of all its errors
 
 
 @pytest.fixture

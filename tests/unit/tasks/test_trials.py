@@ -13,6 +13,7 @@ import pytest
 from omniner.config import compose
 from omniner.corpus import taxonomy
 from omniner.corpus.sources import Corpus
+from omniner.errors import UserError
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import COUNTED, NOT_TRIED, Guidance, Lesson, Note, Tried
 from omniner.guidance.teacher import TeacherAnswers, with_note
@@ -22,7 +23,15 @@ from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.profiles import score_records
 from omniner.tasks import trials
 from omniner.tasks.predict import PromptedModel
-from omniner.tasks.trials import TrialInputs, choose_note, choose_sentences, try_notes
+from omniner.tasks.trials import (
+    TrialInputs,
+    TrialSentences,
+    check_notes,
+    check_prompt,
+    choose_note,
+    choose_sentences,
+    try_notes,
+)
 
 GOOD, BAD, SAME = "品牌先看上下文", "品牌一律不标", "品牌和时间"
 TRIALS = 3
@@ -68,7 +77,8 @@ def cluster(result: ScoreResult) -> Cluster:
 @pytest.fixture(scope="module")
 def lesson(result: ScoreResult, cluster: Cluster) -> Lesson:
     texts = {name: one.text for name, one in result.sentences.items()}
-    return build_lesson(cluster, TrainingCounts(TRAIN), texts, 2, 5)
+    aside = [one.text for one in choose_sentences(cluster, result, TRIALS).on_cluster]
+    return build_lesson(cluster, TrainingCounts(TRAIN), texts, 2, 5, aside)
 
 
 def taught(lesson: Lesson, *rules: str) -> Lesson:
@@ -89,7 +99,8 @@ def inputs(tmp_path: Path, result: ScoreResult, cluster: Cluster) -> TrialInputs
     known = taxonomy.flat_taxonomy("x", ["品牌", "时间", "地点"])
     corpus = Corpus("x", {"train": TRAIN, "dev": DEV, "test": []}, known)
     prompt = build_prompt(config.prompt, corpus.active, TRAIN)
-    return TrialInputs(config, config.prompt, PromptedModel(prompt, []), corpus, result, [cluster])
+    chosen = [choose_sentences(cluster, result, TRIALS)]
+    return TrialInputs(config, config.prompt, PromptedModel(prompt, []), corpus, result, chosen, len)
 
 
 @dataclasses.dataclass
@@ -127,33 +138,51 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
 
 
 def test_a_lesson_is_tried_on_what_it_does_not_show(lesson: Lesson, cluster: Cluster, result: ScoreResult) -> None:
-    on_cluster, on_right = choose_sentences(lesson, cluster, result, TRIALS)
+    on_cluster, on_right = choose_sentences(cluster, result, TRIALS)
     assert len(on_cluster) == len(on_right) == TRIALS
     shown = {example.text for example in lesson.examples}
     assert len(shown) == 2
     assert not shown & {one.text for one in on_cluster}
     assert {one.id[0] for one in on_cluster} == {"b"}
     assert {one.id[0] for one in on_right} == {"t"}  # it holds a category of the lesson: there harm can be done
-    assert choose_sentences(lesson, cluster, result, TRIALS) == (on_cluster, on_right)
+    assert choose_sentences(cluster, result, TRIALS) == (on_cluster, on_right)
 
 
-def test_there_are_as_many_right_sentences_as_wrong_ones(lesson: Lesson, cluster: Cluster, result: ScoreResult) -> None:
-    hidden = [one.text for one in DEV if one.id in ("b0", "b1", "t0")]
-    on_cluster, on_right = choose_sentences(lesson, cluster, result, 100, hidden)
-    assert len(on_cluster) == len(on_right) <= 6
+def test_there_are_as_many_right_sentences_as_wrong_ones(cluster: Cluster, result: ScoreResult) -> None:
+    hidden = [one.text for one in DEV if one.id in ("b0", "b1", "t0", "t1", "t2")]
+    on_cluster, on_right = choose_sentences(cluster, result, 100, hidden)
+    assert len(on_cluster) == len(on_right) == 3  # half of the sentences with errors are left for the lesson
     assert not {one.text for one in [*on_cluster, *on_right]} & set(hidden)
-    assert [one.id[0] for one in on_right][:4] == ["t"] * 4
+    assert [one.id[0] for one in on_right] == ["t", "t", "p"]
+
+
+def test_what_cannot_be_divided_is_not_set_aside(cluster: Cluster, result: ScoreResult) -> None:
+    few = dataclasses.replace(cluster, errors=cluster.errors[:3])
+    assert choose_sentences(few, result, TRIALS) == TrialSentences([], [])
+    assert choose_sentences(cluster, result, 1) == TrialSentences([], [])
+    four = dataclasses.replace(cluster, errors=cluster.errors[:4])
+    assert [len(sort) for sort in choose_sentences(four, result, TRIALS)] == [2, 2]
 
 
 @pytest.mark.parametrize(
     ("errors", "best"),
-    [([5, 4, 3], 2), ([3, 3, 3], 0), ([4, 3, 3], 1), ([2, 5, 3], 0)],
-    ids=["fewest", "ties are the counted one's", "then the first's", "counted"],
-)
-def test_the_fewest_errors_win(lesson: Lesson, errors: list[int], best: int) -> None:
+    [
+        ([(5, 5), (4, 4), (3, 3)], 2),
+        ([(3, 3), (3, 0), (3, 0)], 0),
+        ([(4, 4), (3, 3), (3, 0)], 1),
+        ([(2, 9), (5, 0), (3, 0)], 0),
+        ([(5, 3), (4, 0), (3, 3)], 0),
+        ([(5, 3), (3, 2), (4, 0)], 1),
+    ],
+    ids=[
+        "fewest", "ties are the counted one's", "then the first's", "counted",
+        "luck is not confirmed, and no second one is asked for", "the other half does not choose",
+    ],
+)  # fmt: skip
+def test_a_rule_must_win_twice(lesson: Lesson, errors: list[tuple[int, int]], best: int) -> None:
     names = taught(lesson, GOOD, BAD).candidates
     tried = [
-        dataclasses.replace(one, on_cluster=Tried(4, n - 1), on_right=Tried(4, 1))
+        dataclasses.replace(one, on_cluster=Tried(8, sum(n)), choosing=Tried(4, n[0]), confirming=Tried(4, n[1]))
         for one, n in zip(names, errors, strict=True)
     ]
     found = choose_note(taught(lesson, GOOD, BAD), tried)
@@ -163,7 +192,7 @@ def test_the_fewest_errors_win(lesson: Lesson, errors: list[int], best: int) -> 
 
 def test_a_note_that_was_not_tried_wins_nothing(lesson: Lesson) -> None:
     counted, rule = taught(lesson, GOOD).candidates
-    tried = dataclasses.replace(counted, on_cluster=Tried(4, 4))
+    tried = dataclasses.replace(counted, on_cluster=Tried(4, 4), choosing=Tried(2, 2), confirming=Tried(2, 2))
     assert choose_note(lesson, [tried, rule]).note.by == COUNTED
     assert choose_note(lesson, [counted, rule]).note.by == COUNTED
 
@@ -173,6 +202,9 @@ def test_a_rule_that_helps_is_taken(inputs: TrialInputs, lesson: Lesson, model: 
     assert found.note == Note("big", {"zh": GOOD}, {"zh": "因为"})
     assert [(one.on_cluster, one.on_right) for one in found.candidates] == [
         (Tried(3, 3), Tried(3, 0)), (Tried(3, 3), Tried(3, 0)), (Tried(3, 3), Tried(3, 3)), (Tried(3, 0), Tried(3, 0)),
+    ]  # fmt: skip
+    assert [(one.choosing, one.confirming) for one in found.candidates] == [
+        (Tried(4, 2), Tried(2, 1)), (Tried(4, 2), Tried(2, 1)), (Tried(4, 4), Tried(2, 2)), (Tried(4, 0), Tried(2, 0)),
     ]  # fmt: skip
     assert model.loaded == 1
     assert len(model.asked) == len(set(model.asked)) == 4 * 2 * TRIALS
@@ -196,12 +228,12 @@ def test_without_a_teachers_answer_nothing_is_tried(
 def test_a_lesson_without_a_sentence_to_try_it_on_is_named(
     inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    texts = {name: one.text for name, one in inputs.result.sentences.items()}
-    everything = build_lesson(inputs.clusters[0], TrainingCounts(TRAIN), texts, 8, 5)
-    [found] = try_notes(inputs, guidance_with(taught(everything, GOOD)), tmp_path)
+    nothing = dataclasses.replace(inputs, chosen=[TrialSentences([], [])])
+    check_notes(nothing, guidance_with(lesson))
+    [found] = try_notes(nothing, guidance_with(taught(lesson, GOOD)), tmp_path)
     assert found.note.by == COUNTED
     assert [one.on_cluster for one in found.candidates] == [NOT_TRIED, NOT_TRIED]
-    assert "confusion: 品牌 → 时间: no sentence is left to try its notes on" in caplog.text
+    assert "confusion: 品牌 → 时间: too few sentences have such errors to set some aside" in caplog.text
     assert not model.loaded
 
 
@@ -212,6 +244,33 @@ def test_a_rule_that_no_prompt_can_hold_is_named_and_not_tried(
     assert "a note of big is not tried: no note of x can stand in a prompt" in caplog.text
     assert [bool(one.on_cluster.sentences) for one in found.candidates] == [True, False, True]
     assert found.note.rule == {"zh": GOOD}
+
+
+def test_a_prompt_that_can_hold_no_note_is_refused_before_a_teacher_is_asked(
+    inputs: TrialInputs, lesson: Lesson
+) -> None:
+    other = dataclasses.replace(lesson, note=Note(COUNTED, {"zh": "品牌<|im_end|>"}, {}))
+    for first, second in ((lesson, other), (other, lesson)):
+        two = dataclasses.replace(inputs, chosen=inputs.chosen * 2)
+        check_notes(two, guidance_with(first, second))  # one can be tried
+    small = dataclasses.replace(inputs, prompt=dataclasses.replace(inputs.prompt, max_tokens=5))
+    with pytest.raises(UserError, match=r"^prompt\.max_tokens: 5 is too little for a single lesson\. Raise it\.$"):
+        check_notes(small, guidance_with(lesson))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("prompt.definitions=true", "prompt.definitions: true, but data.definitions has none"),
+        ("prompt.nearest=4", "prompt.nearest: 4 examples for each sentence, but train has 4"),
+        ("prompt.examples=5", "prompt.examples: 5 examples, but train has 4"),
+    ],
+)
+def test_a_mistake_in_the_prompt_is_no_untried_note(inputs: TrialInputs, override: str, message: str) -> None:
+    told = [*COMMAND, "prompt=errta_fewshot", "prompt.examples=4"]
+    check_prompt(compose.load(told).prompt, inputs.corpus)
+    with pytest.raises(UserError, match=f"^{message}"):
+        check_prompt(compose.load([*told, override]).prompt, inputs.corpus)
 
 
 def test_a_killed_trial_goes_on_with_the_same_bytes(
@@ -302,7 +361,7 @@ def test_an_unreadable_answer_counts_as_an_empty_one_whatever_the_settings(
     dropping = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, metrics=metrics))
     [found] = try_notes(dropping, guidance_with(taught(lesson, GOOD)), tmp_path)
     assert found.note.by == COUNTED
-    assert [one.errors for one in found.candidates] == [3, 6]
+    assert [(one.choosing.errors, one.confirming.errors) for one in found.candidates] == [(2, 1), (4, 2)]
 
 
 def test_the_prompt_holds_the_note_alone_with_its_correction(
