@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import dataclasses
 import io
@@ -439,14 +440,20 @@ def test_on_paper_nothing_is_cut_off(tab: browser.Page, tmp_path: Path) -> None:
     tab.call("Emulation.setDeviceMetricsOverride", width=740, height=1000, deviceScaleFactor=1, mobile=False)
     tab.call("Emulation.setEmulatedMedia", media="print")
     tab.run("dispatchEvent(new Event('beforeprint'))")
-    beyond = "[...document.querySelectorAll('.scroll')].map((box) => "
-    beyond += "box.firstChild.getBoundingClientRect().right - box.getBoundingClientRect().right)"
-    assert max(tab.run(beyond)) <= 1
+    tables = "[...document.querySelectorAll('%s > .scroll > table')]"
+    widths = tables + ".map((table) => table.getBoundingClientRect().width)"
+    assert max(tab.run(widths % ".table:not(.across)")) <= 740
+    assert 740 < max(tab.run(widths % ".across")) <= 980  # of a page that lies on its side
+    assert min(tab.run(tables % ".table" + ".map((table) => Number(table.style.zoom) || 1)")) > 0.5
     heights = tab.run("[...document.querySelectorAll('.chart')].map((n) => n.getBoundingClientRect().height)")
     assert max(heights) < 910  # 240 mm
     tab.run("dispatchEvent(new Event('afterprint'))")
     assert set(tab.run("[...document.querySelectorAll('table')].map((n) => n.style.zoom + n.style.width)")) == {""}
+    assert tab.run("document.querySelectorAll('.across').length") == 0
     tab.call("Emulation.setEmulatedMedia", media="")
+    printed = base64.b64decode(tab.call("Page.printToPDF", preferCSSPageSize=True)["data"])
+    sizes = [tuple(map(float, size)) for size in re.findall(rb"/MediaBox \[0 0 ([\d.]+) ([\d.]+)\]", printed)]
+    assert sum(width > height for width, height in sizes) == 2 < len(sizes)
     tab.call("Emulation.setDeviceMetricsOverride", width=1280, height=900, deviceScaleFactor=1, mobile=False)
     assert tab.errors == []
 

@@ -334,14 +334,20 @@ const page = (() => {
     });
   }
 
-  // Paper is light, whatever the screen, and does not scroll: a table that is wider is printed smaller.
-  const PAPER = 718; // pixels of an A4 page between the margins that page.css sets
+  // Paper is light, whatever the screen, and does not scroll: a table that is wider is printed smaller, a very wide one across the page.
+  const PAPER = 718, ACROSS = 980; // pixels between the margins that page.css sets: of A4, and of Letter turned, each the narrower one
+  const SMALLEST = 0.65; // a table that would be printed smaller than that is turned
   function print(begins) {
     document.documentElement.classList.toggle("printing", begins);
     const tables = [...document.querySelectorAll(".scroll > table, .frame > table")];
     for (const { style } of tables) Object.assign(style, { zoom: "", width: begins ? "min-content" : "" });
     const widths = tables.map((table) => table.offsetWidth);
-    tables.forEach(({ style }, i) => Object.assign(style, { zoom: begins && widths[i] > PAPER ? PAPER / widths[i] : "", width: "" }));
+    tables.forEach((table, i) => {
+      const home = table.closest(":not(.two) > .table"); // what stands in a grid has no page of its own
+      const across = begins && home !== null && PAPER / widths[i] < SMALLEST, paper = across ? ACROSS : PAPER;
+      home?.classList.toggle("across", across);
+      Object.assign(table.style, { zoom: begins && widths[i] > paper ? paper / widths[i] : "", width: "" });
+    });
   }
   window.addEventListener("beforeprint", () => print(true));
   window.addEventListener("afterprint", () => print(false));
