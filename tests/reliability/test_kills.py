@@ -222,9 +222,13 @@ def _problems(cwd: Path, task: str, expected: dict[str, bytes], tables: Path) ->
     names = sorted(found.keys() | expected.keys())
     problems = [f"{name} differs" for name in names if found.get(name) != expected.get(name)]
     problems += Store(tables).problems(folder)
-    # A kill before its first file leaves a folder that is none of a run.
+    # A kill before its first file leaves a folder that is none of a run; in the cache of a teacher's answers, which
+    # other runs may be writing, nobody clears up.
     left = [
-        path for path in cwd.rglob(".*.tmp") if path.parent.parent.name != "outputs" or (path.parent / STATE).exists()
+        path
+        for path in cwd.rglob(".*.tmp")
+        if (path.parent.parent.name != "outputs" or (path.parent / STATE).exists())
+        and path.parent.parent.name != "teacher_cache"
     ]
     problems += [f"{path.relative_to(cwd)} is left over" for path in left]
     if task != "sweep":

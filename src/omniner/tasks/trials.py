@@ -245,7 +245,11 @@ def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[t
     answers = {(one.prompt_sha, one.id): one for one in kept}
     wanted = [(trial.prompt.sha, sentence.id) for trial in trials for sentence in trial.sentences]
     done = sum(key in answers for key in wanted)
-    log.info("trying %s: %s (%d kept from before)", counted(len(trials), "note"), counted(len(wanted), "answer"), done)
+    if trials:
+        notes, asked_for = counted(len(trials), "note"), counted(len(wanted), "answer")
+        log.info("trying %s: %s (%d kept from before)", notes, asked_for, done)
+    else:
+        log.info("there is no note to try beside the counted ones")
     if done < len(wanted):
         progress = Progress("answers of trials", len(wanted), done=done, at_once=True)
         with open_prompts(config, inputs.model) as tell:
