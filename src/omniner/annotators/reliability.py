@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from omniner.annotators.alpha import Pattern, SparseTable, UnitTally, alpha_unitizing, binary_alphas, collect_units
 from omniner.config.groups import AgreementConfig
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation
+from omniner.progress import Progress
 from omniner.records import Entity, Issue
 from omniner.scoring import errta
 from omniner.scoring.metrics import ErrtaResult
@@ -125,12 +126,14 @@ def measure_agreement(names: Sequence[str], items: Sequence[AnnotatedSentence], 
     posts = 1 + max(numbers, default=-1)
     characters, spans = UnitTally(len(names)), UnitTally(len(names))
     surfaces: dict[str, SurfaceAgreement] = {}
+    progress = Progress("sentences compared", len(items))
     for item, given, post in zip(items, annotations, numbers, strict=True):
         for pattern, length in character_patterns(len(item.sentence.text), given):
             characters.add(post, pattern, length)
         for (start, end), pattern in span_patterns(given).items():
             spans.add(post, pattern, 1)
             _note(surfaces, item.sentence.text[start:end], pattern)
+        progress.add(1)
     pairs = _pair_table(annotations, numbers, posts, len(names))
     unitizing, by_category = alpha_unitizing(
         *collect_units((len(i.sentence.text) for i in items), annotations, len(names))
@@ -324,10 +327,12 @@ def estimate_all(
     drawn: list[list[NDArray[np.float64]]] = [[] for _ in parts]
     *copies, own = tee(draws, len(parts) + 1)  # read in step: one chunk of weights is held
     tables = [cells.drawn(copy) for copy, (cells, _, _) in zip(copies, parts, strict=True)]
+    progress = Progress("draws of posts", settings.bootstrap)
     for weights, *chunks in zip(own, *tables, strict=True):
         sums.append((weights @ counts).reshape(-1, *pairs.shape[1:]))
         for values, chunk, (_, _, formula) in zip(drawn, chunks, parts, strict=True):
             values.append(formula(chunk))
+        progress.add(len(weights))
     found = {}
     for values, (cells, name, formula) in zip(drawn, parts, strict=True):
         found[name] = _estimate(float(formula(cells.total())), values, settings)

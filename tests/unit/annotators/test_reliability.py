@@ -11,6 +11,7 @@ import krippendorff
 import numpy as np
 import pytest
 
+from omniner.annotators import reliability
 from omniner.annotators.alpha import SparseTable, UnitTally, binary_alphas
 from omniner.annotators.reliability import (
     Agreement,
@@ -23,6 +24,7 @@ from omniner.annotators.reliability import (
 from omniner.config.groups import AgreementConfig, ErrtaConfig, MetricsConfig
 from omniner.corpus.adjudication import AnnotatedSentence, annotation_of, match_annotators
 from omniner.corpus.sample import generate_sample
+from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence
 from omniner.report import curation_tables
 from omniner.scoring import comparison as human
@@ -219,6 +221,14 @@ def test_the_f1_of_a_category_is_that_of_all_pairs_together() -> None:
         )
         assert row.f1 == pytest.approx(expected)
         assert row.mentions == tuple(map(len, sets))
+
+
+def test_long_work_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Progress] = []
+    monkeypatch.setattr(reliability, "Progress", lambda *what: found.append(Progress(*what, quiet=True)) or found[-1])
+    _, items = measured((0.2, 0.4))
+    assert [one.what for one in found] == ["sentences compared", "draws of posts"]
+    assert [(one.done, one.total) for one in found] == [(len(items),) * 2, (SETTINGS.bootstrap,) * 2]
 
 
 def test_an_entity_without_a_place_is_left_out_and_told() -> None:
