@@ -349,7 +349,9 @@ def test_a_rule_is_taken_where_it_beats_the_counted_facts(tmp_path: Path) -> Non
     untried = [one for one in found["lessons"] if one not in tried]
     assert {one["note"]["by"] for one in untried} <= {"counts"}
     assert found["teacher"]["dropped"] == len(found["lessons"])
-    assert f"Rules of the teacher that beat the counted facts: {len(tried)} of {len(tried)}." in result.stdout
+    assert (
+        f"Lessons in which a rule of the teacher beat the counted facts: {len(tried)} of {len(tried)}." in result.stdout
+    )
     assert "answers of trials" in result.stderr
     [tracked] = runs_in(tmp_path, "attributes.run_name LIKE 'guide%'")
     assert (tracked.data.metrics["guide/tried"], tracked.data.metrics["guide/won"]) == (len(tried), len(tried))

@@ -87,7 +87,11 @@ def _teacher_lines(guidance: Guidance) -> list[str]:
     if tried := guidance.tried:
         won = len(guidance.won)
         lines.append(
-            Wording("Rules of the teacher that beat the counted facts: {won} of {tried}.", won=won, tried=len(tried))
+            Wording(
+                "Lessons in which a rule of the teacher beat the counted facts: {won} of {tried}.",
+                won=won,
+                tried=len(tried),
+            )
         )
     alarms = guidance.alarms
     if alarms.judged:

@@ -108,7 +108,7 @@ def test_people_see_what_became_of_the_candidates(made: Guidance, tried: bool) -
     )
     summary = guidance_page.guidance_summary(given)
     assert "3 rules of the teacher left out" in summary
-    assert ("Rules of the teacher that beat the counted facts: 1 of 1." in summary) is tried
+    assert ("Lessons in which a rule of the teacher beat the counted facts: 1 of 1." in summary) is tried
     texts = [guidance_page.guidance_markdown(given)]
     texts += [guidance_page.render_guidance_page(given, "x", language) for language in ("en", "zh")]
     titles = {True: ["4 sentences with such errors"] * 2, False: ["Notes that were not tried"] * 2}[tried]
