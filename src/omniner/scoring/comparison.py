@@ -1,13 +1,13 @@
 """Compare runs, and annotators beside them, on the same sentences.
 
-Every run is scored in the same way; each but the first gets its tested differences (`scoring.resampling`) and the
-sentences that became right or wrong. The unit and the way of sorting errors follow from the gold that all share.
-Price: that of scoring each run, and a few seconds of tests per run at 19,557 sentences.
+Every run is scored in the same way. Each run but the first also gets tested differences (`scoring.resampling`) and the
+lists of sentences that became right or wrong. The unit and the ERRTA mode are chosen from the shared gold. Cost: that
+of scoring each run, plus a few seconds of tests per run at 19,557 sentences.
 
-Human performance (section 4.2 of the paper) is measured alike: an annotator's labels take the form of predictions.
-Each is scored on the gold sentences that they labelled, for one that they were never given says nothing of them;
-`coverage_notes` says how many these are. Annotators stand beside the runs as one mean and are not tested. Where gold
-was made from the labels of the same annotators, they agree with it more than others would.
+Human performance (section 4.2 of the paper) is measured in the same way: an annotator's labels become predictions. Each
+annotator is scored only on the gold sentences that they labelled; a sentence that they never saw says nothing about
+them. `coverage_notes` reports how many these are. Annotators appear beside the runs as one mean and are not tested. If
+gold was made from the labels of the same annotators, they agree with it more than others would.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from omniner.scoring.resampling import (
 )
 from omniner.wording import Wording
 
-HUMAN = "human"  # what the mean over annotators is called beside runs
+HUMAN = "human"  # name of the mean over annotators beside runs
 SCORES = ("precision", "recall", "f1")
 MICRO, MACRO = "all (micro)", "all (macro)"
 
 
 class Spread(NamedTuple):
-    """A score over several annotators: mean, sample standard deviation (0 for one), lowest, highest."""
+    """A score over several annotators: mean, sample standard deviation (0 for one annotator), lowest, highest."""
 
     mean: float
     deviation: float
@@ -51,18 +51,18 @@ class Spread(NamedTuple):
 def human_predictions(
     name: str, sentences: Sequence[Sentence], gold: Sequence[Sentence]
 ) -> tuple[list[Prediction], list[Issue]]:
-    """Take an annotator's labels of the gold sentences for predictions.
+    """Convert an annotator's labels of the gold sentences to predictions.
 
-    Sentences are the same if their ids are; where texts find more of them (readers number sentences that bring no id),
-    the k-th of equal texts is the k-th in gold.
+    Sentences are matched by id. If texts match more of them (readers number sentences without ids), the k-th of equal
+    texts is matched with the k-th in gold.
 
     Args:
         name: of the annotator.
-        sentences: that they labelled, those of the test set among them.
+        sentences: those that they labelled; may include more than the test set.
         gold: the test set.
 
     Returns:
-        The predictions, and an issue for each sentence with another text or without labels.
+        The predictions, and an issue for each sentence with a different text or without labels.
     """
     texts = {sentence.id: sentence.text for sentence in gold}
     predictions, issues = [], []
@@ -80,13 +80,13 @@ def human_predictions(
 
 
 def labelled_gold(gold: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Sentence]:
-    """Give the gold sentences that an annotator has labelled: those that they are scored on."""
+    """Return the gold sentences that an annotator has labelled, on which they are scored."""
     done = {prediction.id for prediction in predictions}
     return [sentence for sentence in gold if sentence.id in done]
 
 
 def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[str]:
-    """Say what each annotator is scored on who has not labelled all of so many gold sentences."""
+    """Return a note for each annotator who labelled only a part of the gold sentences."""
     return [
         Wording(
             "{name} labelled {labelled:,} of {sentences:,} sentences and is scored on those alone",
@@ -98,16 +98,16 @@ def coverage_notes(results: Mapping[str, ScoreResult], sentences: int) -> list[s
 
 
 def summarise_scores(values: Sequence[float]) -> Spread:
-    """Give mean and spread of one score over annotators."""
+    """Compute mean and spread of one score over annotators."""
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return Spread(statistics.fmean(values), deviation, min(values), max(values))
 
 
 def human_rows(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreRow]]:
-    """Give the scores of every annotator for the whole and for every primary.
+    """Return every annotator's scores, overall and for every primary.
 
     Returns:
-        `MICRO`, `MACRO` or a primary -> name -> score; a primary only of those who met or marked it.
+        `MICRO`, `MACRO` or a primary -> name -> score; a primary only lists annotators who met or used it.
     """
     found = {MICRO: {name: result.metrics.micro for name, result in results.items()}}
     found[MACRO] = {name: result.metrics.macro for name, result in results.items()}
@@ -118,7 +118,7 @@ def human_rows(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, ScoreR
 
 
 def human_json(results: Mapping[str, ScoreResult]) -> dict[str, dict[str, dict[str, float]]]:
-    """Give `agreement.json`'s part: the whole and every primary -> score -> mean and spread over the annotators."""
+    """Return the part for `agreement.json`: overall or primary -> score -> mean and spread over the annotators."""
     return {
         name: {score: summarise_scores([getattr(row, score) for row in rows.values()])._asdict() for score in SCORES}
         for name, rows in human_rows(results).items()
@@ -130,7 +130,7 @@ class System:
     """The answers of a run, or the labels of an annotator.
 
     `gold` has the same ids and entities, in the same order, for all runs of a comparison; for an annotator it may be a
-    part of that.
+    subset of that.
     """
 
     name: str
@@ -140,26 +140,26 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class TestedRun:
-    """A run against the baseline. A sentence that both scored is right where nothing is missing and nothing extra."""
+    """A run tested against the baseline. A sentence that both scored is right if nothing is missing or extra."""
 
     name: str
     significance: Significance
-    p_corrected: float  # of micro F1 by randomisation, by Holm over all runs against the baseline
-    gained: list[str]  # ids of sentences that the baseline has wrong and this run right
+    p_corrected: float  # of micro F1 by randomisation, Holm-corrected over all runs against the baseline
+    gained: list[str]  # ids of sentences that this run has right and the baseline wrong
     lost: list[str]  # the other way round
 
 
 @dataclass(frozen=True, slots=True)
 class RunComparison:
-    """What a comparison found; the first of `results` is the baseline."""
+    """The result of a comparison; the first of `results` is the baseline."""
 
     results: Mapping[str, ScoreResult]  # by name of the run
     tested: list[TestedRun]
     sentences: int
     posts: int
-    unit_of_chance: str  # posts | sentences: what was drawn and exchanged
+    unit_of_chance: str  # posts | sentences: the unit that was drawn and exchanged
     settings: CompareConfig
-    annotators: Mapping[str, ScoreResult]  # by name of the annotator; empty where none is compared
+    annotators: Mapping[str, ScoreResult]  # by name of the annotator; empty if none is compared
 
     @property
     def baseline(self) -> str:
@@ -168,7 +168,7 @@ class RunComparison:
 
     @property
     def has_levels(self) -> bool:
-        """Whether categories stand under primaries."""
+        """Whether categories have primaries above them."""
         return any(result.has_levels for result in self.results.values())
 
     @property
@@ -188,11 +188,11 @@ class RunComparison:
         return "|".join(f"{name}:{value}" for name, value in parts.items())
 
     def undecidable(self, run: TestedRun) -> bool:
-        """Whether the draws are too few for any category to be significant after the correction."""
+        """Whether there are too few draws for any category to be significant after the correction."""
         return smallest_p(self.settings.permutations, run.significance.family) >= self.settings.alpha
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `comparison.json`."""
+        """Return the content of `comparison.json`."""
         return {
             "baseline": self.baseline,
             "sentences": self.sentences,
@@ -231,7 +231,7 @@ def compare_runs(
         metrics: unit, profile, intervals.
         errta: how errors are sorted.
         settings: of the tests.
-        annotators: whose labels stand beside the runs.
+        annotators: whose scores appear beside the runs.
     """
     scored = score_alike(systems[0].gold, [*systems, *annotators], metrics, errta)
     results = {system.name: result for system, result in zip(systems, scored, strict=False)}
@@ -257,7 +257,7 @@ def compare_runs(
 def score_alike(
     gold: Sequence[Sentence], systems: Sequence[System], metrics: MetricsConfig, errta: ErrtaConfig
 ) -> list[ScoreResult]:
-    """Score all by what follows from the whole of gold, those who answered a part of it as well."""
+    """Score every system with the unit and mode chosen from all gold, even one that answered only part."""
     metrics, errta = settle_scale(gold, metrics, errta)
     return [score_records(system.gold, system.predictions, metrics, errta) for system in systems]
 
@@ -265,7 +265,10 @@ def score_alike(
 def _test(
     baseline: ScoreResult, other: ScoreResult, post_of: Mapping[str, int], settings: CompareConfig
 ) -> Significance:
-    """A sentence that a run's scores leave out (unreadable, where the settings say so) counts nothing for that run."""
+    """Test a run against the baseline.
+
+    A sentence that is excluded from a run's scores (unreadable, if the settings say so) counts nothing for that run.
+    """
     names = counted_categories([baseline.comparison, other.comparison])
     count = 1 + max(post_of.values())
     before, after = (

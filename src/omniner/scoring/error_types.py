@@ -1,11 +1,11 @@
-"""The types of errors (ERRTA): everything the program knows of each of them stands in its entry here.
+"""Define the types of errors (ERRTA); each entry holds everything that the program knows of a type.
 
-Scores, tables, figures, pages, notes, prompts and the questions of an agreement measurement read these entries, so a
-new type is one more `ERROR_TYPES.add(ErrorType(...))` and a sorter that finds it. An entry without a colour, a meaning
-or a phrase in either language is refused when it is made.
+Scores, tables, figures, pages, notes, prompts and the questions of an agreement measurement read these entries. A new
+type is therefore one more `ERROR_TYPES.add(ErrorType(...))` and a sorter that finds it. An entry without a colour, a
+meaning or a phrase in either language is refused when it is created.
 
-The order of the entries is that of tables and figures. Errors of several types may be one kind of lesson: a wrong
-category is learnt the same way whether the boundary is right or not.
+The order of the entries is that of tables and figures. Errors of several types may belong to one kind of lesson: a
+wrong category is learnt the same way whether or not the boundary is right.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from omniner.wording import Wording
 
 LANGUAGES = ("zh", "en")
 MODES = ("official", "span")
-"""How errors are sorted: as the published scripts do (`scoring.official`), or by position (`scoring.errta`)."""
+"""Ways of sorting errors: as the published scripts do (`scoring.official`), or by position (`scoring.errta`)."""
 
-# Okabe and Ito's colours, which stay apart for colour-blind readers.
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 YELLOW, SKY, AMBER, GREY = "#F0E442", "#56B4E9", "#E69F00", "#999999"
 
 
 @dataclass(frozen=True, slots=True)
 class Phrases:
-    """A text in Chinese and in English; `{names}` in it are filled in by whoever uses it."""
+    """A text in Chinese and in English; the caller fills in its `{names}`."""
 
     zh: str
     en: str
@@ -38,15 +38,15 @@ class Phrases:
             raise ValueError(f"a phrase is needed in both languages: {self}")
 
     def of(self, language: str) -> str:
-        """The text in `zh` or `en`."""
+        """Return the text in `zh` or `en`."""
         return self.zh if language == "zh" else self.en
 
     def wording(self, **values: str) -> Wording:
-        """The text for a page, which is written in either language."""
+        """Return the text for a page, which is written in either language."""
         return Wording.both(self.en, self.zh, **values)
 
     def check(self, *names: str) -> None:
-        """Raise `ValueError` where a text asks for other names than these."""
+        """Raise `ValueError` if a text has a placeholder other than these."""
         for language in LANGUAGES:
             text = self.of(language)
             for _, field, _, _ in string.Formatter().parse(text):
@@ -69,19 +69,20 @@ class PaperType:
 
 @dataclass(frozen=True, slots=True)
 class LessonKind:
-    """How guidance speaks of errors: those of one kind and the same categories are one lesson.
+    """How guidance describes errors: those of one kind with the same categories form one lesson.
 
     Args:
         name: in `guidance.json`.
-        paper: the heading it stands under in a prompt; `paper_counts` of its name are the sum of all its error types.
+        paper: the heading of the lesson in a prompt; `paper_counts` of its name sums all error types of this paper
+            type.
         opening: what goes wrong, with `{gold}` and `{predicted}` (categories); the first sentence of a counted note.
         example: an error and its correction in a prompt, with `{text}` (the sentence), `{gold}` and `{predicted}` (the
             surfaces), `{right}` and `{label}` (their categories).
-        example_same_surface: the same where both surfaces are equal; None: no other wording.
+        example_same_surface: the wording if both surfaces are equal; None: the same as `example`.
         has_gold: whether such errors have gold entities; all but redundant ones do.
         has_predicted: whether they have predicted entities; all but missing ones do.
-        names_both: whether the predicted category belongs to the lesson beside the gold one.
-        counts_ends: whether to count what answers have too much or too little at their ends.
+        names_both: whether the lesson names the predicted category as well as the gold one.
+        counts_ends: whether to count the characters that answers have too many or too few at their ends.
     """
 
     name: str
@@ -105,7 +106,7 @@ class OpenQuestion:
     """What a disagreement of two annotators leaves open in the guidelines.
 
     Args:
-        name: what such questions are about.
+        name: subject of such questions.
         advice: what the guidelines should say, with `{about}` (the categories).
         example: the case in words, with `{longer}` and `{shorter}` (the surfaces of the two sides).
     """
@@ -124,18 +125,18 @@ class ErrorType:
     """A type of error.
 
     Args:
-        name: in `scores.json`, in metrics and tables.
+        name: in `scores.json`, metrics and tables.
         chinese: its name on Chinese pages.
-        meaning: what it is, in one line, for pages.
+        meaning: one line for pages.
         chinese_meaning: the same in Chinese.
         colour: in figures and pages, `#rrggbb`.
-        modes: which ways of sorting can find it, of `MODES`.
-        paper: the type of the paper that it counts as; a prompt may speak of it under another one.
-        lesson: how guidance and prompts speak of it.
-        question: what it means between two annotators.
+        modes: the ways of sorting that can find it, of `MODES`.
+        paper: the type of the paper that it counts as; a prompt may describe it under another one.
+        lesson: how guidance and prompts describe it.
+        question: what it means as a disagreement of two annotators.
 
     Raises:
-        ValueError: one of them is missing or has not the form it should have.
+        ValueError: one of them is missing or malformed.
     """
 
     name: str
@@ -166,7 +167,7 @@ class ErrorType:
 
     @property
     def label(self) -> Wording:
-        """The name as people read it: `split + merge`."""
+        """The name for readers: `split + merge`."""
         return Wording.both(self.name.replace("_", " + "), self.chinese)
 
 
@@ -174,17 +175,17 @@ ERROR_TYPES: registry.Registry[ErrorType] = registry.ERROR_TYPES
 
 
 def error_types(mode: str) -> tuple[ErrorType, ...]:
-    """The types that a way of sorting can find, in the order of tables."""
+    """Return the types that a way of sorting can find, in the order of tables."""
     return tuple(entry for entry in ERROR_TYPES.values() if mode in entry.modes)
 
 
 def paper_types() -> tuple[PaperType, ...]:
-    """The paper's five types in its order, then those that further error types bring."""
+    """Return the paper's five types in its order, then those that further error types add."""
     return tuple(dict.fromkeys((*_PAPER, *(entry.paper for entry in ERROR_TYPES.values()))))
 
 
 def lesson_kinds() -> dict[str, LessonKind]:
-    """All kinds of lessons by name, in the order in which equally frequent ones stand: that of the paper's types."""
+    """Return all kinds of lessons by name, ordered by paper type; equally frequent lessons are listed in this order."""
     kinds = dict.fromkeys(entry.lesson for entry in ERROR_TYPES.values())
     return {kind.name: kind for paper in paper_types() for kind in kinds if kind.paper == paper}
 

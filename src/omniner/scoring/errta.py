@@ -1,24 +1,24 @@
-"""Sort errors by position (ERRTA), with one optimal matching that depends on no order, and check that none is lost.
+"""Sort errors by position (ERRTA) with one optimal matching that is independent of order, and check that none is lost.
 
-For each sentence the missing and extra units and the text give its errors. First the plain ones leave: the same span
-(or, for pairs, the same surface) in another category is a classification error. The rest falls into groups of
-overlapping spans, and each group is explained by as few errors as possible: one to one (boundary, boundary_class;
-spelling where only white space at the ends differs), one gold span that holds two or more predicted pieces (split,
-whatever their categories), one predicted span that holds two or more gold ones (merge). Among those explanations the
-one that keeps most categories wins, then the one that covers most characters; ties fall by position and name. Groups
-have two or three members in practice, so all ways are tried; above `MAX_GROUP` the best error is taken again and again
-instead, and that is counted.
+The errors of a sentence follow from its missing units, its extra units and its text. First the plain ones are taken
+out: the same span (or, for pairs, the same surface) in another category is a classification error. The rest forms
+groups of overlapping spans. Each group is explained by as few errors as possible: one to one (boundary, boundary_class;
+spelling if only white space at the ends differs), one gold span that contains two or more predicted pieces (split,
+whatever their categories), one predicted span that contains two or more gold ones (merge). Of the explanations with the
+fewest errors, the one that keeps most categories wins, then the one that covers most characters; ties are broken by
+position and name. In practice groups have two or three members, so all combinations are tried. Above `MAX_GROUP` units
+the best remaining error is taken repeatedly instead, and such groups are counted.
 
-Units without offsets are, by pair, placed on an occurrence of their surface in the text: on the span of a unit of the
+By pair, units without offsets are placed on an occurrence of their surface in the text: on the span of a unit of the
 other side if there is one, else on one that overlaps such a unit, else on the first. The errors name the placed
-entities. A pair that is listed with several places is one unit on the best of these, by the same rule. By span units
-without offsets have been placed before they were compared (`scoring.units`), and what is left without a
-place has none. A surface that is not in the text has no place: it is a spelling error if a unit of the other
-side equals it up to width, case and white space, and stands alone otherwise.
+entities. A pair that is listed with several spans is one unit, on the best of these by the same rule. By span, units
+without offsets have been located before the comparison (`scoring.units`), and the rest stays without offsets. A surface
+that is not in the text has no span: it is a spelling error if a unit of the other side equals it up to width, case and
+white space, and a missing or redundant one otherwise.
 
-`assemble` makes the result of either way of sorting (`official` is the other one). Every false negative must be
-a gold unit of exactly one error and every false positive a predicted one, category by category; that is checked in
-every run, and a breach is a fault of this program and stops the run.
+`assemble` builds the result of either way of sorting (`official` is the other one). Every false negative must be a gold
+unit of exactly one error and every false positive a predicted unit of exactly one, category by category. Every run
+checks this; a mismatch is a bug in this program and stops the run.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, TypeCount
 from omniner.scoring.units import Comparison, SentenceErrors, normalized
 
-MAX_GROUP = 10  # units of a group for which all ways are tried: at most 2**10 states
-MAX_PLACES = 64  # occurrences of a surface that are looked at
-_NOWHERE = (1 << 60, 0)  # behind every place
+MAX_GROUP = 10  # units of a group for which all combinations are tried: at most 2**10 states
+MAX_PLACES = 64  # occurrences of a surface that are considered
+_NOWHERE = (1 << 60, 0)  # sorts behind every real span
 _PAIR = itemgetter(0, 1)
-_LOCATED_ORDER = itemgetter(2, 3, 1, 0)  # what `_order` gives for units with places, at a third of its price
+_LOCATED_ORDER = itemgetter(2, 3, 1, 0)  # equals the order of `_order` for units with offsets, at a third of its cost
 
 Units = tuple[Entity, ...]
 Found = tuple[str, Units, Units]  # type, gold, predicted
-Choices = Mapping[tuple[str, str], Sequence[int]]  # of (surface, category): where it is listed, if not at one place
+Choices = Mapping[tuple[str, str], Sequence[int]]  # (surface, category) -> starts, for pairs listed with several spans
 _NO_CHOICES: Mapping[int, Choices] = MappingProxyType({})
 
 
@@ -52,7 +52,7 @@ class IdentityError(AssertionError):
 
 
 def sort_comparison(comparison: Comparison, ids: Sequence[str], texts: Sequence[str]) -> ErrtaResult:
-    """Sort what is wrong in a comparison by position, and count it.
+    """Sort the errors of a comparison by position, and count them.
 
     Args:
         comparison: of sentences.
@@ -68,7 +68,7 @@ def sort_comparison(comparison: Comparison, ids: Sequence[str], texts: Sequence[
 
 
 def _with_choices(comparison: Comparison) -> tuple[list[SentenceErrors], dict[int, Choices]]:
-    """The wrong pairs, each on its first place and not on the first listed one, and by sentence where else they are."""
+    """Return the wrong pairs, each at its first span in the text, and for pairs with several spans their starts."""
     found: list[SentenceErrors] = []
     choices: dict[int, Choices] = {}
     for one in comparison.sentence_errors:
@@ -87,14 +87,14 @@ def _with_choices(comparison: Comparison) -> tuple[list[SentenceErrors], dict[in
 
 
 def _at(unit: Entity, starts: Sequence[int]) -> Entity:
-    """The unit on the first of these places, if there is one."""
+    """Return the unit at the first of these starts, or unchanged if there is none."""
     return unit._replace(start=starts[0], end=starts[0] + len(unit.text)) if starts else unit
 
 
 def assemble_compared(
     comparison: Comparison, errors: list[ErrtaError], mode: str, read: int, greedy_groups: int = 0
 ) -> ErrtaResult:
-    """Count errors as `assemble` does, of a comparison all of whose errors they are."""
+    """Count errors as `assemble` does, given a comparison and all of its errors."""
     return assemble(
         errors,
         mode=mode,
@@ -125,15 +125,15 @@ def assemble(
         errors: all errors, in the order of sentences.
         mode: official | span.
         unit: pair | span.
-        tp: true positives of the same comparison.
+        tp: number of true positives of the same comparison.
         missing: the category of each false negative of the comparison.
         extra: the category of each false positive.
-        read: sentences that were read.
-        crashes: sentences on which the official scripts stop.
-        greedy_groups: groups too large for the exact matching.
+        read: number of sentences that were read.
+        crashes: sentences that crash the official scripts.
+        greedy_groups: number of groups too large for the exact matching.
 
     Raises:
-        IdentityError: the errors hold another unit than those that were counted.
+        IdentityError: the units of the errors differ from those that were counted.
     """
     kinds = [entry.name for entry in error_types(mode)]
     types = [error[0] for error in errors]
@@ -167,7 +167,7 @@ def _check(sorted_units: Counter[str], counted: Counter[str], what: str) -> None
 
 
 class _Event(NamedTuple):
-    """A possible error of a group. `worth` is compared member by member: units saved, categories kept, overlap."""
+    """A possible error of a group. `worth` is compared lexicographically: units saved, categories kept, overlap."""
 
     worth: tuple[int, int, int]
     mask: int
@@ -184,14 +184,14 @@ def sort_by_position(
     """Sort the errors of all sentences.
 
     Args:
-        sentence_errors: what is wrong in each sentence, by its position.
+        sentence_errors: the wrong units of each sentence, by its position.
         ids: of the sentences.
-        texts: of the sentences; surfaces without offsets are looked for in them.
+        texts: of the sentences; surfaces without offsets are searched for in them.
         unit: pair | span.
-        choices: by the position of a sentence, for pairs that are listed at several places.
+        choices: by sentence position, for pairs that are listed with several spans.
 
     Returns:
-        The errors in the order of sentences, and how many groups were too large for the exact matching.
+        The errors in the order of sentences, and the number of groups too large for the exact matching.
     """
     errors: list[ErrtaError] = []
     greedy = 0
@@ -213,13 +213,13 @@ def sort_by_position(
 def sort_sentence(
     missing: Sequence[Entity], extra: Sequence[Entity], text: str, unit: str, choices: Choices = MappingProxyType({})
 ) -> tuple[list[Found], int]:
-    """Sort the errors of one sentence; returns them and the number of groups too large for the exact matching."""
+    """Sort the errors of one sentence; return them and the number of groups too large for the exact matching."""
     found: list[Found] = []
     located = None not in [entity[2] for entity in (*missing, *extra)]
     order = _LOCATED_ORDER if located else _order
     gold, predicted = _same_key(sorted(missing, key=order), sorted(extra, key=order), unit, found)
     if not located or choices:
-        if unit == "pair":  # by span, what has no place has been looked for in vain
+        if unit == "pair":  # by span, units without offsets have already been searched for
             gold, predicted = _placed(gold, predicted, text, choices)
         gold, predicted = _same_spelling(sorted(gold, key=_order), sorted(predicted, key=_order), found)
     large = 0
@@ -236,7 +236,7 @@ def sort_sentence(
 
 
 def _order(unit: Entity) -> tuple[int, int, str, str]:
-    """Position, then category and surface; units without a place come last."""
+    """Sort by position, then category and surface; units without offsets come last."""
     if unit.start is None or unit.end is None:
         return *_NOWHERE, unit.category, unit.text
     return unit.start, unit.end, unit.category, unit.text
@@ -250,7 +250,7 @@ def _alone(gold: Iterable[Entity], predicted: Iterable[Entity]) -> list[Found]:
 def _same_key(
     gold: list[Entity], predicted: list[Entity], unit: str, found: list[Found]
 ) -> tuple[list[Entity], list[Entity]]:
-    """Take out the units that only the category tells apart: the same surface (pair) or span, first with first."""
+    """Take out units that differ only in category: same surface (pair) or span, the first matched with the first."""
     key = itemgetter(0) if unit == "pair" else itemgetter(2, 3)
     free: dict[Any, list[Entity]] = {}
     for theirs in predicted:
@@ -272,7 +272,7 @@ def _same_key(
 def _same_spelling(
     gold: list[Entity], predicted: list[Entity], found: list[Found]
 ) -> tuple[list[Entity], list[Entity]]:
-    """Take out the pairs, one of them without a place, whose surfaces differ in width, case or white space."""
+    """Match units whose surfaces differ in width, case or white space, one without offsets, and take them out."""
     for same_category in (True, False):
         left = []
         for unit in gold:
@@ -293,7 +293,7 @@ def _same_spelling(
 
 
 def _groups(gold: list[Entity], predicted: list[Entity]) -> list[tuple[list[Entity], list[Entity]]]:
-    """Stretches of overlapping spans, left to right; a unit without a place is a group of its own."""
+    """Group overlapping spans, left to right; a unit without offsets is a group of its own."""
     groups: list[tuple[list[Entity], list[Entity]]] = []
     end = -1
     tagged: list[tuple[Any, int, Entity]]
@@ -323,13 +323,13 @@ def _span(unit: Entity) -> tuple[int, int]:
 
 
 def _trimmed(unit: Entity) -> tuple[int, int]:
-    """The span without white space at its ends."""
+    """Return the span without white space at its ends."""
     text, (start, end) = unit.text, _span(unit)
     return start + len(text) - len(text.lstrip()), end - len(text) + len(text.rstrip())
 
 
 def _one_to_one(gold: Entity, predicted: Entity, unit: str) -> list[Found]:
-    """The errors of one gold and one predicted unit with places."""
+    """Return the errors of one gold and one predicted unit with offsets."""
     same_key = gold[0] == predicted[0] if unit == "pair" else gold[2:] == predicted[2:]
     if same_key:
         return [("classification", (gold,), (predicted,))]
@@ -346,7 +346,7 @@ def _kind(gold: Entity, predicted: Entity) -> str:
 
 
 def _explain(gold: list[Entity], predicted: list[Entity], exact: bool) -> list[Found]:
-    """The errors of a group of three or more units."""
+    """Return the errors of a group of three or more units."""
     events = _events(gold, predicted, exact)
     chosen = _best(events, len(gold) + len(predicted)) if exact else _greedy(events)
     used = 0
@@ -361,7 +361,7 @@ def _explain(gold: list[Entity], predicted: list[Entity], exact: bool) -> list[F
 
 
 def _events(gold: list[Entity], predicted: list[Entity], exact: bool) -> list[_Event]:
-    """Every error that could be part of the explanation, in an order that depends on the units alone."""
+    """Return every error that could be part of the explanation, in an order that depends only on the units."""
     events = []
     for i, ours in enumerate(gold):
         for j, theirs in enumerate(predicted, len(gold)):
@@ -378,7 +378,7 @@ def _events(gold: list[Entity], predicted: list[Entity], exact: bool) -> list[_E
 
 
 def _disjoint_sets(inside: list[tuple[int, Entity]]) -> list[tuple[tuple[int, Entity], ...]]:
-    """All sets of two or more pieces that do not overlap each other."""
+    """Return all sets of two or more pieces that do not overlap each other."""
     return [
         pieces
         for size in range(2, len(inside) + 1)
@@ -388,7 +388,7 @@ def _disjoint_sets(inside: list[tuple[int, Entity]]) -> list[tuple[tuple[int, En
 
 
 def _longest(inside: list[tuple[int, Entity]]) -> tuple[tuple[int, Entity], ...]:
-    """As many pieces as fit without overlap: always the one that ends first."""
+    """Return as many pieces as fit without overlap: repeatedly take the one that ends first."""
     chosen: list[tuple[int, Entity]] = []
     for piece in sorted(inside, key=lambda item: (_order(item[1])[1], item[0])):
         if not chosen or _overlap(chosen[-1][1], piece[1]) <= 0:
@@ -408,7 +408,7 @@ def _several(unit: Entity, place: int, pieces: Sequence[tuple[int, Entity]], spl
 
 
 def _best(events: list[_Event], size: int) -> list[_Event]:
-    """The set of events, no unit in two of them, of the greatest total worth; the first such set in their order.
+    """Return the disjoint set of events with the greatest total worth; of equal ones, the first in their order.
 
     `best[mask]` is the answer for the units of `mask` alone, built from its highest unit down.
     """
@@ -439,7 +439,7 @@ def _greedy(events: list[_Event]) -> list[_Event]:
 def _placed(
     gold: list[Entity], predicted: list[Entity], text: str, choices: Choices
 ) -> tuple[list[Entity], list[Entity]]:
-    """Give units without one place in the text one: those with one choice, then the gold ones, then the rest."""
+    """Give a span to units without a single one: first those with one choice, then the gold ones, then the rest."""
     gold, predicted = (
         [unit._replace(start=None, end=None) if unit[:2] in choices else unit for unit in units]
         for units in (gold, predicted)
@@ -452,7 +452,10 @@ def _placed(
 
 
 def _place(unit: Entity, others: Sequence[Entity], text: str, choices: Choices, only_choice: bool = False) -> Entity:
-    """The unit on its best occurrence; as it is where it has a place or no occurrence, or not an `only_choice`."""
+    """Return the unit at its best occurrence.
+
+    It stays unchanged if it has offsets, if it does not occur, or with `only_choice` if it occurs more than once.
+    """
     if unit.start is not None or not unit.text:
         return unit
     places = choices.get(unit[:2]) or _occurrences(unit.text, text)
@@ -464,7 +467,7 @@ def _place(unit: Entity, others: Sequence[Entity], text: str, choices: Choices, 
         spans = [(s, e) for s, e in taken if s < start + size and start < e]
         return 2 if (start, start + size) in spans else int(bool(spans))
 
-    start = max(places, key=rank)  # the first of the best
+    start = max(places, key=rank)  # the first of the best ones
     return unit._replace(start=start, end=start + size)
 
 

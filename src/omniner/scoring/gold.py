@@ -1,8 +1,8 @@
-"""The gold of a predictions file: where it is, and which of its sentences each prediction is about.
+"""Find the gold of a predictions file, and match each prediction with its sentence.
 
-`generated_predictions.jsonl` brings a label with each sample: `attach_gold` lays the texts of a `test.json`, or the
-sentences of a corpus file, to its samples. All other predictions take their gold from elsewhere (`read_gold`) and are
-about its sentences by id, or else by text, those that stand several times in order (`gold_ids`).
+`generated_predictions.jsonl` has a label with each sample: `attach_gold` adds the texts of a `test.json`, or the
+sentences of a corpus file. All other predictions take their gold from elsewhere (`read_gold`). They are matched with
+its sentences by id, or else by text, equal texts in order (`gold_ids`).
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from omniner.errors import UserError
 from omniner.records import Issue, Sentence, match_texts
 from omniner.wording import counted
 
-# Under these keys of `Sentence.meta` the official profile finds what the file said.
+# Under these keys of `Sentence.meta` the official profile finds the original content of the file.
 LABEL, LABEL_PARSE = "label", "label_parse"  # the text; ok | repaired | failed | `REPLACED`
-REPLACED = "replaced"  # gold is not what the label says
-LABEL_ERRTA, PREDICT_ERRTA = "label_errta", "predict_errta"  # where the ERRTA reader sees another text
-BOM = "bom"  # the line begins with a byte order mark, which hides it from the evaluation script
+REPLACED = "replaced"  # gold differs from the label
+LABEL_ERRTA, PREDICT_ERRTA = "label_errta", "predict_errta"  # if the ERRTA reader sees another text
+BOM = "bom"  # the line begins with a byte order mark, which makes the evaluation script lose the line
 
-GOLD_PREFIX = "test"  # of ids of gold sentences that have none
+GOLD_PREFIX = "test"  # prefix of ids for gold sentences that have none
 
 
 @dataclass
 class GoldFile:
-    """A corpus file that several predictions are scored against: it is read once, when it is first needed.
+    """A corpus file that several predictions are scored against; it is read once, on first use.
 
     Attributes:
         path: of the file.
-        data: the config group whose keys hold for it.
+        data: the config group that applies to it.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class GoldFile:
 
     @cached_property
     def content(self) -> tuple[list[Sentence], list[Issue]]:
-        """The sentences, which nobody may change, and the issues met."""
+        """The sentences, which must not be modified, and the issues met."""
         return read_sentences(self.path, self.data, GOLD_PREFIX)
 
 
@@ -54,21 +54,21 @@ Gold = Path | GoldFile | Sequence[Sentence]  # a file, or its sentences
 def attach_gold(
     samples: list[Sentence], path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
 ) -> list[Sentence]:
-    """Give samples the texts (and, from a corpus file, offsets and posts) of the sentences that they are about.
+    """Add the texts (and, from a corpus file, entities, offsets and posts) of gold sentences to their samples.
 
     Args:
-        samples: those of `generated_predictions.jsonl` that could be read, named by their lines.
+        samples: the readable ones of `generated_predictions.jsonl`, named by their lines.
         path: that file.
         gold: a `test.json`, a corpus file or its sentences; None = a `test.json` beside the file, if it fits.
-        lines: how many the file has.
-        log: is told what is not used, and where the order differs.
-        data: the config group whose keys hold for a corpus file.
+        lines: number of lines of the file.
+        log: gets an issue for gold that is not used, and for a different order.
+        data: the config group that applies to a corpus file.
 
     Returns:
-        The samples that gold knows, and the labelled sentences of gold that none of them is about.
+        The samples that have a gold sentence, and labelled gold sentences that no sample is about.
 
     Raises:
-        UserError: gold is of other sentences.
+        UserError: gold has other sentences.
     """
     found = _find_sample_gold(path, gold, lines, log, data)
     return samples if found is None else _match_samples(samples, found, path, lines, log)
@@ -76,12 +76,12 @@ def attach_gold(
 
 @dataclass(frozen=True, slots=True)
 class _SampleGold:
-    """What is known of the samples of `generated_predictions.jsonl` beside the file.
+    """What is known of the samples of `generated_predictions.jsonl` from another source.
 
     Attributes:
-        source: the file, or what messages call sentences that come from none.
+        source: the file, or the name that messages use for sentences without a file.
         sentences: in their order.
-        labelled: whether their entities are gold; those of a `test.json` are texts alone.
+        labelled: whether their entities are gold; a `test.json` has texts only.
     """
 
     source: Path
@@ -92,7 +92,7 @@ class _SampleGold:
 def _find_sample_gold(
     path: Path, gold: Gold | None, lines: int, log: IssueLog, data: DataConfig | None
 ) -> _SampleGold | None:
-    """What `gold` or a `test.json` beside the file says of its samples; None without either, or if it is not used."""
+    """Read `gold`, or a `test.json` beside the file; return None if there is neither or it is not used."""
     beside = path.with_name("test.json")
     if gold is None and not beside.is_file():
         return None
@@ -130,7 +130,7 @@ def _match_samples(
 
 
 def _with_gold(sample: Sentence, known: Sentence, labelled: bool) -> Sentence:
-    """The sample with the text and post of the sentence that it is about, and with its entities if it is labelled."""
+    """Return the sample with the text and post of its gold sentence, and its entities if that is labelled."""
     sample = replace(sample, text=known.text, post_id=known.post_id)
     if not labelled:
         return sample
@@ -140,7 +140,7 @@ def _with_gold(sample: Sentence, known: Sentence, labelled: bool) -> Sentence:
 def _by_prompts(
     asked: Sequence[str], texts: Sequence[str], path: Path, source: Path, lines: int, log: IssueLog
 ) -> list[int | None]:
-    """The place in gold of each sample, of more or fewer lines than gold has, by the sentence that its prompt quotes.
+    """Find the position in gold of each sample by the sentence that its prompt quotes, if the counts differ.
 
     Raises:
         UserError: no prompt quotes a sentence of gold.
@@ -159,14 +159,14 @@ def _by_prompts(
 def _in_gold_order(
     asked: Sequence[str], numbers: Sequence[int], texts: Sequence[str], source: Path, log: IssueLog
 ) -> Sequence[int]:
-    """The place in gold of each sample: that of its line, unless the prompts hold the sentences in another order."""
+    """Find the position in gold of each sample: that of its line, unless the prompts have another order."""
     here = [texts[number] in prompt for number, prompt in zip(numbers, asked, strict=True)]
     if all(here):
         return numbers
     distinct = set(texts)
     found = match_texts([_quoted_sentence(prompt, distinct) for prompt in asked], texts)
     if all(place is None or place == number for place, number in zip(found, numbers, strict=True)):
-        return numbers  # prompts that do not quote their sentence say nothing of the order
+        return numbers  # prompts that do not quote their sentence do not show the order
     places = [place for place in found if place is not None]
     if len(places) < len(found):
         line = here.index(False) + 1
@@ -177,11 +177,11 @@ def _in_gold_order(
 
 
 def _check_labels_fit(samples: Sequence[Sentence], texts: Sequence[str], source: Path) -> None:
-    """Refuse gold in another order where prompts do not tell it: most labels then name what their sentence lacks.
+    """Reject gold in another order if prompts do not show the order: most labels then name text not in their sentence.
 
-    Only surfaces are looked at, because gold may be a corrected one, or have other categories.
+    Only surfaces are checked, because gold may be a corrected version or have other categories.
     """
-    # gold records may be known without their texts, which then say nothing of the order
+    # gold records without texts do not show the order
     labelled = [(sample, text) for sample, text in zip(samples, texts, strict=True) if sample.entities and text]
     strange = [
         sample.id.replace("-", " ")
@@ -198,7 +198,7 @@ def _check_labels_fit(samples: Sequence[Sentence], texts: Sequence[str], source:
 
 
 def _read_official_test(path: Path) -> list[str] | None:
-    """The inputs of an official `test.json`; `None` for any other file."""
+    """Return the inputs of an official `test.json`; `None` for any other file."""
     try:
         content = json.loads("\n".join(read_lines(path, IssueLog(path))).removeprefix("\ufeff"))
     except (ValueError, RecursionError):
@@ -209,7 +209,7 @@ def _read_official_test(path: Path) -> list[str] | None:
 
 
 def read_gold(path: Path, gold: Gold | None, log: IssueLog, data: DataConfig | None) -> list[Sentence]:
-    """Read the gold of predictions that bring none: what `gold` names, or `gold.jsonl` beside their file.
+    """Read the gold of predictions that have none: `gold`, or `gold.jsonl` beside their file.
 
     Raises:
         UserError: there is neither, or no sentence of it is labelled.
@@ -224,7 +224,7 @@ def read_gold(path: Path, gold: Gold | None, log: IssueLog, data: DataConfig | N
 
 
 def _gold_path(gold: Gold | None, beside: Path) -> Path:
-    """The file of gold, or what messages call sentences that come from none."""
+    """Return the file of gold, or the name that messages use for sentences without a file."""
     if isinstance(gold, GoldFile):
         return gold.path
     return beside if gold is None else gold if isinstance(gold, Path) else Path("gold")
@@ -241,25 +241,26 @@ def _sentences_of(gold: Gold, log: IssueLog, data: DataConfig | None) -> list[Se
 
 
 def check_labelled(gold: Sequence[Sentence], source: str | Path) -> None:
-    """Raise a `UserError` that names the source where nobody labelled any of these sentences."""
+    """Raise a `UserError` that names the source if none of these sentences is labelled."""
     if all(map(records.is_unlabeled, gold)):
         raise UserError(source, "no sentence has labels", "Name the file with the gold entities.")
 
 
 def gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: Path, log: IssueLog) -> Sequence[str]:
-    """Find the gold sentence that each prediction is about.
+    """Find the gold sentence of each prediction.
 
-    Ids count, unless they are of other texts; then texts do, equal ones in their order. Answers of which nothing is
-    known are those of as many gold sentences, in their order.
+    Ids are used unless they belong to other texts; then texts are used, equal ones in order. Predictions with neither
+    id nor text are matched in order if there are as many as gold sentences.
 
     Args:
-        given: id and sentence of each prediction, or what was asked; either may be empty.
+        given: id and sentence (or prompt) of each prediction; either may be empty.
         gold: the sentences.
         path: the predictions.
-        log: is told where the order differs.
+        log: gets an issue if texts were used.
 
     Returns:
-        Ids of gold; those of predictions about no gold sentence stay as they are.
+        Ids of gold. If ids were used, unknown ids stay unchanged; if texts were used, predictions without a gold
+        sentence get ids that gold does not have.
 
     Raises:
         UserError: nothing matches.
@@ -286,7 +287,9 @@ def gold_ids(given: Sequence[tuple[str, str]], gold: Sequence[Sentence], path: P
 
 
 def _quoted_sentence(asked: str, known: Collection[str]) -> str:
-    """The gold text that a prompt quotes: all of it, one of its lines, or what stands behind a colon in one."""
+    """Return the gold text that a prompt quotes: the whole prompt, one of its lines, or the rest of a line after a
+    colon.
+    """
     if asked in known:
         return asked
     for line in reversed(asked.splitlines()):

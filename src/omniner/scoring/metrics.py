@@ -1,7 +1,7 @@
-"""Precision, recall and F1 from exact integer counts, and the values that `scores.json` is made of.
+"""Compute precision, recall and F1 from exact integer counts, and define the values of `scores.json`.
 
-`evaluate` makes the `Metrics` of a comparison of gold and predictions (`units`), `profiles` puts the `ScoreResult`
-together. The names in `to_json` are a stable interface that other programs read: add to them, never rename them.
+`evaluate` computes the `Metrics` of a comparison of gold and predictions (`units`); `profiles` assembles the
+`ScoreResult`. The names in `to_json` are a stable interface that other programs read: add to them, never rename them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
 
 
 class ScoreRow(NamedTuple):
-    """Precision, recall and F1 of one category, one primary or the whole, with the counts behind them.
+    """Precision, recall and F1 of a category, a primary or all together, with the counts behind them.
 
-    The counts of a mean (macro, weighted) are those of the whole; `support` is the number of gold units.
+    The counts of a mean (macro, weighted) are those of all categories; `support` is the number of gold units.
     """
 
     precision: float
@@ -35,18 +35,18 @@ class ScoreRow(NamedTuple):
     fn: int
 
     def to_json(self) -> dict[str, float | int]:
-        """The row as JSON object."""
+        """Return the row as a JSON object."""
         return self._asdict()
 
 
 class PrimaryRow(NamedTuple):
-    """One primary: `strict` wants the full category right, `relaxed` only the primary."""
+    """Scores of one primary: `strict` requires the full category, `relaxed` only the primary."""
 
     strict: ScoreRow
     relaxed: ScoreRow
 
     def to_json(self) -> dict[str, Any]:
-        """The strict row with the relaxed one beside it."""
+        """Return the strict row, with the relaxed one under `relaxed`."""
         return {**self.strict.to_json(), "relaxed": self.relaxed.to_json()}
 
 
@@ -59,14 +59,14 @@ class Interval(NamedTuple):
 
 @dataclass(slots=True)
 class UnitScores:
-    """The main scores by one unit: every run has those of both, whichever of them `Metrics` has in full."""
+    """The main scores by one unit. Every run has them by both units, whichever unit `Metrics` uses."""
 
     micro: ScoreRow
     macro: ScoreRow  # mean over the categories in gold
     intervals: dict[str, Interval] = field(default_factory=dict)  # as in `Metrics`
 
     def to_json(self) -> dict[str, Any]:
-        """One entry of the `units` object of `scores.json`."""
+        """Return one entry of the `units` object of `scores.json`."""
         intervals = {name: list(interval) for name, interval in self.intervals.items()}
         return {"micro": self.micro.to_json(), "macro": self.macro.to_json(), "intervals": intervals}
 
@@ -74,7 +74,7 @@ class UnitScores:
 class OverlapRow(NamedTuple):
     """Scores by one scheme of SemEval-2013 (task 9), with the numbers of entities behind them.
 
-    Every predicted entity is correct, partial, incorrect or spurious, and every gold one correct, partial, incorrect
+    Every predicted entity is correct, partial, incorrect or spurious; every gold entity is correct, partial, incorrect
     or missed. A partial one counts half.
     """
 
@@ -92,7 +92,7 @@ class OverlapRow(NamedTuple):
 class Metrics:
     """All scores of one comparison. Rows are in sorted name order."""
 
-    unit: str  # pair | span: what `auto` became
+    unit: str  # pair | span: the resolved unit, never `auto`
     micro: ScoreRow
     macro: ScoreRow  # mean over the categories in gold
     macro_seen: ScoreRow  # mean over all categories in gold or prediction
@@ -107,7 +107,7 @@ class Metrics:
     resampled: str = ""  # posts | sentences
 
     def to_json(self) -> dict[str, Any]:
-        """The `metrics` object of `scores.json`."""
+        """Return the `metrics` object of `scores.json`."""
         return {
             "unit": self.unit,
             "micro": self.micro.to_json(),
@@ -127,11 +127,11 @@ class Metrics:
 
 
 class ErrtaError(NamedTuple):
-    """One error with its units: each gold entity is one false negative, each predicted one a false positive.
+    """One error with its units: each gold entity is one false negative, each predicted entity one false positive.
 
-    `classification`, `boundary`, `boundary_class`, `spelling`, `split_merge`: one gold, one predicted;
-    `split`: one gold, two or more predicted; `merge`: two or more gold, one predicted; `missing`: one gold;
-    `redundant`: one predicted.
+    `classification`, `boundary`, `boundary_class`, `spelling`, `split_merge`: one gold, one predicted; `split`: one
+    gold, two or more predicted; `merge`: two or more gold, one predicted; `missing`: one gold; `redundant`: one
+    predicted.
     """
 
     type: str
@@ -141,7 +141,7 @@ class ErrtaError(NamedTuple):
 
 
 class TypeCount(NamedTuple):
-    """How many errors of a type there are, and for how many false negatives and positives they account."""
+    """Number of errors of one type, and of the false negatives and false positives in them."""
 
     errors: int
     fn: int
@@ -152,31 +152,31 @@ class TypeCount(NamedTuple):
 class ErrtaResult:
     """The sorted errors of all sentences that were read."""
 
-    mode: str  # official | span: what `auto` became
-    unit: str  # pair | span: what a false positive or negative is here
+    mode: str  # official | span: the resolved mode, never `auto`
+    unit: str  # pair | span: the unit of a false positive or negative
     errors: list[ErrtaError]
-    by_type: dict[str, TypeCount]  # the types of the mode, in the order of `error_types`, zeros included
+    by_type: dict[str, TypeCount]  # the types that this mode can find, in the order of `error_types`, including zeros
     tp: int
     fp: int
     fn: int
     read: int  # sentences
     with_errors: int  # sentences
-    # official mode only: sentences on which the official scripts stop; left out of the counts
+    # official mode only: sentences that crash the official scripts; excluded from the counts
     crashes: list[Issue] = field(default_factory=list)
-    # span mode only: groups of overlapping entities too large for the exact matching
+    # span mode only: groups of overlapping entities that are too large for the exact matching
     greedy_groups: int = 0
-    # false positives that no gold could have had: words that are not in the sentence, unknown categories
+    # false positives that no gold could contain: surfaces that are not in the sentence, unknown categories
     impossible: list[ImpossibleAnswer] = field(default_factory=list)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Errors by type, and of a type of the paper that the mode itself has not (`split_merge`) by `paper_counts`."""
+        """Errors by type; for paper types that this mode lacks (`split_merge`), the sums of `paper_counts`."""
         counts = {name: count.errors for name, count in self.by_type.items()}
         return counts | {name: errors for name, errors in self.paper_counts.items() if name not in counts}
 
     @property
     def paper_counts(self) -> dict[str, int]:
-        """Errors by type of the paper: each is the sum of all types that stand under it, so that none is left out."""
+        """Errors by type of the paper; each counts all error types assigned to it, so that none is left out."""
         counts: dict[str, int] = {}
         for name, count in self.by_type.items():
             paper = ERROR_TYPES[name].paper.name
@@ -185,12 +185,12 @@ class ErrtaResult:
 
     @property
     def impossible_counts(self) -> dict[str, int]:
-        """Impossible answers by kind, zeros included."""
+        """Impossible answers by kind, including zeros."""
         found = Counter(answer.kind for answer in self.impossible)
         return {kind: found[kind] for kind in IMPOSSIBLE}
 
     def to_json(self) -> dict[str, Any]:
-        """The `errta` object of `scores.json`."""
+        """Return the `errta` object of `scores.json`."""
         return {
             "mode": self.mode,
             "unit": self.unit,
@@ -202,7 +202,7 @@ class ErrtaResult:
             "fn": self.fn,
             "read": self.read,
             "with_errors": self.with_errors,
-            "identity_ok": True,  # fp and fn are the sums of the units of `errors`: a breach stops the run
+            "identity_ok": True,  # fp and fn equal the sums over `errors`: a mismatch stops the run
             "crashes": len(self.crashes),
             "greedy_groups": self.greedy_groups,
             "impossible": self.impossible_counts,
@@ -210,7 +210,7 @@ class ErrtaResult:
 
 
 class ParseFailure(NamedTuple):
-    """A model text that was not read as it stands."""
+    """A model answer that could not be read as it is."""
 
     sentence_id: str
     status: str  # repaired | failed
@@ -220,7 +220,7 @@ class ParseFailure(NamedTuple):
 
 @dataclass(slots=True)
 class ParseSummary:
-    """How the model texts were read. `scored` and `errta_read` differ in the official profile only."""
+    """How the model answers were read. `scored` and `errta_read` differ in the official profile only."""
 
     sentences: int
     scored: int
@@ -230,7 +230,7 @@ class ParseSummary:
     failures: list[ParseFailure] = field(default_factory=list)
 
     def to_json(self) -> dict[str, int]:
-        """The `parse` object of `scores.json`."""
+        """Return the `parse` object of `scores.json`."""
         names = ("sentences", "scored", "errta_read", "failed", "repaired")
         return {name: getattr(self, name) for name in names}
 
@@ -241,8 +241,8 @@ class ScoreResult:
 
     profile: str  # own | official
     metrics: Metrics
-    units: dict[str, UnitScores]  # pair and, where gold has places, span
-    overlap: dict[str, OverlapRow]  # by `OVERLAP_SCHEMES`; empty where gold has no places
+    units: dict[str, UnitScores]  # by pair and, if gold has offsets, by span
+    overlap: dict[str, OverlapRow]  # by `OVERLAP_SCHEMES`; empty if gold has no offsets
     errta: ErrtaResult
     parse: ParseSummary
     signature: str
@@ -251,7 +251,7 @@ class ScoreResult:
     sentences: Mapping[str, Sentence]  # gold, by id
     predictions: Mapping[str, Prediction]  # by id
     primary: Mapping[str, str]  # of every category in gold or prediction
-    comparison: Comparison  # unit by unit, sentence after sentence
+    comparison: Comparison  # unit by unit, in the order of sentences
     scored: list[str]  # ids of the sentences of `comparison`
 
     @property
@@ -266,11 +266,11 @@ class ScoreResult:
 
     @property
     def has_levels(self) -> bool:
-        """Whether categories stand under primaries; else every score of primaries repeats the one of categories."""
+        """Whether categories have primaries above them; if not, every score by primary repeats one by category."""
         return any(name != self.primary[name] for name in self.metrics.categories)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of `scores.json`."""
+        """Return the content of `scores.json`."""
         return {
             "profile": self.profile,
             "metrics": self.metrics.to_json(),
@@ -285,7 +285,7 @@ class ScoreResult:
 
 
 def category_of(error: ErrtaError) -> str:
-    """The category an error counts for."""
+    """Return the category that an error counts for."""
     return (error.gold or error.predicted)[0].category
 
 
@@ -299,7 +299,7 @@ class Counts:
 
     @classmethod
     def of(cls, comparison: Comparison) -> Counts:
-        """The counts of a whole comparison."""
+        """Count all categories of a comparison."""
         counts = cls()
         counts.tp.update(comparison.right)
         counts.fp.update(comparison.extra)
@@ -307,19 +307,19 @@ class Counts:
         return counts
 
     def names(self) -> set[str]:
-        """Every category in gold or prediction."""
+        """Return every category in gold or prediction."""
         return {*self.tp, *self.fp, *self.fn}
 
     def micro(self) -> ScoreRow:
-        """All categories together."""
+        """Return the row of all categories together."""
         return score_row(self.tp.total(), self.fp.total(), self.fn.total())
 
     def rows(self) -> dict[str, ScoreRow]:
-        """One row per category, in name order."""
+        """Return one row per category, in name order."""
         return {name: score_row(self.tp[name], self.fp[name], self.fn[name]) for name in sorted(self.names())}
 
     def by_primary(self) -> Counts:
-        """The same counts under the primaries of their categories."""
+        """Return the same counts, summed by the primaries of the categories."""
         result = Counts()
         for ours, theirs in ((self.tp, result.tp), (self.fp, result.fp), (self.fn, result.fn)):
             for name, number in ours.items():
@@ -328,7 +328,7 @@ class Counts:
 
 
 def score_row(tp: int, fp: int, fn: int) -> ScoreRow:
-    """P, R and F1 from counts; 0 where a denominator is 0."""
+    """Compute precision, recall and F1 from counts; 0 where a denominator is 0."""
     precision = tp / (tp + fp) if tp + fp else 0.0
     recall = tp / (tp + fn) if tp + fn else 0.0
     f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
@@ -341,18 +341,18 @@ OVERLAP_SCHEMES = {
     "partial": "the same place, or an overlap",
     "type": "an overlap, and the same category",
 }
-"""The schemes of SemEval-2013, and what makes a predicted entity right in each."""
+"""The schemes of SemEval-2013, and what makes a predicted entity correct in each."""
 
 
 def overlap_scores(errors: Iterable[ErrtaError], right: int) -> dict[str, OverlapRow]:
-    """Score entities that overlap, too: the schemes of SemEval-2013.
+    """Compute the scores of SemEval-2013, which give credit to overlapping entities.
 
-    The gold and predicted entities of an error make one match, so no entity is matched twice and no order counts. Of
-    several pieces (split, merge) the one with the right category is matched.
+    The gold and predicted entities of one error form one match, so no entity is matched twice and order does not
+    matter. Of several pieces (split, merge), one with the right category is matched if there is one.
 
     Args:
         errors: all errors, as `errta.sort_by_position` sorts them by span.
-        right: true positives by span.
+        right: number of true positives by span.
 
     Returns:
         A row for each of `OVERLAP_SCHEMES`.
@@ -367,7 +367,7 @@ def overlap_scores(errors: Iterable[ErrtaError], right: int) -> dict[str, Overla
         overlaps = [
             (one[2:] == other[2:], one[1] == other[1])
             for one, other in product(ours, theirs)
-            if None not in (one[2], other[2])  # what has no place overlaps nothing
+            if None not in (one[2], other[2])  # an entity without offsets overlaps nothing
         ]
         if overlaps:
             kinds[max(overlaps)] += 1
@@ -394,7 +394,7 @@ def overlap_scores(errors: Iterable[ErrtaError], right: int) -> dict[str, Overla
 
 
 def evaluate(comparison: Comparison) -> Metrics:
-    """Compute all scores of a comparison but the intervals."""
+    """Compute all scores of a comparison except the intervals."""
     counts = Counts.of(comparison)
     main, rows = main_scores(counts), counts.rows()
     micro = main.micro
@@ -414,13 +414,15 @@ def evaluate(comparison: Comparison) -> Metrics:
 
 
 def main_scores(counts: Counts) -> UnitScores:
-    """Compute the main scores alone, without intervals."""
+    """Compute only the main scores, without intervals."""
     micro = counts.micro()
     return UnitScores(micro, _mean([row for row in counts.rows().values() if row.support], None, micro))
 
 
 def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreRow) -> ScoreRow:
-    """Mean of each column (exactly rounded sums: the order of rows does not matter); the counts are the whole's."""
+    """Return the mean of each column, with the counts of `whole`. Sums are exactly rounded, so row order does not
+    matter.
+    """
     weights = weights if weights is not None else [1] * len(rows)
     total = sum(weights)
 
@@ -432,10 +434,10 @@ def _mean(rows: Sequence[ScoreRow], weights: Sequence[int] | None, whole: ScoreR
 
 
 def relaxed_counts(comparison: Comparison, counts: Counts) -> Counts:
-    """Count by primary where the primary alone must match.
+    """Count by primary, where only the primary must match.
 
-    The counts differ from the grouped strict ones where a missing and an extra unit of one primary share their place,
-    and in the few sentences that have one place in two categories: those are compared again as a whole.
+    The counts differ from the grouped strict ones where a missing and an extra unit of one primary share a span (by
+    pair: a surface), and in the few sentences where one span has two categories: those are compared again as a whole.
     """
     place, result = comparison.place, counts.by_primary()
     again = _ambiguous(comparison)
@@ -458,8 +460,8 @@ def relaxed_counts(comparison: Comparison, counts: Counts) -> Counts:
 
 
 def _ambiguous(comparison: Comparison) -> set[int]:
-    """Sentences in which one side has a place in two categories."""
-    # Where all mentions begin at other characters, or have other surfaces, nothing else needs to be looked at.
+    """Return the sentences in which one side gives two categories to the same span (by pair: the same surface)."""
+    # If all mentions have different starts (by pair: different surfaces), nothing else must be checked.
     quick, place, key = itemgetter(2 if comparison.unit == "span" else 0), comparison.place, comparison.key
 
     def is_ambiguous(units: Sequence[Entity]) -> bool:
@@ -472,7 +474,7 @@ def _ambiguous(comparison: Comparison) -> set[int]:
 
 
 def _compare_again(comparison: Comparison, again: set[int], result: Counts) -> None:
-    """Take the strict counts of some sentences out of `result` and put their relaxed ones in."""
+    """Replace the strict counts of some sentences in `result` by their relaxed counts."""
     key, place = comparison.key, comparison.place
     for index in sorted(again):
         sides = comparison.gold[index], comparison.predicted[index]

@@ -1,16 +1,16 @@
-"""The official profile: score and sort errors as the published OmniNER2025 scripts do, and say where they stop.
+"""Score and sort errors as the published OmniNER2025 scripts do, and report where the scripts would stop.
 
 The evaluation script and the ERRTA scripts read the `label` and `predict` texts of a sample by different rules:
-`select_samples` and `compare_selected` are the first, `sort_selected` the others. A sample whose two texts are plain
-lists without a backslash reads the same for both scripts and for us, so its entities are taken as they are: that is the
+`select_samples` and `compare_selected` follow the first, `sort_selected` the others. If both texts of a sample are
+plain lists without a backslash, both scripts and our parser read the same, so the parsed entities are used: this is the
 fast path for nearly all samples. Where a script would stop with an exception, the sample is reported instead
-(`OfficialStopError`), and the run goes on.
+(`OfficialStopError`), and the run continues.
 
-The published rules of sorting (`sort_as_published`): classification (same surface, another category), then in one
-sweep boundary (one surface inside the other, same category) or split/merge (the white-space tokens of one are among the
-other's), first candidate first; the rest is missing or redundant. The official script goes through hash-ordered sets,
-so its counts can change from run to run; here the order is that of the first mention in the answer, which is one of the
-orders it can meet.
+The published rules of sorting (`sort_as_published`): first classification (same surface, another category); then, in
+one sweep, boundary (one surface inside the other, same category) or split/merge (the white-space tokens of one are
+among the other's), taking the first candidate; the rest is missing or redundant. The official script iterates over
+hash-ordered sets, so its counts can change from run to run. Here the order is that of first mention in the answer,
+which is one of the orders that the script can meet.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ from omniner.scoring.metrics import ErrtaError, ErrtaResult, ParseFailure
 from omniner.scoring.units import Comparison, SentenceErrors, compare_units
 from omniner.wording import Wording
 
-Unit = tuple[Any, ...]  # (surface, category) as a rule
+Unit = tuple[Any, ...]  # usually (surface, category)
 Sample = tuple[Sentence, Prediction | None]
-SUMMARY_ROWS = ("micro avg", "macro avg", "weighted avg")  # a category of this name loses its row in the script
-STOPS = (IndexError, TypeError, ValueError)  # what sorting raises where the official script does
+SUMMARY_ROWS = ("micro avg", "macro avg", "weighted avg")  # the script loses the row of a category with such a name
+STOPS = (IndexError, TypeError, ValueError)  # exceptions that sorting raises where the official script does
 _BROKEN = object()
 
 
 class OfficialStopError(Exception):
-    """A published script would end here with the exception that the message names first."""
+    """A published script would stop here with the exception that the message names first."""
 
 
 @dataclass(slots=True)
 class Selection:
     """The samples that the evaluation script scores."""
 
-    samples: list[int] = field(default_factory=list)  # positions in what was given
+    samples: list[int] = field(default_factory=list)  # positions in the given samples
     gold: list[list[Entity]] = field(default_factory=list)
     predicted: list[list[Entity]] = field(default_factory=list)
-    plain: list[bool] = field(default_factory=list)  # of all that was given: the fast path
+    plain: list[bool] = field(default_factory=list)  # for every given sample: whether it takes the fast path
     repaired: int = 0
     failures: list[ParseFailure] = field(default_factory=list)
     issues: list[Issue] = field(default_factory=list)
 
 
 def select_samples(samples: Sequence[Sample]) -> Selection:
-    """Read every sample as the evaluation script does, and leave out what it drops."""
+    """Read every sample as the evaluation script does, without those that it drops."""
     chosen = Selection()
     for index, (sentence, prediction) in enumerate(samples):
         plain = _is_plain(sentence, prediction)
@@ -74,7 +74,7 @@ def select_samples(samples: Sequence[Sample]) -> Selection:
 
 
 def _is_plain(sentence: Sentence, prediction: Prediction | None) -> bool:
-    """Whether the entities are what both scripts read; a foreign `raw` is only trusted from our reader of the file."""
+    """Whether both scripts read these entities; an external `raw` is trusted only if our reader of the file set it."""
     meta = sentence.meta
     if prediction is None or prediction.parse != "ok":
         return False
@@ -90,7 +90,7 @@ def _is_plain(sentence: Sentence, prediction: Prediction | None) -> bool:
 
 
 def sample_texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str, str]:
-    """`label` and `predict` as the file has them, or as we would write them; no prediction is an empty list."""
+    """Return `label` and `predict` as in the file, or as we would write them; a missing prediction is an empty list."""
     label = sentence.meta.get(LABEL)
     if label is None:
         label = _written(sentence.entities)
@@ -112,7 +112,7 @@ def _read(
         return None
     label, predict = sample_texts(sentence, prediction)
     try:
-        # The script reads both texts before it gives up on either.
+        # The script reads both texts before it rejects either.
         answer, gold = read_for_evaluation(predict), read_for_evaluation(label)
     except OfficialStopError as stop:
         chosen.issues.append(_stop(sentence, f"the evaluation script stops here: {stop}"))
@@ -135,7 +135,7 @@ def _stop(sentence: Sentence, message: str) -> Issue:
 
 
 def compare_selected(chosen: Selection) -> Comparison:
-    """Compare the chosen samples; members that are no texts get the name that the script's table would show."""
+    """Compare the chosen samples; members that are not strings get the name that the script's table would show."""
     comparison = compare_units(chosen.gold, chosen.predicted, "pair")
     if all(set(map(type, names)) <= {str} for names in (comparison.right, comparison.missing, comparison.extra)):
         return comparison
@@ -162,8 +162,8 @@ def sort_selected(samples: Sequence[Sample], chosen: Selection, comparison: Comp
 
     Args:
         samples: all that were given.
-        chosen: what `select_samples` made of them.
-        comparison: what `compare_selected` made of that.
+        chosen: the result of `select_samples`.
+        comparison: the result of `compare_selected`.
     """
     ids = [samples[index][0].id for index in chosen.samples]
     plain = [chosen.plain[index] for index in chosen.samples]
@@ -200,7 +200,11 @@ def sort_selected(samples: Sequence[Sample], chosen: Selection, comparison: Comp
 def _sort_odd(
     sentence: Sentence, prediction: Prediction | None
 ) -> tuple[int, tuple[list[Any], list[Any]], list[ErrtaError]] | None:
-    """True positives, wrong units and errors of one sample read by the ERRTA reader; `None` where it drops it."""
+    """Read one sample as the ERRTA reader does; `None` if that drops it.
+
+    Returns:
+        The number of true positives, the missing and the extra units, and the errors.
+    """
     if BOM in sentence.meta:
         raise OfficialStopError("JSONDecodeError: byte order mark")
     label, predict = sample_texts(sentence, prediction)
@@ -217,7 +221,10 @@ def _sort_odd(
 
 
 def _tuples(seen: str | None, text: str) -> list[tuple[Any, ...]] | None:
-    """`seen`: the text that this reader gets where deleting backslashes from `text` would not give it."""
+    """Read a text as the ERRTA reader does.
+
+    `seen` is the text that this reader gets, if deleting the backslashes of `text` would not give it.
+    """
     return read_for_errta(text.replace("\\", "") if seen is None else seen)
 
 
@@ -225,7 +232,7 @@ def sort_as_published(sentence_errors: Iterable[SentenceErrors], ids: Sequence[s
     """Sort the errors of all sentences by the published rules.
 
     Args:
-        sentence_errors: what is wrong in each sentence, by its position.
+        sentence_errors: the wrong units of each sentence, by its position.
         ids: of the sentences.
     """
     errors: list[ErrtaError] = []
@@ -245,7 +252,7 @@ def sort_sentence_as_published(
 ) -> list[tuple[str, tuple[Any, ...], tuple[Any, ...]]]:
     """Sort the errors of one sentence: (type, gold units, predicted units) of each.
 
-    A unit is a tuple of any length, for the official reader checks nothing: where the script stops on one, the same
+    A unit is a tuple of any length, because the official reader checks nothing. Where the script stops on one, the same
     exception (of `STOPS`) is raised here.
     """
     found: list[tuple[str, tuple[Any, ...], tuple[Any, ...]]] = []
@@ -281,40 +288,40 @@ def _partly(gold: Unit, unit: Unit) -> str:
 
 
 def split_tuples(gold: Sequence[Unit], predicted: Sequence[Unit]) -> tuple[int, list[Unit], list[Unit]]:
-    """Compare tuples of any shape: the number of right units, the missing and the extra ones.
+    """Compare tuples of any shape; return the number of correct units, the missing units and the extra units.
 
     Raises:
-        ValueError: where the first script fails to read back what it wrote.
+        ValueError: the first ERRTA script cannot read back what it wrote.
     """
     right, wrong = dict.fromkeys(gold), dict.fromkeys(predicted)
     missing = [unit for unit in right if unit not in wrong]
     extra = [unit for unit in wrong if unit not in right]
     for unit in (*missing, *extra):
-        # The first script writes the units as Python literals, and such numbers have none.
+        # The first script writes the units as Python literals, which cannot express these numbers.
         if any(isinstance(member, float) and not math.isfinite(member) for member in unit):
             raise ValueError("not a finite number")
     return len(right) - len(missing), missing, extra
 
 
 def as_entity(unit: Unit) -> Entity:
-    """Show a unit of any shape as an entity: its first member and its second."""
+    """Convert a unit of any shape to an entity of its first and second members."""
     members = [member if isinstance(member, str) else str(member) for member in unit]
     surface, category = (*members, "", "")[:2]
     return Entity(surface, category)
 
 
 class Reading(NamedTuple):
-    """The pairs of one text, in order, with repeats; the members are what JSON held, mostly strings."""
+    """The pairs of one text, in order, with repeats; members are JSON values, mostly strings."""
 
     pairs: list[tuple[Any, Any]]
     repaired: bool
 
 
 def read_for_evaluation(text: str) -> Reading | None:
-    """Read a text as the evaluation script does; `None` where it drops the sample.
+    """Read a text as the evaluation script does; `None` if that drops the sample.
 
-    Three attempts: as it is, with misplaced escapes undone, with apostrophes as double quotes. A list of
-    exactly two elements is a pair, a string of two parts is cut into one, anything else is passed over.
+    There are three attempts: unchanged, with misplaced escapes undone, with apostrophes as double quotes. A list of
+    exactly two elements is a pair, a string of two parts is split into a pair, anything else is skipped.
     """
     value, repaired = _load(text), False
     if value is _BROKEN:
@@ -330,9 +337,9 @@ def read_for_evaluation(text: str) -> Reading | None:
 
 
 def read_for_errta(text: str) -> list[tuple[Any, ...]] | None:
-    """Read a text as the ERRTA reader does: tuples of any length; `None` where it drops the sample.
+    """Read a text as the ERRTA reader does: tuples of any length; `None` if that drops the sample.
 
-    `text` is what is left after it has deleted the backslashes of the line.
+    `text` is what remains after the reader has deleted the backslashes of the line.
     """
     value = _load(text)
     if value is _BROKEN:
@@ -381,15 +388,15 @@ def _check_hashable(items: list[Any]) -> None:
 
 
 def write_generated(path: str | Path, sentences: Sequence[Sentence], predictions: Sequence[Prediction]) -> list[Issue]:
-    """Write predictions as LLaMA-Factory does: `generated_predictions.jsonl`, which the official scripts score.
+    """Write `generated_predictions.jsonl` as LLaMA-Factory does, for the official scripts.
 
-    `label` is the gold as a JSON list of pairs, `predict` what the model said, word for word; a tagger says nothing, so
-    its entities are written as such a list. The ERRTA script wants the sentences beside it, line by line the same: an
-    alpaca file of the same sentences (`corpus.formats.alpaca`) named `test.json`.
+    `label` is the gold as a JSON list of pairs, `predict` the model's answer verbatim. A tagger has no answer text, so
+    its entities are written as such a list. The ERRTA script also needs a `test.json` beside it with the same
+    sentences, line by line: write them in the alpaca format (`corpus.formats.alpaca`).
 
     Args:
         path: the file.
-        sentences: with gold entities; `prompt` is the one their file gave, or else their text.
+        sentences: with gold entities; `prompt` is the one from their file, or else their text.
         predictions: matched by id, in any order.
 
     Returns:

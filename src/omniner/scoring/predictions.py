@@ -1,10 +1,10 @@
 """Read a predictions file of any system, with its gold.
 
-Kinds of files are known by the keys of their first object: our own lines (`id`, `entities` or `raw`);
-`generated_predictions.jsonl` (`prompt`, `label`, `predict`) and what ms-swift writes, which bring their gold; answers
-without gold (`prompt` and `predict` alone, results of OpenAI's batches, `output`); CLUENER's submissions; and whatever
-is a labelled corpus of some format. All but those with labels need gold from elsewhere (`gold`). What cannot be read is
-an issue with its line; a file of no known kind, or of other sentences than gold's, is one `UserError`. The texts of
+The kind of a file is recognised by the keys of its first object: our own lines (`id`, `entities` or `raw`);
+`generated_predictions.jsonl` (`prompt`, `label`, `predict`) and ms-swift output, which contain their gold; answers
+without gold (`prompt` and `predict` only, results of OpenAI's batches, `output`); CLUENER submissions; and labelled
+corpora of any format. All but those with labels need gold from elsewhere (`gold`). Whatever cannot be read becomes an
+issue with its line; a file of unknown kind, or of other sentences than gold's, raises a `UserError`. The texts of
 `label` and `predict` are kept, so that the official profile can read them by its own rules.
 """
 
@@ -59,7 +59,7 @@ _Reading = tuple[list[Sentence], list[Issue]]
 
 
 class Said(NamedTuple):
-    """What a line says: a prediction, the prompt or sentence that it answers, whether it is a model's text alone."""
+    """The content of a line: a prediction, its prompt or sentence, and whether it is only a model's text."""
 
     prediction: Prediction
     asked: str = ""
@@ -81,14 +81,14 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
 
     Args:
         predictions: the file.
-        gold: a corpus file of any format, or its sentences; for `generated_predictions.jsonl` it must have as many
-            sentences, or those that the prompts quote, and may be the official `test.json` too. `None`: the labels in
+        gold: a corpus file of any format, or its sentences. For `generated_predictions.jsonl` it must have as many
+            sentences, or those that the prompts quote; the official `test.json` is accepted, too. `None`: the labels in
             the file, with the texts of a `test.json` beside it, or else `gold.jsonl` beside the file.
-        data: the config group. Its format, where it is the user's, and its keys hold for the gold file; its offsets
-            for those of predictions that no surfaces explain, too.
+        data: the config group. Its format (if the user's own) and its keys apply to the gold file. Its offsets also
+            apply to predictions whose offsets no surfaces explain.
 
     Raises:
-        UserError: the file is of no known kind, or its gold is missing or of other sentences.
+        UserError: the file is of unknown kind, or its gold is missing or has other sentences.
     """
     start, log = time.perf_counter(), IssueLog(predictions)
     lines = _prediction_lines(read_lines(predictions, log))
@@ -100,7 +100,7 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
             sentences, answers = _read_generated(lines, log)
             sentences = attach_gold(sentences, predictions, gold, len(lines), log, data)
             labels = {one.id: one.meta.get(LABEL) for one in sentences if one.meta.get(LABEL_PARSE) != REPLACED}
-            said = [Said(one, is_text=one.raw != labels.get(one.id)) for one in answers]  # what is the label stays it
+            said = [Said(one, is_text=one.raw != labels.get(one.id)) for one in answers]  # not of a label
             answers = _read_again(said, [one.id for one in answers], sentences)
         else:
             said = _read_labels(predictions, log, data) if kind == "corpus" else _READERS[kind](lines, log, data)
@@ -118,7 +118,7 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
 
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
-    """Pause the garbage collection: records by the hundred thousand hold no cycles, and looking can double the time."""
+    """Pause garbage collection: hundreds of thousands of records have no cycles, and searching can double the time."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -129,7 +129,7 @@ def garbage_collection_paused() -> Iterator[None]:
 
 
 def _prediction_lines(lines: list[str]) -> list[str]:
-    """The lines of the file; where it is one JSON list of predictions, a line for each."""
+    """Return the lines of the file; a JSON list of predictions is converted to one line per prediction."""
     first = next((line for line in lines if line.strip()), "").removeprefix("\ufeff").lstrip()
     if not first.startswith("["):
         return lines
@@ -143,9 +143,9 @@ def _prediction_lines(lines: list[str]) -> list[str]:
 
 
 def _read_again(said: Sequence[Said], ids: Sequence[str], gold: Sequence[Sentence]) -> list[Prediction]:
-    """The predictions with the ids of gold, and with texts read as those of our models are, if they need it.
+    """Return the predictions with the ids of gold; parse texts again, as our models' answers are, if needed.
 
-    What names other categories, or was not plain, is told by the categories and the sentence.
+    A text that names unknown categories or was not plain is parsed with the known categories and the sentence.
     """
     known = {entity.category for sentence in gold for entity in sentence.entities}
     texts = {sentence.id: sentence.text for sentence in gold}
@@ -180,12 +180,12 @@ def _kind_of(path: Path, lines: Sequence[str]) -> str:
 
 
 def _first_issues(issues: Sequence[Issue]) -> str:
-    """The first issues, as part of a message."""
+    """Format the first issues as part of a message."""
     return f" ({'; '.join(map(str, issues[:3]))})" if issues else ""
 
 
 def _first_object(lines: Sequence[str]) -> tuple[int, dict[str, Any]]:
-    """The first of the first lines that is a JSON object, and its number; else an empty one."""
+    """Return the first JSON object of the first 1000 lines and its line number; an empty object if there is none."""
     for number, line in enumerate(lines[:1000], 1):
         record, _ = _parse_line(line.removeprefix("\ufeff"))
         if isinstance(record, dict):
@@ -194,20 +194,20 @@ def _first_object(lines: Sequence[str]) -> tuple[int, dict[str, Any]]:
 
 
 def _answer_of(record: dict[str, Any]) -> Any:
-    """What a model of another program has said; None where the object has no answer where one is known to be."""
+    """Return the answer of another program's model; None if no known key has one."""
     response = record.get("response")
     if "custom_id" in record and (isinstance(response, dict) or "error" in record):
         try:
             return record["response"]["body"]["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
-            return ""  # a request that failed
+            return ""  # the request failed
     if response is not None and any(key in record for key in ("labels", "messages", "query", "id", *_PROMPT_KEYS)):
         return response
     return next((record[key] for key in _ANSWER_KEYS if record.get(key) is not None), None)
 
 
 def _prompt_of(record: dict[str, Any]) -> str:
-    """What a model was asked, with the sentence in it; empty where the object does not say."""
+    """Return the prompt, which contains the sentence; empty if the object has none."""
     messages = record.get("messages")
     if isinstance(messages, list):
         asked = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
@@ -216,7 +216,7 @@ def _prompt_of(record: dict[str, Any]) -> str:
 
 
 def _as_generated(line: str) -> str:
-    """A line of ms-swift as LLaMA-Factory would have written it; what is none stays as it is."""
+    """Convert a line of ms-swift to LLaMA-Factory's form; return any other line unchanged."""
     record, _ = _parse_line(line)
     if not isinstance(record, dict):
         return line
@@ -224,7 +224,7 @@ def _as_generated(line: str) -> str:
 
 
 def _parse_line(line: str) -> tuple[Any, str]:
-    """The JSON value of a line, and an empty text; None, and why, where it is not JSON."""
+    """Return the JSON value of a line and an empty text, or None and the reason if it is not JSON."""
     try:
         return json.loads(line), ""
     except (ValueError, RecursionError) as error:
@@ -233,7 +233,7 @@ def _parse_line(line: str) -> tuple[Any, str]:
 
 def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence], list[Prediction]]:
     sentences, predictions = [], []
-    shared: dict[Pair, Entity] = {}  # one object for equal ones: less memory, and less for the garbage collection
+    shared: dict[Pair, Entity] = {}  # equal pairs share one object: less memory, and less work for garbage collection
     values = [_parse_line(line.removeprefix("\ufeff") if number == 1 else line) for number, line in enumerate(lines, 1)]
     labels = [_text_of(record, "label") for record, _ in values]
     golds = [parse_answer(label) if label is not None else None for label in labels]
@@ -273,7 +273,7 @@ def _read_generated(lines: Sequence[str], log: IssueLog) -> tuple[list[Sentence]
 
 
 def _text_of(record: Any, key: str) -> str | None:
-    """The answer under a key: a text, or a list or object that is not in one; None where there is none."""
+    """Return the answer under a key: a string, or a list or object as JSON; None if there is none."""
     value = record.get(key) if isinstance(record, dict) else None
     return (
         json.dumps(value, ensure_ascii=False)
@@ -291,13 +291,16 @@ def _entities(pairs: Iterable[Pair], shared: dict[Pair, Entity]) -> list[Entity]
 
 
 def _keep_errta_texts(meta: dict[str, Any], line: str) -> None:
-    """The ERRTA reader deletes doubled backslashes of the line: one written as an escape survives it."""
+    """Keep the texts that the ERRTA reader sees.
+
+    It deletes double backslashes from the line, but not a backslash written as a unicode escape.
+    """
     record = json.loads(line.replace("\\\\", ""))
     meta[LABEL_ERRTA], meta[PREDICT_ERRTA] = record["label"], record["predict"]
 
 
 def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
-    """The line number, the value and the error of each line that is not blank, see `_parse_line`."""
+    """Yield the line number, value and error (see `_parse_line`) of each line that is not blank."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield number, *_parse_line(line.removeprefix("\ufeff") if number == 1 else line)
@@ -320,7 +323,7 @@ def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> 
 
 
 def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> list[Said]:
-    """CLUENER's: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
+    """Read a CLUENER submission: `{"id": 0, "label": {"name": {"彭小军": [[15, 17]]}}}`, ends inclusive."""
     said: list[Said] = []
     for number, record, error in _numbered_values(lines):
         label = record.get("label") if isinstance(record, dict) else None
@@ -346,11 +349,11 @@ def _read_submission(lines: Sequence[str], log: IssueLog, _: DataConfig | None) 
 
 
 def _read_labels(path: Path, log: IssueLog, data: DataConfig | None) -> list[Said]:
-    """Labels of a corpus file as predictions.
+    """Read the labels of a corpus file as predictions.
 
-    They need not be written as gold is, so that the file tells how. A column of tags could be gold's, and what is
-    misplaced is the system's error: of `data` only the joiner of tokens holds, and the meaning of offsets that stand
-    without surfaces.
+    The file may have another format than gold, so its format is recognised from its content. A tag column set for gold
+    does not apply, and misplaced entities are the system's errors. Of `data` only the token joiner applies, and the
+    meaning of offsets without surfaces.
     """
     options = ReadOptions(id_prefix=GOLD_PREFIX, joiner=data.joiner if data is not None else None)
     if data is None or data.offsets == "auto":
@@ -368,9 +371,9 @@ def _read_corpus(path: Path, options: ReadOptions) -> _Reading:
 
 
 def _read_offsets(path: Path, options: ReadOptions, way: str, log: IssueLog) -> _Reading:
-    """Read offsets in the way of gold, unless surfaces in the file say otherwise; that they do not is an issue."""
+    """Read offsets as `way` says, unless surfaces in the file contradict that; add an issue if they do not."""
     found: _Reading | None = None
-    with contextlib.suppress(UserError):  # there may be no possible place except in the way of gold
+    with contextlib.suppress(UserError):  # perhaps no reading is possible except with gold's meaning of offsets
         found = _read_corpus(path, options)
     try:
         as_gold = _read_corpus(path, replace(options, offsets=way))
@@ -385,21 +388,21 @@ def _read_offsets(path: Path, options: ReadOptions, way: str, log: IssueLog) -> 
 
 
 def _is_told_by_gold(as_gold: _Reading, found: _Reading) -> bool:
-    """Whether the meaning of gold's offsets gives other entities, and no surface in the file speaks against it."""
+    """Whether gold's meaning of offsets gives other entities, and no surface in the file contradicts it."""
     if [sentence.entities for sentence in as_gold[0]] == [sentence.entities for sentence in found[0]]:
         return False
     return _misplaced(as_gold) <= _misplaced(found)
 
 
 def _misplaced(reading: _Reading) -> int:
-    """A measure of the surfaces that are not at their offsets: left without them, or looked for elsewhere."""
+    """Count surfaces that are not at their offsets: left without offsets, or found elsewhere."""
     sentences, issues = reading
     unplaced = sum(entity.start is None for sentence in sentences for entity in sentence.entities)
     return unplaced + sum(issue.code == "offset-mismatch" for issue in issues)
 
 
 def _offsets_as_gold(way: str) -> tuple[str, str]:
-    """The code and the message of the issue that `data.offsets` has decided how predictions are read."""
+    """Return code and message of the issue that `data.offsets` decided how predictions are read."""
     return "offset-units", f"offsets taken as {way}, as data.offsets says; if they are not, add the surfaces"
 
 
@@ -428,10 +431,10 @@ _READERS: dict[str, Callable[[Sequence[str], IssueLog, DataConfig | None], list[
 
 
 def prediction_from_line(line: str) -> Prediction:
-    """Read one line of our own.
+    """Read one line in our own format.
 
     Raises:
-        UserError: the line is no prediction.
+        UserError: the line is not a prediction.
     """
     log, (record, error) = IssueLog(Path()), _parse_line(line)
     prediction = _prediction(record, log, 0) if isinstance(record, dict) else None
@@ -452,7 +455,7 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int, way: str = "au
         pairs, status, reason = parse_answer(raw)
         return Prediction(name, [Entity(*pair) for pair in pairs], raw, status, reason)
     items, text = record.get("entities"), record.get("text")
-    if isinstance(items, (dict, str)):  # by category, or an answer as a model wrote it
+    if isinstance(items, (dict, str)):  # by category, or the answer text of a model
         pairs, status, reason = parse_answer(items if isinstance(items, str) else json.dumps(items, ensure_ascii=False))
         if status != "failed":
             items = [list(pair) for pair in pairs]
@@ -472,7 +475,7 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int, way: str = "au
 
 
 def _entity(item: Any, sentence: str, way: str, log: IssueLog, line: int, name: str) -> Entity | None:
-    """An object in the spelling of any tool, a [text, category] pair, or a place in a known sentence (by `way`)."""
+    """Read an object with the keys of any tool, a [text, category] pair, or offsets in a known sentence (by `way`)."""
     if isinstance(item, list) and len(item) == 2:
         item = {"text": item[0], "category": item[1]}
     text, category = (item.get("text"), item.get("category")) if isinstance(item, dict) else (None, None)

@@ -1,8 +1,8 @@
-"""Score predictions against gold: scores, sorted errors, how the answers were read, and the signature of all that.
+"""Score predictions against gold: scores, sorted errors, how the answers were read, and a signature of these.
 
-Sentences and predictions are matched by id. Profile `own` counts a missing or unreadable answer as an empty one;
-profile `official` reads and counts as the published scripts do (`scoring.official`). Nothing is left out without an
-issue, and errors must add up to the false positives and negatives of the scores (`scoring.errta`), or the run stops.
+Sentences and predictions are matched by id. Profile `own` counts a missing or unreadable answer as empty; profile
+`official` reads and counts as the published scripts do (`scoring.official`). Nothing is left out without an issue, and
+errors must add up to the false positives and negatives of the scores (`scoring.errta`), or the run stops.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ Mode = Literal["official", "span"]
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """What a profile gives: the sentences that count, their comparison, and how their answers were read."""
+    """The result of a profile: the scored sentences, their comparison, and how their answers were read."""
 
     sentences: list[Sentence]
     comparison: Comparison
     parse: ParseSummary
-    selection: official.Selection | None = None  # profile official
+    selection: official.Selection | None = None  # official profile only
 
 
 def score_loaded(loaded: LoadedPredictions, metrics: MetricsConfig, errta: ErrtaConfig) -> ScoreResult:
@@ -88,10 +88,10 @@ def score_records(
         predictions: at most one per sentence, in any order.
         metrics: unit, profile, intervals.
         errta: how errors are sorted.
-        categories: that a prediction may well have though no gold entity does: those of the corpus.
+        categories: those of the corpus; a prediction may use them even if no gold entity does.
 
     Raises:
-        UserError: ids of gold repeat, the settings ask for offsets that are not there, or offsets are not those of the
+        UserError: ids of gold repeat, the settings require offsets that are missing, or no predicted offsets fit the
             texts.
     """
     start = time.perf_counter()
@@ -128,10 +128,10 @@ def score_records(
 
 
 def choose_scale(gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaConfig) -> tuple[Unit, Mode]:
-    """Choose what `metrics.unit` and `errta.mode` come to, by gold alone: auto = span where all of it has offsets.
+    """Resolve `metrics.unit` and `errta.mode` from gold alone: auto = span if all gold entities have offsets.
 
     Raises:
-        UserError: spans are asked for, and gold has none, or the profile knows none.
+        UserError: spans are requested, but gold has none or the profile does not support them.
     """
     located = has_places(gold)
     return _unit(gold, located, metrics), _mode(gold, located, metrics, errta)
@@ -140,10 +140,10 @@ def choose_scale(gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaC
 def settle_scale(
     gold: Sequence[Sentence], metrics: MetricsConfig, errta: ErrtaConfig
 ) -> tuple[MetricsConfig, ErrtaConfig]:
-    """Put what `choose_scale` chooses into the settings where parts of this gold might choose otherwise.
+    """Replace `auto` in the settings by the choice of `choose_scale`, if parts of this gold might choose otherwise.
 
-    So scores on the parts can be compared. Of gold with offsets throughout every part has them, and `auto` stays: runs
-    on its parts are the same whether it was settled or not.
+    This makes scores on the parts comparable. If all gold has offsets, so has every part, and `auto` stays: runs on the
+    parts are then the same with or without this step.
     """
     unit, mode = choose_scale(gold, metrics, errta)
     if has_places(gold):
@@ -152,7 +152,7 @@ def settle_scale(
 
 
 def has_places(gold: Sequence[Sentence]) -> bool:
-    """Whether every gold entity has offsets; where there is no entity, whether there is a text to have places in."""
+    """Whether every gold entity has offsets; without any entity, whether any sentence has a text."""
     known = any(sentence.entities or sentence.text for sentence in gold)
     return known and all_placed(sentence.entities for sentence in gold)
 
@@ -182,7 +182,7 @@ def _mode(gold: Sequence[Sentence], located: bool, metrics: MetricsConfig, errta
 
 
 def _by_id(predictions: Sequence[Prediction]) -> tuple[dict[str, Prediction], list[Issue]]:
-    """The first prediction of each id, and an issue for each further one."""
+    """Return the first prediction of each id, and an issue for each further one."""
     by_id = {prediction.id: prediction for prediction in reversed(predictions)}
     issues: list[Issue] = []
     if len(by_id) < len(predictions):
@@ -195,7 +195,7 @@ def _by_id(predictions: Sequence[Prediction]) -> tuple[dict[str, Prediction], li
 
 
 def _match(gold: Sequence[Sentence], by_id: dict[str, Prediction]) -> tuple[list[official.Sample], list[Issue]]:
-    """Each gold sentence with its prediction, and an issue for each of either without the other."""
+    """Pair each gold sentence with its prediction; return an issue for each one without a partner."""
     samples = [(sentence, by_id.get(sentence.id)) for sentence in gold]
     known = {sentence.id for sentence in gold}
     if len(known) < len(gold):
@@ -214,10 +214,10 @@ def _match(gold: Sequence[Sentence], by_id: dict[str, Prediction]) -> tuple[list
 def _compare_own(
     samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool
 ) -> tuple[_Scored, _Scored | None, list[Issue]]:
-    """An answer that is missing or cannot be read is empty, or is left out where the settings say so.
+    """Compare by the own profile: a missing or unreadable answer is empty, or left out if the settings say so.
 
     Returns:
-        What is scored, the same by the other unit (None where gold has no places), and the issues.
+        What is scored, the same by the other unit (None if gold has no offsets), and the issues.
     """
     drop = metrics.on_parse_failure == "drop"
     sentences: list[Sentence] = []
@@ -244,14 +244,14 @@ def _compare_own(
 def _compare_by_units(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]], unit: str, located: bool
 ) -> tuple[Comparison, Comparison | None, list[Issue]]:
-    """The comparison by `unit`, where gold has places that by the other one, and issues of offsets."""
+    """Compare by `unit` and, if gold has offsets, by the other unit, too; return issues of offsets."""
     gold = [sentence.entities for sentence in sentences]
     if not located and unit == "pair":
         return compare_units(gold, predicted, unit), None, []
     placed, issues = locate_predictions(sentences, predicted)
     spans = compare_units(gold, placed, "span")
     if unit == "pair":
-        # What names no place gets one when errors are sorted, beside what it may be taken for.
+        # Entities without offsets get them when errors are sorted, near the gold entity that they may be meant for.
         known = [
             given if found is given else [old if old[2] is None else new for old, new in zip(given, found, strict=True)]
             for given, found in zip(predicted, placed, strict=True)
@@ -264,7 +264,7 @@ def _compare_by_units(
 def _compare_official(
     samples: Sequence[official.Sample], metrics: MetricsConfig, unit: str, located: bool
 ) -> tuple[_Scored, _Scored | None, list[Issue]]:
-    """As the scripts read and count, by pair; beside it, where gold has places, by span as the own profile does."""
+    """Read and count by pair as the scripts do; if gold has offsets, also by span as the own profile does."""
     chosen = official.select_samples(samples)
     failed = len(samples) - len(chosen.samples)
     parse = ParseSummary(len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures)
@@ -279,7 +279,7 @@ def _compare_official(
 def _evaluate(
     scored: _Scored, other: _Scored | None, metrics: MetricsConfig
 ) -> tuple[Metrics, dict[str, UnitScores], list[Issue]]:
-    """All scores of what is scored, the main ones by each unit, and issues of rows that the official scripts lose."""
+    """Return all scores, the main ones by each unit, and issues for rows that the official scripts lose."""
     sides = [scored] if other is None else [scored, other]
     intervals = _intervals(sides, metrics) if metrics.bootstrap else {}
     scores = evaluate(scored.comparison)
@@ -304,7 +304,7 @@ def _evaluate(
 
 
 def _intervals(sides: Sequence[_Scored], metrics: MetricsConfig) -> dict[str, dict[str, Interval]]:
-    """The intervals by unit: from the same draws of posts for both, where both are of the same sentences."""
+    """Return the intervals by unit, from the same draws of posts if both units cover the same sentences."""
     together = all(side.sentences is sides[0].sentences for side in sides)
     found: dict[str, dict[str, Interval]] = {}
     for group in [sides] if together else [[side] for side in sides]:
@@ -316,7 +316,7 @@ def _intervals(sides: Sequence[_Scored], metrics: MetricsConfig) -> dict[str, di
 
 
 def _without_summary_rows(rows: dict[str, ScoreRow]) -> tuple[dict[str, ScoreRow], list[Issue]]:
-    """The rows of categories that the evaluation script's table shows, and an issue for each that it loses."""
+    """Return the rows that the evaluation script's table shows, and an issue for each lost one."""
     if not rows:
         return rows, [Issue("official-stop", "no category at all: the evaluation script has no table and stops")]
     lost = [name for name in official.SUMMARY_ROWS if name in rows]
@@ -325,7 +325,7 @@ def _without_summary_rows(rows: dict[str, ScoreRow]) -> tuple[dict[str, ScoreRow
 
 
 def _primaries(comparison: Comparison, errors: ErrtaResult) -> dict[str, str]:
-    """The primary of every category, in name order: the official ERRTA readers may know more than were counted."""
+    """Return the primary of every category, in name order, including those that only the official ERRTA readers see."""
     named = {unit[1] for error in errors.errors for unit in error.gold + error.predicted}
     return {name: primary_of(name) for name in sorted(named.union(counted_categories([comparison])))}
 
@@ -345,7 +345,7 @@ def _sort_errors(scored: _Scored, other: _Scored | None, samples: Sequence[offic
 
 
 def _score_overlap(scored: _Scored, other: _Scored | None, errta: ErrtaResult) -> dict[str, OverlapRow]:
-    """Give the scores of overlapping spans, from the sorted errors where those are by span."""
+    """Return the scores of overlapping spans, from the sorted errors if those are by span."""
     spans = next((side for side in (scored, other) if side is not None and side.comparison.unit == "span"), None)
     if spans is None:
         return {}
@@ -357,7 +357,7 @@ def _score_overlap(scored: _Scored, other: _Scored | None, errta: ErrtaResult) -
 
 
 def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Prediction]:
-    """The predictions with the places that were found for what they hold, if they were compared with these."""
+    """Return the predictions, with the offsets that were found for the comparison if these were used."""
     if scored.selection is not None:
         return by_id
     sides = zip(scored.sentences, scored.comparison.predicted, strict=True)
@@ -370,7 +370,7 @@ def _with_places(by_id: dict[str, Prediction], scored: _Scored) -> dict[str, Pre
 
 
 def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, samples: Sequence[official.Sample]) -> str:
-    """How the scores were computed and on what, in one line; equal signatures mean comparable scores."""
+    """Return in one line how and on what the scores were computed; equal signatures mean comparable scores."""
     interval = f"{metrics.bootstrap}x{scores.resampled}@{metrics.confidence:g}/seed{metrics.seed}"
     answers = [prediction for _, prediction in samples if prediction is not None]
     labels = [sentence.meta.get(LABEL, "") for sentence, _ in samples]
@@ -390,13 +390,13 @@ def _signature(scores: Metrics, errors: ErrtaResult, metrics: MetricsConfig, sam
 
 
 def way_of_counting(signature: str) -> dict[str, str]:
-    """Return what a signature says of how scores and errors are counted, without what they were counted on."""
+    """Return the part of a signature that tells how scores and errors are counted, without the data."""
     parts = dict(part.partition(":")[::2] for part in signature.split("|"))
     return {name: parts[name] for name in ("profile", "unit", "unreadable", "errta") if name in parts}
 
 
 def _digest(ids: list[str], sides: list[list[Entity]], texts: list[str]) -> str:
-    """A short digest of ids, entities and texts, in this order."""
+    """Return a short digest of ids, entities and texts, in this order."""
     columns: list[Any] = list(zip(*chain.from_iterable(sides), strict=True)) or [()] * 4
     surfaces, categories, starts, ends = columns
     sizes, places = array("q", map(len, sides)), starts + ends

@@ -1,20 +1,21 @@
-"""How sure the scores are: confidence intervals, and paired tests of the difference between two runs.
+"""Estimate how certain scores are: confidence intervals, and paired tests of the difference between two runs.
 
-Everything is drawn by post: sentences of one post share its topic and its author, so they are no independent draws
-(where there are no posts, sentences are drawn). Runs are given as counts per post and category
-(`counts_per_post`), so that all draws of a chunk are one matrix product.
+Posts are the unit of all draws: sentences of one post share its topic and its author, so they are not independent.
+(Without posts, sentences are drawn.) Runs are given as counts per post and category (`counts_per_post`), so that all
+draws of a chunk are one matrix product.
 
-- Bootstrap intervals (`bootstrap_intervals`): posts are drawn with replacement; the percentiles of the scores over the
-  draws are the interval. About 0.1 ms per draw for 19,557 sentences in posts of 1 to 5.
-- Approximate randomisation (`paired_tests`): were the runs interchangeable, each post's two answers could have been
-  exchanged. The p-value is the share of random exchanges with a difference at least as large as the observed one.
-  Exchanging a post adds its difference of counts to one sum and takes it from the other; a post in which the runs agree
-  is left out. 10,000 exchanges of 19,557 sentences with 90 categories take a few seconds.
+- Bootstrap intervals (`bootstrap_intervals`): posts are drawn with replacement; percentiles of the scores over the
+  draws give the interval. About 0.1 ms per draw for 19,557 sentences in posts of 1 to 5.
+- Approximate randomisation (`paired_tests`): if the runs were interchangeable, the two answers to each post could have
+  been exchanged. The p-value is the share of random exchanges with a difference at least as large as the observed one.
+  Exchanging a post adds its difference of counts to one sum and subtracts it from the other; posts on which the runs
+  agree are left out. 10,000 exchanges of 19,557 sentences with 90 categories take a few seconds.
 - Paired bootstrap (`paired_tests`): posts are drawn again, the same for both runs. The differences of the draws give
-  the interval; their distances from the observed difference, as if that were the centre of nothing but chance, the
-  p-value.
+  the interval. For the p-value the draws are centred at 0 (null hypothesis): it is the share at least as far from 0 as
+  the observed difference.
 
-Both tests count one more draw, the observed one, so that no p-value is 0. `holm` corrects the p-values of a family.
+Both tests count the observed difference as one more draw, so that no p-value is 0. `holm` corrects the p-values of a
+family.
 """
 
 from __future__ import annotations
@@ -34,22 +35,22 @@ from omniner.scoring.units import Comparison
 SCORE_NAMES = ("micro.precision", "micro.recall", "micro.f1", "macro.f1")
 
 _DRAWS_AT_A_TIME = 64  # draws at a time: 64 x 20,000 posts x 4 bytes = 5 MB
-_STREAM = 0xB007  # keeps these draws apart from other uses of the same seed
+_STREAM = 0xB007  # separates these draws from other uses of the same seed
 
 _EXCHANGES_AT_A_TIME = 256  # exchanges at a time: 256 x 20,000 posts x 4 bytes = 20 MB
-_BOOTSTRAP, _EXCHANGE = 0xB0075, 0x5AAB  # keep the draws of the tests apart
-_TIE = 1e-12  # differences this close are equal: sums of fractions in another order are
+_BOOTSTRAP, _EXCHANGE = 0xB0075, 0x5AAB  # separate the draws of the two tests
+_TIE = 1e-12  # differences this close are equal: the order of a sum of fractions changes it this much
 
 
 def bootstrap_intervals(
     comparisons: Sequence[Comparison], posts: Sequence[int], draws: int, confidence: float, seed: int
 ) -> list[dict[str, Interval]]:
-    """Compute percentile intervals of the scores of `SCORE_NAMES`; none without sentences or draws.
+    """Compute percentile intervals of the scores in `SCORE_NAMES`; none without sentences or draws.
 
     Args:
-        comparisons: of the scored sentences, by each unit; all see the same draws.
-        posts: the number of the post of each sentence, 0 .. posts - 1.
-        draws: how many resamples.
+        comparisons: of the scored sentences, one per unit; all use the same draws.
+        posts: the number of each sentence's post, 0 .. posts - 1.
+        draws: number of resamples.
         confidence: share of them inside the interval, e.g. 0.95.
         seed: any non-negative integer.
 
@@ -60,7 +61,7 @@ def bootstrap_intervals(
         return [{} for _ in comparisons]
     names, count = counted_categories(comparisons), 1 + max(posts)
     first, *others = [counts_per_post(comparison, posts, count, names) for comparison in comparisons]
-    # Units differ in few posts: what those add to the sums of the first is quicker computed than all sums anew.
+    # Units differ in few posts: adding their changes to the sums of the first is faster than computing all sums again.
     changes = [(np.flatnonzero((other != first).any(axis=(1, 2))), other - first) for other in others]
     tables = [(np.arange(count), first), *changes]
     generator = np.random.default_rng(np.random.SeedSequence([seed, _STREAM]))
@@ -91,13 +92,13 @@ def bounds(draws: NDArray[np.float64], confidence: float) -> NDArray[np.float64]
 
 
 def post_numbers(sentences: Sequence[Sentence]) -> list[int]:
-    """Number the posts of the sentences from 0; a sentence without a post is one of its own."""
+    """Number the posts of the sentences from 0; a sentence without a post counts as its own post."""
     number: dict[tuple[bool, str], int] = {}
     return [number.setdefault(post_key(sentence), len(number)) for sentence in sentences]
 
 
 def counted_categories(comparisons: Iterable[Comparison]) -> list[str]:
-    """Every category that was counted, in name order."""
+    """Return every category that was counted, in name order."""
     return sorted({name for c in comparisons for names in (c.right, c.missing, c.extra) for name in names})
 
 
@@ -108,9 +109,9 @@ def counts_per_post(
 
     Args:
         comparison: the scored sentences.
-        posts: the number of the post of each of them, 0 .. `count` - 1.
-        count: how many posts there are, those without a scored sentence among them.
-        names: the categories, all that were counted among them.
+        posts: the number of each sentence's post, 0 .. `count` - 1.
+        count: number of posts, including those without a scored sentence.
+        names: the categories, including all that were counted.
     """
     number = {name: place for place, name in enumerate(names)}
     size, of = len(names), np.asarray(posts, dtype=np.int64)
@@ -136,12 +137,12 @@ def exact_floats(table: NDArray[np.int64], most: int) -> NDArray[np.float32 | np
 def resampled_counts(
     table: NDArray[np.int64], draws: int, generator: np.random.Generator
 ) -> Iterator[NDArray[np.float64]]:
-    """Draw posts with replacement, as many as there are, and sum their counts: `[some draws, ...]` at a time.
+    """Draw as many posts as there are, with replacement, and sum their counts: `[some draws, ...]` at a time.
 
     Args:
         table: `[posts, ...]` of counts.
-        draws: how many.
-        generator: what the draws are taken from.
+        draws: number of draws.
+        generator: source of the random numbers.
     """
     count = len(table)
     counts = _flat_floats(table, count)
@@ -150,19 +151,19 @@ def resampled_counts(
 
 
 def _flat_floats(table: NDArray[np.int64], times: int) -> NDArray[np.float32 | np.float64]:
-    """`[posts, rest]` in floats that hold every sum of `times` draws exactly."""
+    """Flatten to `[posts, rest]`, in floats that hold every sum of `times` posts exactly."""
     flat = table.reshape(len(table), int(np.prod(table.shape[1:])))
-    # A draw can at most repeat the largest post every time.
+    # In the worst case a draw consists of the largest post only.
     return exact_floats(flat, int(np.abs(flat).sum(axis=1).max(initial=0)) * times)
 
 
 def drawn_weights(count: int, draws: int, generator: np.random.Generator) -> Iterator[NDArray[np.float32]]:
-    """Yield `[some draws, posts]`: how often each post was drawn, with replacement, as many as there are.
+    """Yield `[some draws, posts]`: how often each post was drawn, with replacement, in draws of `count` posts.
 
     Args:
-        count: of posts.
-        draws: how many.
-        generator: what the draws are taken from.
+        count: number of posts.
+        draws: number of draws.
+        generator: source of the random numbers.
     """
     for done in range(0, draws, _DRAWS_AT_A_TIME):
         weights = np.empty((min(_DRAWS_AT_A_TIME, draws - done), count), dtype=np.float32)
@@ -187,7 +188,7 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
 
 
 class Difference(NamedTuple):
-    """A score of two runs: `difference` is `value` - `baseline`, `low` to `high` its confidence interval."""
+    """A score of two runs; `difference` is `value` - `baseline`, and `low` to `high` is its confidence interval."""
 
     baseline: float
     value: float
@@ -204,8 +205,8 @@ class Significance:
 
     figures: Mapping[str, Difference]  # by `SCORE_NAMES`
     categories: Mapping[str, Difference]  # F1, in name order
-    corrected: Mapping[str, float]  # category -> p_randomisation by Holm over the categories of gold
-    family: int  # how many these are
+    corrected: Mapping[str, float]  # category -> p_randomisation, Holm-corrected over the categories in gold
+    family: int  # number of categories in gold
 
 
 def paired_tests(
@@ -213,7 +214,7 @@ def paired_tests(
 ) -> Significance:
     """Test every difference between two runs.
 
-    The draws depend on the seed and the two runs alone, not on further runs that are compared.
+    The draws depend only on the seed and these two runs, not on other runs that are compared.
 
     Args:
         baseline: `[posts, 3, categories]`: tp, fp and fn of one run.
@@ -229,7 +230,7 @@ def paired_tests(
     columns = (*values, observed, low, high, _p(exchanged, observed), _p(drawn - observed, observed))
     rows = [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
     by_category = dict(zip(categories, rows[len(SCORE_NAMES) :], strict=True))
-    # What is not in gold has no true positive in any draw: its F1 cannot differ, and there is nothing to test.
+    # A category that is not in gold has no true positive in any draw: its F1 cannot differ, so nothing is tested.
     in_gold = (baseline + other)[:, [0, 2]].sum(axis=(0, 1)).tolist()
     family = [name for name, count in zip(categories, in_gold, strict=True) if count]
     corrected = dict(zip(family, holm([by_category[name].p_randomisation for name in family]), strict=True))
@@ -242,7 +243,7 @@ def paired_tests(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Correct the p-values of one family by Holm's step-down method, which keeps the chance of any false alarm."""
+    """Correct the p-values of one family by Holm's step-down method, which bounds the chance of any false positive."""
     corrected, so_far = [0.0] * len(values), 0.0
     for place, index in enumerate(sorted(range(len(values)), key=values.__getitem__)):
         so_far = max(so_far, min(1.0, (len(values) - place) * values[index]))
@@ -251,14 +252,14 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def smallest_p(permutations: int, family: int) -> float:
-    """Compute the smallest corrected p-value that so many permutations can give in a family of so many tests."""
+    """Return the smallest corrected p-value that this many permutations can give in a family of this many tests."""
     return min(1.0, family / (permutations + 1))
 
 
 def _bootstrap(
     baseline: NDArray[np.int64], other: NDArray[np.int64], settings: CompareConfig
 ) -> Iterator[NDArray[np.float64]]:
-    """Differences `[some draws, 4 + categories]`, both runs on the same draws."""
+    """Yield differences `[some draws, 4 + categories]`, with the same draws for both runs."""
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _BOOTSTRAP]))
     both = np.stack([baseline, other], axis=1)  # [posts, 2, 3, categories]
     for sums in resampled_counts(both, settings.resamples, generator):
@@ -268,7 +269,7 @@ def _bootstrap(
 def _exchange(
     baseline: NDArray[np.int64], other: NDArray[np.int64], settings: CompareConfig
 ) -> Iterator[NDArray[np.float64]]:
-    """Differences `[some exchanges, 4 + categories]`; each post is exchanged with probability 1/2."""
+    """Yield differences `[some exchanges, 4 + categories]`; each post is exchanged with probability 1/2."""
     generator = np.random.default_rng(np.random.SeedSequence([settings.seed, _EXCHANGE]))
     shape = baseline.shape[1:]
     moves = (other - baseline).reshape(len(baseline), -1)
@@ -284,6 +285,8 @@ def _exchange(
 
 
 def _p(differences: NDArray[np.float64], observed: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of draws `[draws, figures]` at least as far from 0 as what was observed, itself among them."""
+    """Return the share of draws `[draws, figures]` at least as far from 0 as the observed value, which counts as a
+    draw.
+    """
     extreme = np.abs(differences) >= np.abs(observed) - _TIE
     return np.asarray((1 + extreme.sum(axis=0)) / (1 + len(differences)), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Gold labels that look wrong: other than the usual one of their surface."""
+"""Find gold labels that look wrong because they differ from the usual label of their surface."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import NamedTuple
 from omniner.records import Entity, Prediction, Sentence, ranked
 from omniner.scoring.metrics import ScoreResult
 
-# A label is suspected where its surface has been labelled otherwise at least this often and this regularly.
+# A surface has a usual label if it is labelled at least `SEEN` times and this share of its labels agree.
 SEEN = 5
 MAJORITY = 0.8
 
 
 class UnusualLabel(NamedTuple):
-    """Gold labels of one surface that are unlike its usual one.
+    """Gold labels of one surface that differ from its usual one.
 
     Attributes:
-        surface: what is labelled.
+        surface: the labelled text.
         gold: its category here.
         usual: the category that it has nearly always.
-        share: of its labels, those that are `usual`.
-        seen: its labels, in all sentences looked at.
-        labelled: of the scored sentences, its labels that are `gold`.
-        agreeing: of these, those where the model gives `usual`.
-        example: the id of a sentence with such a label, one where the model gives `usual` if there is one.
+        share: share of its labels that are `usual`.
+        seen: number of its labels in all sentences examined.
+        labelled: number of its labels in the scored sentences that are `gold`.
+        agreeing: number of these where the model predicts `usual`.
+        example: id of a sentence with such a label, preferably one where the model predicts `usual`.
     """
 
     surface: str
@@ -41,7 +41,7 @@ class UnusualLabel(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """A sentence with an unusual label, and whether the model gives the usual one there, or gold's."""
+    """A sentence with an unusual label, and whether the model predicts the usual label or gold's there."""
 
     id: str
     says_usual: bool
@@ -49,7 +49,7 @@ class _Place(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The places of unusual labels by surface and category, with all labels and the usual one of each surface."""
+    """Unusual labels by surface and category, with all labels and the usual label of each surface."""
 
     places: dict[tuple[str, str], list[_Place]]
     labels: dict[str, Counter[str]]
@@ -62,11 +62,11 @@ class _Found(NamedTuple):
 
 
 def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> list[UnusualLabel]:
-    """Find gold labels other than the usual one of their surface; those first of which the model says so, too.
+    """Find gold labels that differ from their surface's usual label; those that the model contradicts come first.
 
     Args:
         result: the scored sentences, whose labels are judged.
-        train: further gold sentences in which to look for the usual labels; a sentence of both counts once.
+        train: more gold sentences from which the usual labels are counted; a sentence in both counts once.
     """
     found = _find_unusual(result, train)
     suspects = []
@@ -79,12 +79,12 @@ def find_suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> lis
 def find_control_labels(
     result: ScoreResult, train: Sequence[Sentence], suspects: Sequence[UnusualLabel], shown: Collection[str] = ()
 ) -> list[UnusualLabel]:
-    """Find gold labels as unusual as suspected ones that are right after all: the model gives them, too.
+    """Find gold labels as unusual as the suspected ones that are probably right, because the model predicts them, too.
 
     Args:
         result, train: as for `find_suspected_labels`.
-        suspects: labels that are suspected; controls stand in other sentences, and are first those of other surfaces.
-        shown: texts of sentences whose labels the model was told: what it says of them is no second opinion.
+        suspects: suspected labels; controls are in other sentences, and those of other surfaces come first.
+        shown: texts of sentences whose labels were in the model's prompt: its answers there are no second opinion.
     """
     found, suspected = _find_unusual(result, train), {(one.surface, one.gold): one.example for one in suspects}
     controls = []
@@ -120,7 +120,7 @@ def _find_unusual(result: ScoreResult, train: Sequence[Sentence]) -> _Found:
 
 
 def _says(prediction: Prediction | None, gold: Entity, category: str) -> bool:
-    """Whether the model gave `gold`'s surface that category, at its place where both places are known."""
+    """Whether the model gave `gold`'s surface that category, at the same start if both starts are known."""
     return prediction is not None and any(
         e.category == category and e.text == gold.text and (None in (e.start, gold.start) or e.start == gold.start)
         for e in prediction.entities

@@ -1,17 +1,17 @@
-"""What counts as one entity, and the comparison of gold and predictions unit by unit.
+"""Define the units that scores count, and compare gold and predictions unit by unit.
 
 A unit is the distinct (surface, category) of a sentence (`pair`) or the distinct (category, start, end) (`span`). By
-span, a prediction without a place is a unit of its own, told by its surface, that no gold unit equals.
+span, a prediction without offsets is a unit of its own, identified by its surface. It never equals a gold unit.
 
-`compare_units` keeps, for each sentence with an error, what is missing and what is extra (`SentenceErrors`). The scores
-(`metrics`) and the sorting of errors (`errta`, `official`) start from them, so that nothing is compared twice. Most of
-the work is done by sets and counters of the interpreter, and a sentence that is right as a whole costs one comparison
-of lists. `pairs_of` makes the comparison by pair out of that by span for a fraction of its price.
+`compare_units` keeps the missing and extra units of each sentence with an error (`SentenceErrors`). The scores
+(`metrics`) and the sorting of errors (`errta`, `official`) start from them, so that nothing is compared twice. Sets and
+counters of the interpreter do most of the work; a fully correct sentence costs one comparison of lists. `pairs_of`
+derives the comparison by pair from the one by span at a fraction of the cost.
 
-Answers of generative models name surfaces, not places. `locate_predictions` gives them places by order, the k-th
-mention of a surface at its k-th occurrence, so that they can be compared by span. A pair that only repeats an entity
-adds no unit, as when we read a model's answer ourselves (`answers`). What finds no place stays without one: it is a
-false positive whatever gold holds, and `find_impossible` says of which kind.
+Generative models answer with surfaces, not offsets. `locate_predictions` assigns offsets in order, the k-th mention of
+a surface to its k-th occurrence, so that the answers can be compared by span. A pair that only repeats an entity adds
+no unit, as when our own models' answers are parsed (`answers`). An entity that is not found stays without offsets: it
+is a false positive whatever gold contains, and `find_impossible` names its kind.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from omniner.records import Entity, Issue, Sentence, locate_pairs
 UNITS = ("pair", "span")
 _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)
 
-# By unit: what makes an entity the same as another one, and the same without the category. By span that is all of it:
-# the surface follows from the place, and tells those apart that have none.
+# By unit: the key that identifies an entity, and the same key without its category. By span the key is the whole
+# entity: the surface follows from the offsets, and identifies entities that have none.
 _KEY: dict[str, Callable[[Entity], Any]] = {"pair": _PAIR, "span": lambda entity: entity}
 _PLACE: dict[str, Callable[[Entity], Any]] = {"pair": _SURFACE, "span": itemgetter(0, 2, 3)}
 
@@ -43,7 +43,7 @@ IMPOSSIBLE = {
     "repeated": "listed more often than the sentence has it",
     "unknown_category": "neither gold nor the corpus has this category",
 }
-"""The kinds of answers that no gold could have had, and what each of them is."""
+"""Kinds of answers that no gold could contain, with their meaning."""
 
 
 def all_placed(sides: Iterable[Sequence[Entity]]) -> bool:
@@ -52,9 +52,9 @@ def all_placed(sides: Iterable[Sequence[Entity]]) -> bool:
 
 
 class SentenceErrors(NamedTuple):
-    """The wrong units of one sentence, each once, in the order of their first mention."""
+    """The wrong units of one sentence, each once, in the order of first mention."""
 
-    sentence: int  # its position
+    sentence: int  # its position in the comparison
     missing: list[Entity]
     extra: list[Entity]
 
@@ -72,12 +72,12 @@ class Comparison:
 
     @property
     def key(self) -> Callable[[Entity], Any]:
-        """What makes an entity the same unit as another one."""
+        """The function that maps an entity to its unit."""
         return _KEY[self.unit]
 
     @property
     def place(self) -> Callable[[Entity], Any]:
-        """The same without the category."""
+        """The function that maps an entity to its unit without the category."""
         return _PLACE[self.unit]
 
     @property
@@ -97,7 +97,7 @@ def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence
     Args:
         gold: entities of each sentence.
         predicted: the same, in the same order of sentences.
-        unit: pair | span. By span, what has no place equals nothing that has one.
+        unit: pair | span. By span, an entity without offsets never equals one with offsets.
     """
     result = Comparison(unit, gold, predicted)
     right, counts, sentence_errors = result.right, result.right_counts, result.sentence_errors
@@ -133,10 +133,10 @@ def compare_units(gold: Sequence[Sequence[Entity]], predicted: Sequence[Sequence
 
 
 def pairs_of(spans: Comparison) -> Comparison:
-    """Compare by pair what has been compared by span.
+    """Derive the comparison by pair from the one by span.
 
-    A sentence in which no surface stands twice has the same wrong units either way, unless one is missing at one place
-    and extra at another: all others are compared anew.
+    A sentence in which no surface occurs twice has the same wrong units either way, unless a pair is missing at one
+    span and extra at another. Only the other sentences are compared again.
     """
     gold, predicted = spans.gold, spans.predicted
     again = {index for index, units in enumerate(gold) if len(set(map(_SURFACE, units))) < len(units)}
@@ -163,7 +163,7 @@ def pairs_of(spans: Comparison) -> Comparison:
 
 
 def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity], list[Any]]:
-    """The first entity of each key."""
+    """Return the first entity of each key, and the keys."""
     first: dict[Any, Entity] = {}
     for key, entity in zip(keys, units, strict=True):
         first.setdefault(key, entity)
@@ -171,12 +171,12 @@ def _distinct(units: Sequence[Entity], keys: Sequence[Any]) -> tuple[list[Entity
 
 
 def normalized(surface: str) -> str:
-    """A surface without differences of width, case and white space."""
+    """Return the surface without differences of width, case and white space."""
     return "".join(unicodedata.normalize("NFKC", surface).casefold().split())
 
 
 class ImpossibleAnswer(NamedTuple):
-    """A predicted entity that gold could not have had, whatever it holds; `kind` is of `IMPOSSIBLE`."""
+    """A predicted entity that no gold could contain; `kind` is a key of `IMPOSSIBLE`."""
 
     kind: str
     sentence_id: str
@@ -186,16 +186,16 @@ class ImpossibleAnswer(NamedTuple):
 def locate_predictions(
     sentences: Sequence[Sentence], predicted: Sequence[Sequence[Entity]]
 ) -> tuple[list[Sequence[Entity]], list[Issue]]:
-    """Find the places of predicted entities that have none, or none that fits: those where their text is not.
+    """Find offsets for predicted entities that have none, or whose offsets do not match their text.
 
     Args:
-        sentences: with their texts; what is said of one without a text stays as it is.
-        predicted: the entities of each.
+        sentences: with their texts; the entities of a sentence without a text stay unchanged.
+        predicted: the entities of each sentence.
 
     Returns:
-        The entities of each sentence, in their order. A pair listed more often than the sentence has it gets the place
-        of the entity that it repeats; those without a place are no words of the sentence, or are listed too often with
-        offsets that do not fit. And an issue for each entity whose offsets do not fit.
+        The entities of each sentence, in their order, and an issue for each entity whose offsets do not fit. A pair
+        that is listed more often than its surface occurs gets the offsets of the entity that it repeats. Entities left
+        without offsets do not occur in the sentence, or are listed too often with offsets that do not fit.
     """
     placed, issues = list(predicted), []
     for number, (sentence, entities) in enumerate(zip(sentences, predicted, strict=True)):
@@ -210,7 +210,11 @@ def locate_predictions(
 
 
 def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity], list[Issue]]:
-    """Where a surface is its place's but for its spelling (tokenizers change case and width), the place counts."""
+    """Locate the entities of one sentence.
+
+    Keep an entity's offsets if the text there equals its surface up to case, width and white space (tokenizers change
+    these); else search for the surface.
+    """
     text, issues = sentence.text, []
     result: list[Entity | None] = []
     for entity in entities:
@@ -232,14 +236,16 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
     placed: list[Entity] = []
     for entity, known in zip(entities, result, strict=True):
         there = known if known is not None else next(found_places)
-        if there is None:  # it repeats an entity, unless it claimed a place of its own
+        if there is None:  # it repeats an entity, unless it came with offsets of its own
             there = first[entity[:2]] if entity.start is None else Entity(*entity[:2])
         placed.append(there)
     return placed, issues
 
 
 def spelt_as_in_text(sentence: Sentence, entities: Sequence[Entity]) -> Sequence[Entity]:
-    """Give predicted entities without a place as the text spells them (`answers.spelt_as_in`), or as gold does."""
+    """Spell predicted entities without offsets as the text does (`answers.spelt_as_in`), unless gold has their
+    spelling.
+    """
     if unicodedata.is_normalized("NFC", sentence.text):
         return entities
     known = {entity.text for entity in sentence.entities}
@@ -252,10 +258,14 @@ def spelt_as_in_text(sentence: Sentence, entities: Sequence[Entity]) -> Sequence
 
 
 def check_some_fit(predicted: Iterable[Sequence[Entity]], issues: Sequence[Issue]) -> None:
-    """Refuse predictions of which no offset fits, as `locate_predictions` has found: they count otherwise than we do.
+    """Reject predictions none of whose offsets fit: they must be counted in another way than ours.
+
+    Args:
+        predicted: the entities of each sentence, as given.
+        issues: those that `locate_predictions` returned.
 
     Raises:
-        UserError: no entity stands where its offsets say, though some have offsets.
+        UserError: no entity is where its offsets say, though some have offsets.
     """
     if not issues:
         return
@@ -270,7 +280,7 @@ def check_some_fit(predicted: Iterable[Sequence[Entity]], issues: Sequence[Issue
 def find_impossible(
     comparison: Comparison, ids: Sequence[str], texts: Sequence[str], categories: Collection[str]
 ) -> list[ImpossibleAnswer]:
-    """Name the false positives that no gold could have had.
+    """Find the false positives that no gold could contain.
 
     Args:
         comparison: of gold and predictions.
@@ -293,10 +303,10 @@ def find_impossible(
 
 
 def _kind(entity: Entity, text: str, unit: str) -> str:
-    """What is wrong with its words; empty where nothing is, as far as is known."""
+    """Return what is wrong with an entity's surface, as a key of `IMPOSSIBLE`; empty if nothing is known to be."""
     if entity.start is not None or not text:
         return ""
-    surface = str(entity.text)  # the official scripts take a number for one, too
+    surface = str(entity.text)  # the official scripts accept a number as a surface, too
     if surface.strip() and surface in text:
-        return "repeated" if unit == "span" else ""  # by pair no place is looked for
+        return "repeated" if unit == "span" else ""  # by pair no offsets are needed
     return "respelt" if normalized(surface) and normalized(surface) in normalized(text) else "invented"
