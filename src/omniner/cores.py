@@ -1,8 +1,7 @@
-"""What this machine has for a process: its CPU cores, and how to keep what it starts to some of them; what the
-processor can do; whether there can be a GPU at all; a port that is free.
+"""Inspect this machine: CPU cores, processor features, GPU drivers and free ports.
 
-Linux alone says and sets this per process. Elsewhere (macOS) every core counts as this process's own, and nothing is
-kept to any core.
+Only Linux reports and sets cores per process. Elsewhere (macOS) all cores count as this process's own, and processes
+are not restricted to cores.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from omniner.errors import UserError
 
-# What the drivers of Nvidia (its small boards too), of Windows' Linux and of AMD put there.
+# Created there by the drivers of Nvidia (including small boards), of Windows' Linux and of AMD.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/nvhost-gpu", "/dev/dxg", "/dev/kfd")
 
 
@@ -28,14 +27,14 @@ def own_cores() -> list[int]:
 
 
 def busy_beside() -> float:
-    """Return about how many cores other programs have kept busy in the last minute; 0 if the system does not tell."""
+    """Return roughly how many cores other programs used in the last minute; 0 if the system does not report it."""
     if not hasattr(os, "getloadavg"):
         return 0.0
     return max(0.0, min(os.getloadavg()[0] - 1, len(own_cores())))  # 1 is this process
 
 
 def processor() -> tuple[str, set[str]]:
-    """Return the name of the processor and the flags of what it can do; nothing where Linux does not say."""
+    """Return the processor's name and feature flags; both empty if Linux does not report them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     except OSError:
@@ -46,10 +45,10 @@ def processor() -> tuple[str, set[str]]:
 
 @contextlib.contextmanager
 def pinned(cores: Collection[int]) -> Iterator[None]:
-    """Keep this thread to `cores` for the block: a process that it starts there has them from the first.
+    """Restrict this thread to `cores` for the block; processes started in it inherit the restriction.
 
     Args:
-        cores: numbers of cores; none = leave them as they are.
+        cores: numbers of cores; empty = do not restrict.
     """
     if not cores or not hasattr(os, "sched_setaffinity"):
         yield
@@ -63,13 +62,13 @@ def pinned(cores: Collection[int]) -> Iterator[None]:
 
 
 def check_gpu() -> None:
-    """Raise a `UserError` where Linux has no driver of any GPU, which is seen without waiting for torch."""
+    """Raise a `UserError` if Linux has no GPU driver, which can be checked without loading torch."""
     if sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES)):
         raise UserError("trainer.accelerator", "this machine has no GPU driver", "Use trainer=cpu.")
 
 
 def free_port() -> int:
-    """Find a port of this machine that nobody listens at."""
+    """Return a port of this machine on which nobody listens."""
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         port: int = place.getsockname()[1]

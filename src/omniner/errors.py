@@ -1,8 +1,8 @@
-"""The exceptions that are no fault of the program: a user's mistake, and being told to stop; texts without logins.
+"""Define the exceptions that are not faults of the program (a user's mistake, a stop signal), and mask logins in texts.
 
-A mistake (a wrong key, a missing file, a broken line) is answered by one message that says where it is, what was
-found and what to do; `omniner.run` prints it without a traceback and exits with status 2. Anything else that is
-raised is a fault of ours and keeps its traceback.
+A mistake (a wrong key, a missing file, a broken line) gets one message that says where it is, what was found and what
+to do; `omniner.run` prints it without a traceback and exits with status 2. Any other exception is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import re
 import signal
 from pathlib import Path
 
-_LONGEST = 300  # characters of an error of a library that are shown
-_ADDRESS = re.compile(r"""://[^\s'"<>]+""")  # without its scheme, which each letter of a long word could begin
+_LONGEST = 300  # characters of a library's error that are shown
+_ADDRESS = re.compile(r"""://[^\s'"<>]+""")  # without the scheme, because every letter of a long word could begin one
 _SECRET_FIELD = re.compile(
     r"(?i)([?&;](?:[\w.\-]*[_.\-])?(?:api|auth|access)?(?:key|token|secret|password|passwd|pwd|signature|sig)=)[^&;#\s]+"
 )
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # lines, colours, turned text
-HIDDEN = "***"  # stands for what must not be written
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")  # lines, colours, direction of text
+HIDDEN = "***"  # replaces whatever must not be written
 
 
 class UserError(ValueError):
-    """A mistake the user can mend.
+    """A mistake that the user can correct.
 
     Args:
         where: the config key (`data.root`) or `file:line` at fault.
-        found: what stands there and why it cannot be.
+        found: what was found there and why it is wrong.
         fix: what to do about it.
     """
 
@@ -39,7 +39,7 @@ class UserError(ValueError):
 
 
 class Stopped(KeyboardInterrupt):
-    """Told to stop by a signal; work that was cut short at a whole step raises it too. Exit status: 128 + `signum`."""
+    """A signal to stop; also raised by work that was stopped after a whole step. Exit status: 128 + `signum`."""
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         self.signum = signum
@@ -47,27 +47,28 @@ class Stopped(KeyboardInterrupt):
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line without logins, cut where it is long; its type where it has none."""
+    """Return an error's message as one line without logins, shortened if long; without a message, the error's type."""
     text = masked(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
 def first_line_of(error: BaseException) -> str:
-    """Return the first line of the message of an error, which torch goes on with its own frames; else its type."""
+    """Return the first line of an error's message, without the frames that torch appends; without one, the error's
+    type.
+    """
     return masked((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def _shown(text: str) -> str:
-    """The text with control characters, which ids and categories of a file may hold, written as escapes."""
+    """Escape control characters, which ids and categories of a file may contain."""
     return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def masked(text: str) -> str:
-    """Return the text without the logins of the addresses in it, and without the values of fields called after a key.
+    """Return the text without the logins in its addresses and the values of fields named like a key or password.
 
-    An address is taken apart as the one who calls it would: what stands before the last `@` ahead of the path is a
-    login, whatever characters it holds. So is what stands before a later `@` where the port is none: a password with
-    a slash.
+    An address is split as its reader would: what precedes the last `@` before the path is a login, whatever characters
+    it contains. If the port is not a number, what precedes a later `@` is a login, too: the password contains a slash.
     """
     return _ADDRESS.sub(lambda found: _mask_address(found[0]), text) if "://" in text else text
 

@@ -1,10 +1,11 @@
-"""Files that are whole or absent, and locks on files.
+"""Write files atomically, append to files that survive a kill, and lock files.
 
-Every file of a run is read and written through here. `write_text` and `writing` write to a temporary neighbour and
-rename it, so that a reader never meets half a file. `append_lines` and `whole_lines` are the pair for long work that
-may be killed: a line counts once its newline is there, and a torn last line is cut off before work goes on. `try_lock`
-and `wait_for_lock` keep two processes from the same work; a lock ends with the process that holds it. Errors of the
-operating system (no space, no permission, a missing file) become one `UserError` that names the path.
+Every file of a run is read and written through this module. `write_text` and `writing` write to a temporary file beside
+the target and rename it, so that a reader never sees half a file. `append_lines` and `whole_lines` are the pair for
+long work that may be killed: a line counts once its newline is there, and a torn last line is cut off before work
+continues. `try_lock` and `wait_for_lock` keep two processes from doing the same work; a lock ends with the process that
+holds it. Errors of the operating system (no space, no permission, a missing file) become one `UserError` that names the
+path.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ T = TypeVar("T")
 
 log = logging.getLogger("omniner")
 
-LOCK_RETRY_SECONDS = 0.5  # between two tries, while a lock is waited for
+LOCK_RETRY_SECONDS = 0.5  # between two attempts to get a lock
 _NO_MEMORY = (
     "can't allocate memory", "not enough memory", "out of memory", "cannot allocate memory", "bad_alloc",
-    "failed to map segment",  # a library that finds no room is an ImportError
+    "failed to map segment",  # a library that cannot be mapped into memory raises ImportError
 )  # fmt: skip
 _MEMORY_FIX = (
     "Give it more. Less is needed by a tagger with a lower trainer.batch_size, by a language model that learns with "
@@ -68,7 +69,7 @@ _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno
 
 @contextlib.contextmanager
 def explaining(path: str | Path) -> Iterator[None]:
-    """Turn an `OSError` about `path` into a `UserError` that says what to do, also one that a library wraps."""
+    """Convert an `OSError` about `path` to a `UserError` that says what to do, even if a library wraps it."""
     try:
         yield
     except Exception as error:
@@ -80,12 +81,12 @@ def explaining(path: str | Path) -> Iterator[None]:
 
 
 def wrapped_os_error(error: BaseException) -> OSError | None:
-    """Return what the machine lacked (space, file handles) where that is behind the error of a library."""
+    """Return the error of the operating system (space, file handles) behind a library's error, if there is one."""
     behind: BaseException | None = error
     while behind is not None:
         if isinstance(behind, OSError) and behind.errno in _OF_THE_MACHINE:
             return behind
-        # Libraries in Rust say it in their message alone.
+        # Libraries written in Rust give it only in their message.
         if (found := re.search(r"\(os error (\d+)\)", str(behind))) and int(found[1]) in _OF_THE_MACHINE:
             return OSError(int(found[1]), os.strerror(int(found[1])))
         behind = behind.__cause__ or behind.__context__
@@ -94,7 +95,7 @@ def wrapped_os_error(error: BaseException) -> OSError | None:
 
 @contextlib.contextmanager
 def explaining_limits() -> Iterator[None]:
-    """Turn what the machine refuses (memory, threads, file handles, space) into a `UserError`, whoever met it."""
+    """Convert a limit of the machine (memory, threads, file handles, space) to a `UserError`, whatever raised it."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError, ImportError) as error:
@@ -110,7 +111,7 @@ def explaining_limits() -> Iterator[None]:
 
 
 def check_input_file(path: str | Path) -> None:
-    """Raise a `UserError` for what cannot be read as a file is: a pipe, which would wait for ever, or packed data."""
+    """Raise a `UserError` for a pipe (reading would block) or a compressed file."""
     path = Path(path)
     with explaining(path):
         if path.is_fifo() or path.is_socket():
@@ -124,7 +125,7 @@ def check_input_file(path: str | Path) -> None:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Make a folder and its parents and make sure it can be written to."""
+    """Create a folder and its parents, and check that it is writable."""
     path = Path(path)
     with explaining(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -134,7 +135,7 @@ def make_folder(path: str | Path) -> Path:
 
 
 def check_new_folder(path: str | Path) -> None:
-    """Raise a `UserError` where a folder, which is written as a whole, would take the place of something."""
+    """Raise a `UserError` if `path`, where a whole folder is to be written, is a file or a folder that is not empty."""
     path = Path(path)
     with explaining(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
@@ -143,7 +144,7 @@ def check_new_folder(path: str | Path) -> None:
 
 
 def file_states(path: str | Path) -> list[list[Any]]:
-    """Return name, size and time of change of a file, or of all files of a folder: what was written anew differs."""
+    """Return name, size and modification time of a file, or of all files of a folder, to detect files written again."""
     path = Path(path)
     with explaining(path):
         files = sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -153,7 +154,7 @@ def file_states(path: str | Path) -> list[list[Any]]:
 
 @contextlib.contextmanager
 def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a temporary neighbour of `path`; it takes the place of `path` when the block ends without an error.
+    """Open a temporary file beside `path`; it replaces `path` when the block ends without an error.
 
     A link stays, and leads to the new file.
     """
@@ -176,7 +177,7 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 
 def _create(path: Path) -> int:
-    """Make a file with the permissions of any new file, which are the kernel's to decide; its handle."""
+    """Create a file with the default permissions, which the kernel decides; return its handle."""
     return os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o666)
 
 
@@ -185,17 +186,17 @@ def _temporary(path: Path) -> Path:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that `writing` has not finished; without its process it never will."""
+    """Whether a file of this name is unfinished output of `writing`; if its process is gone it stays unfinished."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 @contextlib.contextmanager
 def writing_folder(path: str | Path) -> Iterator[Path]:
-    """Give an empty neighbour of the folder `path`; it takes the place of `path` when the block ends without an error.
+    """Yield an empty folder beside `path`; it replaces the folder `path` when the block ends without an error.
 
-    A folder that was there is put aside for the moment between two renames; `restore` brings it back after a kill
-    in that moment. What a kill left half-written is removed the next time. Only one process may write a folder. A link
-    stays, and leads to the new folder.
+    An existing folder is moved aside between two renames; `restore` brings it back after a kill in that moment. What a
+    kill left half-written is removed the next time. Only one process at a time may write a folder. A link stays, and
+    leads to the new folder.
     """
     path = _behind_link(path)
     half, aside = path.with_name(f".{path.name}.new"), _aside(path)
@@ -219,9 +220,9 @@ def writing_folder(path: str | Path) -> Iterator[Path]:
 
 
 def restore(path: str | Path) -> None:
-    """Bring back a folder that `writing_folder` had put aside when it was killed.
+    """Bring back a folder that `writing_folder` had moved aside when it was killed.
 
-    Where both are there, nothing is done: a process that writes the folder may be removing the old one just now.
+    If both folders exist, nothing is done: a process that writes the folder may be removing the old one.
     """
     path = _behind_link(path)
     aside = _aside(path)
@@ -231,13 +232,13 @@ def restore(path: str | Path) -> None:
 
 
 def _behind_link(path: str | Path) -> Path:
-    """The path that a link leads to: a rename in its place would replace the link, and miss what it leads to."""
+    """Return the target of a link: renaming onto the link would replace it and leave its target unchanged."""
     path = Path(path)
     return path.resolve() if path.is_symlink() else path
 
 
 def _make_readable(folder: Path) -> None:
-    """Give files that a library made private the permissions that any other new file here would have."""
+    """Give files that a library made private the permissions of any other new file in this folder."""
     probe = _temporary(folder / "probe")
     handle = _create(probe)
     mode = stat.S_IMODE(os.fstat(handle).st_mode)
@@ -258,26 +259,26 @@ def _remove(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file, whole or not at all."""
+    """Write a text file atomically."""
     with writing(path) as file:
         file.write(text)
     return Path(path)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write indented JSON, Chinese readable, whole or not at all; NaN is refused."""
+    """Write indented JSON atomically, with Chinese unescaped; NaN is refused."""
     return write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
 
 
 def write_json_lines(path: str | Path, items: Iterable[Mapping[str, Any]]) -> Path:
-    """Write JSON lines, Chinese readable, whole or not at all."""
+    """Write JSON lines atomically, with Chinese unescaped."""
     with writing(path) as file:
         file.writelines(f"{to_line(item)}\n" for item in items)
     return Path(path)
 
 
 def read_json(path: str | Path) -> Any:
-    """Read a JSON file; a missing or broken one is a `UserError` with its line."""
+    """Read a JSON file; raise a `UserError` with the line if it is missing or broken."""
     with explaining(path):
         data = Path(path).read_bytes()
     try:
@@ -289,13 +290,13 @@ def read_json(path: str | Path) -> Any:
 
 
 def whole_lines(path: str | Path) -> list[str]:
-    """Return the finished lines of an append-only file; none where it is absent.
+    """Return the complete lines of an append-only file; none if it does not exist.
 
-    What a kill or a power failure left at the end is cut off from the file: half a line, and lines of bytes that are no
-    text.
+    Whatever a kill or a power failure left at the end is cut off from the file: half a line, or lines of bytes that are
+    not text.
 
     Raises:
-        UserError: such bytes stand before a whole line.
+        UserError: such bytes are followed by a complete line.
     """
     path = Path(path)
     if not path.exists():
@@ -318,7 +319,7 @@ def whole_lines(path: str | Path) -> list[str]:
 
 
 def _as_text(line: bytes) -> str | None:
-    """The text of a line; None for bytes that are none."""
+    """Decode a line; return None if its bytes are not text."""
     try:
         return None if b"\0" in line else line.decode("utf-8")
     except UnicodeDecodeError:
@@ -326,16 +327,16 @@ def _as_text(line: bytes) -> str | None:
 
 
 def whole_records(path: str | Path, parse: Callable[[str], T], fix: str) -> list[T]:
-    """Return what `parse` makes of the `whole_lines` of a file.
+    """Parse the `whole_lines` of a file.
 
     Args:
         path: of the file.
-        parse: raises for a line that it cannot take what looking into foreign JSON raises: `ValueError`, `KeyError`,
-            `TypeError`, `AttributeError`, `RecursionError` or `OverflowError`.
+        parse: converts a line. For a line that it cannot read it raises what access to foreign JSON raises:
+            `ValueError`, `KeyError`, `TypeError`, `AttributeError`, `RecursionError` or `OverflowError`.
         fix: what to do about such a line.
 
     Raises:
-        UserError: there is one; it names the file and the line.
+        UserError: a line cannot be parsed; it names the file and the line.
     """
     found: list[T] = []
     for number, line in enumerate(whole_lines(path), start=1):
@@ -348,27 +349,27 @@ def whole_records(path: str | Path, parse: Callable[[str], T], fix: str) -> list
 
 
 def append_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Append lines in one write, each with its newline."""
+    """Append lines, each with its newline, in one write."""
     with explaining(path), Path(path).open("a", encoding="utf-8", newline="\n") as file:
         file.write("".join(f"{line}\n" for line in lines))
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file's bytes."""
+    """Return the SHA-256 of a file's bytes as hex digits."""
     with explaining(path), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def try_lock(path: str | Path) -> BaseFileLock | None:
-    """Lock a file until the lock's `release`, or for the life of this process.
+    """Lock a file until the lock's `release`, or until this process ends.
 
     Returns:
-        The lock; None where another process, or another lock of this one, holds the file.
+        The lock; None if another process, or another lock of this one, holds the file.
 
     Raises:
-        UserError: the file cannot be made.
+        UserError: the file cannot be created.
     """
-    from filelock import FileLock, Timeout  # 0.1 s, which --help and a mistake need not wait for
+    from filelock import FileLock, Timeout  # 0.1 s, for which --help and configuration errors need not wait
 
     lock = FileLock(path, thread_local=False)
     with explaining(path):
@@ -381,11 +382,11 @@ def try_lock(path: str | Path) -> BaseFileLock | None:
 
 @contextlib.contextmanager
 def wait_for_lock(path: str | Path, check_stop: Callable[[], None]) -> Iterator[None]:
-    """Lock a file for the block, as soon as it is free.
+    """Wait until a file is free, and lock it for the block.
 
     Args:
         path: of the file.
-        check_stop: called twice a second meanwhile; what it raises ends the waiting.
+        check_stop: called twice a second while waiting; an exception that it raises ends the waiting.
     """
     while (lock := try_lock(path)) is None:
         check_stop()

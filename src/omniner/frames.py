@@ -1,8 +1,8 @@
-"""What Python callers give, made into checked records; and records and results made into data frames.
+"""Check and convert Python callers' data to records, and records and results to data frames.
 
-Callers give records in a list or one by one, or the rows of a data frame. Something else in their place is one
-`UserError` with the argument and the number of the item or row. pandas is imported only to make a data frame: whoever
-gives one has imported it.
+Callers pass records as an iterable, or as the rows of a data frame. Anything else raises a `UserError` that names the
+argument and the number of the item or row. pandas is imported only to create a data frame: callers who pass one have
+imported it already.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ _ENTITY = "Give (text, category), (text, category, start, end), or an object wit
 
 
 def listed(where: str, given: Any, fix: str) -> list[Any]:
-    """Make a list of what is given as one.
+    """Return the items of an iterable argument as a list.
 
     Args:
         where: the name of the argument.
-        given: by the caller: a list, or whatever else gives its items one by one.
-        fix: what to give.
+        given: from the caller: a list or another iterable.
+        fix: what to pass instead.
 
     Raises:
-        UserError: it is one text, a mapping or a data frame, whose items are no items, or nothing that has any.
+        UserError: it is not iterable, or a text, a mapping or a data frame, whose elements are not items.
     """
     if isinstance(given, str | bytes | Mapping) or _is_frame(given) or not isinstance(given, Iterable):
         raise UserError(where, f"{_kind(given)} where a list belongs", fix)
@@ -50,7 +50,7 @@ def listed(where: str, given: Any, fix: str) -> list[Any]:
 
 
 def listed_texts(where: str, given: Any, fix: str) -> list[str]:
-    """Make a list of texts of what is given as one; see `listed`."""
+    """Return the items of an iterable argument as a list of texts; see `listed`."""
     items = listed(where, given, fix)
     for number, item in enumerate(items):
         if not isinstance(item, str):
@@ -59,18 +59,19 @@ def listed_texts(where: str, given: Any, fix: str) -> list[str]:
 
 
 def records_of(kind: type[T], given: Any, where: str) -> list[T]:
-    """Make checked records of a list of them, or of the rows of a data frame.
+    """Return checked records from an iterable of records or the rows of a data frame.
 
     Args:
         kind: the class of the records.
-        given: by the caller.
+        given: from the caller.
         where: the name of the argument.
 
     Returns:
-        The records; one whose entities are not quite `Entity` (tuples, offsets of numpy) as a copy that has them.
+        The records. A record whose entities are not exactly `Entity` (tuples, numpy offsets) is replaced by a copy in
+        which they are.
 
     Raises:
-        UserError: an item or a row is no such record.
+        UserError: an item or a row is not such a record.
     """
     if _is_frame(given):
         return _records_of_rows(kind, given, where)
@@ -86,7 +87,7 @@ def records_of(kind: type[T], given: Any, where: str) -> list[T]:
 
 
 def _records_of_rows(kind: type[T], table: pd.DataFrame, where: str) -> list[T]:
-    """Records of the rows of a data frame, with all that its columns hold of them."""
+    """Convert the rows of a data frame to records, using all columns that are fields of the record."""
     fields = [field.name for field in dataclasses.fields(kind)]
     needed = [name for name in fields if name in ("id", "text", "entities")]
     if missing := [name for name in needed if name not in table.columns]:
@@ -104,7 +105,7 @@ def _records_of_rows(kind: type[T], table: pd.DataFrame, where: str) -> list[T]:
 
 
 def check_meta(sentences: Sequence[Sentence], where: str) -> None:
-    """Raise a `UserError` that names the first sentence whose `meta` JSON cannot hold."""
+    """Raise a `UserError` that names the first sentence whose `meta` cannot be written as JSON."""
     for number, sentence in enumerate(sentences):
         try:
             json.dumps(sentence.meta)
@@ -114,10 +115,10 @@ def check_meta(sentences: Sequence[Sentence], where: str) -> None:
 
 
 def sentences_to_tag(texts: Any) -> list[Sentence]:
-    """Make sentences of texts and `Sentence` records, each with an id of its own.
+    """Convert texts and `Sentence` records to sentences with unique ids.
 
     Raises:
-        UserError: an item is neither, or two records have one id.
+        UserError: an item is neither, or two records have the same id.
     """
     fix = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
     items = listed("texts", texts, fix)
@@ -133,7 +134,7 @@ def sentences_to_tag(texts: Any) -> list[Sentence]:
 
 
 def _entities(given: Any, place: str) -> list[Entity]:
-    """Entities of a list of `Entity`, of tuples like it, or of objects like those of JSON lines."""
+    """Convert a list of `Entity`, of equivalent tuples, or of objects like those of JSON lines."""
     fix = "Give a list of entities, [] where there are none."
     if _is_missing(given):
         raise UserError(place, "empty", fix)
@@ -157,7 +158,7 @@ def _entity(item: Any, place: str) -> Entity:
 
 
 def _offset(value: Any, place: str) -> int | None:
-    """A whole number of any library; one that pandas made a float of because others are missing is one, too."""
+    """Convert an integer of any library, or a float with an integer value: pandas uses floats if others are missing."""
     if _is_missing(value):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -169,7 +170,7 @@ def _offset(value: Any, place: str) -> int | None:
 
 
 def _is_plain(entity: Any) -> bool:
-    """Whether an entity is what its type says; numbers of other libraries cannot be written as JSON."""
+    """Whether an entity has exactly the declared types; numbers of other libraries cannot be written as JSON."""
     if type(entity) is not Entity or not isinstance(entity.text, str) or not isinstance(entity.category, str):
         return False
     start, end = type(entity.start), type(entity.end)
@@ -177,7 +178,7 @@ def _is_plain(entity: Any) -> bool:
 
 
 def _is_missing(cell: Any) -> bool:
-    """Whether a cell is empty: pandas has a value of its own for that in each kind of column, none equal to itself."""
+    """Whether a cell is empty; pandas has a different missing value for each kind of column, none equal to itself."""
     return cell is None or type(cell).__name__ == "NAType" or (isinstance(cell, float) and cell != cell)
 
 
@@ -187,7 +188,7 @@ def _is_frame(given: Any) -> bool:
 
 
 def _kind(given: Any) -> str:
-    """What something is that is no list, for a message."""
+    """Describe a value that is not a list, for a message."""
     if isinstance(given, str):
         return f"a text, {_shown(given)},"
     if isinstance(given, Mapping):
@@ -196,7 +197,7 @@ def _kind(given: Any) -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value for a message, cut where it is long."""
+    """Format a value for a message, shortened if it is long."""
     text = repr(value)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
@@ -204,16 +205,16 @@ def _shown(value: Any) -> str:
 def frame(
     what: Iterable[Sentence | Prediction | Entity | Issue] | ScoreResult | ErrtaResult | RunComparison,
 ) -> pd.DataFrame:
-    """Make a pandas data frame of records or results.
+    """Create a pandas data frame of records or results.
 
     Args:
-        what: sentences, predictions, entities or issues (one row each with their fields), scores (one row per
-            category), sorted errors (one row per error: its entities, and their texts and categories in columns of
-            their own, between them ` + ` where there are several), or a comparison (one row per run).
+        what: sentences, predictions, entities or issues (one row each, with their fields); scores (one row per
+            category); sorted errors (one row per error: its entities, and columns with their texts and categories,
+            joined by ` + ` if there are several); or a comparison (one row per run).
 
     Returns:
-        The data frame, with its columns even if it has no rows; those of sentences and predictions can be given to
-        `score`, `errta` and `compare` again.
+        The data frame, with its columns even if it has no rows. Those of sentences and predictions can be passed to
+        `score`, `errta` and `compare`.
 
     Raises:
         UserError: `what` is something else.
@@ -246,7 +247,7 @@ def frame(
 
 
 def _error_row(error: ErrtaError) -> tuple[Any, ...]:
-    """The cells of an error, in the order of `_ERROR_COLUMNS`."""
+    """Return the cells of an error, in the order of `_ERROR_COLUMNS`."""
     units = (error.gold, error.predicted)
     said = [
         " + ".join(texts)

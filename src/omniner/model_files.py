@@ -1,9 +1,9 @@
-"""Where the files of a model are: asked before anything heavy is loaded.
+"""Find and check the files of a model before anything heavy is loaded.
 
-A trained model is a run's folder or a checkpoint in it. A pretrained one is what `model.path` says: a folder or a GGUF
-file on this machine, else a model of the Hugging Face hub, which is looked for in the hub's cache and then, with one
-short request, on the hub. The libraries that load it would import torch first, and then repeat a request that cannot
-succeed for half a minute.
+A trained model is a run's folder or a checkpoint in it. A pretrained model is given by `model.path`: a local folder or
+GGUF file, else a model of the Hugging Face hub. A hub model is looked up in the hub's cache and then, with one short
+request, on the hub. The libraries that load it would first import torch, and then repeat a failing request for half a
+minute.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ DOWNLOAD = (
     "download the model elsewhere (hf download <name>) and set model.path to its folder."
 )
 DESCRIPTION = "omniner.json"
-"""The file that makes a folder the checkpoint of a generative model (see `omniner.llm.language_model`)."""
+"""The file that marks a folder as the checkpoint of a generative model (see `omniner.llm.language_model`)."""
 
 _FOLDER = "Name a folder with config.json, a GGUF file, or a model of the hub."
-_USUAL_SIZES = (1024, 4096)  # of a model whose sizes stand in a file that takes long to read
-_PIECES, _PIECE = 16, 1 << 16  # pieces of a file that are digested, and the bytes of each
+_USUAL_SIZES = (1024, 4096)  # assumed for a GGUF file, whose sizes are slow to read
+_PIECES, _PIECE = 16, 1 << 16  # number of pieces of a file that are digested, and bytes of each
 _YES = ("1", "true", "yes", "on")  # of HF_HUB_OFFLINE
 
 
@@ -51,10 +51,10 @@ def is_local_folder(path: str, fix: str) -> bool:
 
     Args:
         path: `model.path`.
-        fix: what to do about a path to nothing, which is no hub name either.
+        fix: what to do about a path that neither exists nor can be a hub name.
 
     Raises:
-        UserError: it is a path to nothing.
+        UserError: the path does not exist, or is a file.
     """
     if Path(path).is_dir():
         return True
@@ -66,13 +66,13 @@ def is_local_folder(path: str, fix: str) -> bool:
 
 
 def gguf_file(path: str) -> Path | None:
-    """Return the GGUF file that `path` names, there or not, or the only one in a folder that holds no other model.
+    """Return the GGUF file that `path` names (it need not exist), or the only one in a folder without config.json.
 
     Args:
         path: `model.path`.
 
     Raises:
-        UserError: the folder holds several.
+        UserError: the folder contains several.
     """
     place = Path(path)
     if not place.is_dir():
@@ -87,7 +87,7 @@ def gguf_file(path: str) -> Path | None:
 
 
 def check_model(path: str) -> None:
-    """Raise a `UserError` where a model cannot be loaded for certain.
+    """Raise a `UserError` if a model certainly cannot be loaded.
 
     Args:
         path: `model.path`.
@@ -102,15 +102,15 @@ def check_model(path: str) -> None:
 
 
 def weights_digest(path: str) -> str | None:
-    """Digest the weights of a model on this machine, in a moment: the sizes of their files, and pieces of each.
+    """Digest the weights of a local model quickly: the sizes of their files, and pieces of each.
 
-    Two models of one shape differ in some piece: training changes nearly every number.
+    Two models of the same shape differ in some piece, because training changes nearly every number.
 
     Args:
         path: `model.path`.
 
     Returns:
-        16 hex digits; None for a hub name, and where no weights are.
+        16 hex digits; None for a hub name, and if there are no weights.
     """
     file = gguf_file(path)
     found = (sorted(Path(path).glob(pattern)) for pattern in ("model*.safetensors", "pytorch_model*.bin"))
@@ -127,11 +127,11 @@ def weights_digest(path: str) -> str | None:
 
 
 def check_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
-    """Raise a `UserError` where other weights stand now where the base of adapters was.
+    """Raise a `UserError` if the base weights differ from those that the adapters were trained on.
 
     Args:
         checkpoint: the folder of the adapters.
-        description: what its `omniner.json` says; one of an older version does not say which weights they were.
+        description: content of its `omniner.json`; older versions do not record the digest of the base weights.
     """
     learnt_beside = description.get("base_weights")
     now = weights_digest(str(description["base"])) if learnt_beside else None
@@ -142,7 +142,7 @@ def check_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
 
 
 def layer_sizes(path: str | None) -> tuple[int, int] | None:
-    """Return how many numbers a token has in a model's layers, and inside a layer; None where no config.json says so.
+    """Return the hidden size and the intermediate size of a model's layers; None if no config.json has them.
 
     Args:
         path: `model.path`; None = random weights.
@@ -160,21 +160,21 @@ def layer_sizes(path: str | None) -> tuple[int, int] | None:
 
 
 def _cache_of(name: str) -> Path:
-    """The folder of the hub's cache for a model."""
+    """Return the folder of a model in the hub's cache."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     cache = os.environ.get("HF_HUB_CACHE") or Path(home, "hub")
     return Path(cache, f"models--{name.replace('/', '--')}").expanduser()
 
 
 def _is_cached(name: str) -> bool:
-    """Whether the hub's cache on this machine holds the model."""
+    """Whether the hub's cache on this machine contains the model."""
     folder = _cache_of(name)
     return any(folder.glob("snapshots/*/config.json")) or any(folder.glob("snapshots/*/*.gguf"))
 
 
 def _ask_hub(name: str) -> None:
-    """Raise a `UserError` where the hub cannot be reached or does not have the model."""
-    import urllib.error  # half the time of a configuration's check, and few checks need it
+    """Raise a `UserError` if the hub cannot be reached or does not have the model."""
+    import urllib.error  # half the time of a configuration check, and few checks need it
     import urllib.request
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
@@ -185,10 +185,10 @@ def _ask_hub(name: str) -> None:
         with urllib.request.urlopen(request, timeout=WAIT):
             pass
     except urllib.error.HTTPError as error:
-        no_config = error.headers.get("X-Error-Code") == "EntryNotFound"  # as of a GGUF model
+        no_config = error.headers.get("X-Error-Code") == "EntryNotFound"  # as for a GGUF model
         if error.code == 404 and not no_config:
             raise UserError("model.path", f"the hub {hub} knows no model {name}", DOWNLOAD) from error
-        # 401 and 403 are for whoever loads it with a token; 5xx may be over by then
+        # 401 and 403 are left to the loader, which has a token; 5xx errors may be temporary
     except (OSError, ValueError) as error:
         reason = one_line(getattr(error, "reason", None) or error)
         found = f"{name} is not in the hub's cache, and {hub} cannot be reached ({reason})"

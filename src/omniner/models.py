@@ -1,13 +1,13 @@
-"""The one place that asks of which kind a model is: builds it for training, loads it for prediction.
+"""Build models for training and load them for prediction; the only module that distinguishes the kinds of models.
 
-A tagger (encoder or BiLSTM with a head) is kept in one file, a causal language model in a folder. Both learn through
-`fit` and answer through `predict` of what `load_predictor` or `load_untrained` returns, so that nobody else needs to
-know which one it is. Only the modules of the kind and the purpose at hand are imported: a BiLSTM waits for nothing that
-belongs to language models, and prediction not for Lightning.
+A tagger (encoder or BiLSTM with a head) is stored in one file, a causal language model in a folder. Both are trained by
+`fit` and predict with the `predict` of what `load_predictor` or `load_untrained` returns, so that no other module needs
+to know the kind. Only the modules for the kind and purpose at hand are imported: a BiLSTM loads no module of language
+models, and prediction does not load Lightning.
 
-What a model says does not depend on the size of a batch or on a sentence's neighbours: padding is masked exactly, and
-the best path of a sentence is its own. A causal model decodes the same sentences together after an interruption as
-before it, so that it goes on with the same bits.
+Predictions do not depend on the batch size or on the other sentences: padding is masked exactly, and the best path of a
+sentence is independent of others. After an interruption a causal model decodes the same sentences together as before,
+so that it continues with bit-identical results.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ log = logging.getLogger("omniner")
 
 ENGINE = "tagger"
 
-_SEEDS = 1 << 32  # that Lightning knows
-_ENCODED = 20_000  # sentences that a tagger has encoded at a time: 50 MB of them, whatever there is to predict
-_MOST_IDLE = 4  # prefixes that a causal model keeps for calls side by side, each tens of megabytes
+_SEEDS = 1 << 32  # that Lightning accepts
+_ENCODED = 20_000  # sentences that a tagger encodes at a time: about 50 MB
+_MOST_IDLE = 4  # generators with a cached prefix, kept for parallel calls; each takes tens of megabytes
 
 
 def fit(
@@ -70,16 +70,16 @@ def fit(
     callbacks: Sequence[Callback],
     launch: Callable[[int], AbstractContextManager[None]] = lambda count: nullcontext(),
 ) -> FitResult:
-    """Train the model of a configuration, or go on with it.
+    """Train the model of a configuration, or resume its training.
 
     Args:
-        config: all of it; what the model needs of it, `trainer` and `seed` are read.
-        corpus: its `train` is learnt from, its `dev` chooses the checkpoint.
-        prompt: what a causal model is told; None for a tagger.
+        config: the whole configuration; the sections of the model, `trainer` and `seed` are read.
+        corpus: its `train` is trained on, its `dev` selects the checkpoint.
+        prompt: for a causal model; None for a tagger.
         folder: of the run.
         logger: of Lightning, or none.
-        callbacks: further ones, before those of `trainer.callbacks`.
-        launch: given how many processes of this machine train together, starts the others for the time of a block.
+        callbacks: additional ones, before those of `trainer.callbacks`.
+        launch: gets the number of processes that train on this machine; its context starts the others for the block.
 
     Raises:
         UserError: a mistake in configuration or data.
@@ -99,7 +99,7 @@ def fit(
 
 
 def devices_for_training(config: Config) -> Devices:
-    """Choose what the model of a configuration is trained on, and set the CPU threads of this process."""
+    """Choose the devices on which the configuration's model is trained, and set the CPU threads of this process."""
     devices = _devices_for(config.trainer, config.model, trains=True)
     if devices.precision == "bf16-true" and config.tuning.method == "full":  # adapters stay in fp32
         log.warning(
@@ -110,10 +110,10 @@ def devices_for_training(config: Config) -> Devices:
 
 
 def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
-    """Settle what `auto` leaves open so that a causal model's training fits into its GPUs; elsewhere nothing changes.
+    """Resolve `auto` settings so that training of a causal model fits into its GPUs; otherwise change nothing.
 
     Raises:
-        UserError: it cannot fit; it names what would.
+        UserError: it cannot fit; the message names settings that would.
     """
     if config.llm is None:
         return config, devices
@@ -133,7 +133,7 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
 
 
 def _with_slots(config: Config, slots: int) -> Config:
-    """Put a number in the place of `decoding.slots=auto`."""
+    """Replace `decoding.slots=auto` by a number."""
     return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, slots=slots))
 
 
@@ -149,7 +149,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     """Build the module and the data for training a tagger.
 
     Raises:
-        UserError: a mistake in configuration or data; all of them show here.
+        UserError: a mistake in configuration or data; all of them are found here.
     """
     from pytorch_lightning import seed_everything
 
@@ -165,7 +165,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
 
 
 def _unit_of_dev(config: Config, corpus: Corpus) -> str:
-    """What counts as one entity of dev, whatever kind of model learns."""
+    """Return the unit that dev is scored by, the same for every kind of model."""
     return choose_scale(corpus.splits["dev"], config.metrics, config.errta)[0]
 
 
@@ -175,7 +175,7 @@ def prepare_llm(
     """Build the module and the data for training a causal model.
 
     Raises:
-        UserError: a mistake in configuration or data; all of them show here.
+        UserError: a mistake in configuration or data; all of them are found here.
     """
     from pytorch_lightning import seed_everything
 
@@ -189,9 +189,9 @@ def prepare_llm(
     _check_sharding(config, devices)
     unit = _unit_of_dev(config, corpus)
     seed_everything(config.seed % _SEEDS, verbose=False)
-    learns_all = config.tuning.method == "full"  # its own weights, and not adapters beside them
+    learns_all = config.tuning.method == "full"  # the model's own weights are trained, not adapters
     dtype = devices.dtype(learns_all)
-    if learns_all and model.path is not None:  # they get the type they learn in on their devices
+    if learns_all and model.path is not None:  # the weights are converted to their training dtype on their devices
         dtype = mapped_dtype(model.path, dtype)
 
     texts = [sentence.text for sentence in train]
@@ -205,7 +205,7 @@ def prepare_llm(
 
 
 def _check_positions(built: CausalModel, data: GenerativeData) -> None:
-    """A prompt with its answer must fit into the positions that the model knows."""
+    """Check that the longest prompt with its answer fits into the model's positions."""
     positions = getattr(base_model(built.model).config, "max_position_embeddings", None)
     samples = [*data.train, *data.dev]
     longest = max(samples, key=lambda sample: len(sample.prompt) + len(sample.answer))
@@ -219,7 +219,7 @@ def _check_positions(built: CausalModel, data: GenerativeData) -> None:
 
 
 def _check_sharding(config: Config, devices: Devices) -> None:
-    """What bitsandbytes keeps cannot be divided between processes."""
+    """Reject fsdp with bitsandbytes, whose weights and optimizer states cannot be sharded."""
     if devices.strategy != "fsdp":
         return
     if config.tuning.method == "qlora":
@@ -230,18 +230,17 @@ def _check_sharding(config: Config, devices: Devices) -> None:
 
 
 class Predictor(Protocol):
-    """A model that is ready to answer."""
+    """A model that is ready to predict."""
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
-        """Tag sentences, batch after batch, the longest first: go by their ids.
+        """Yield predictions batch by batch, longest sentences first; match them by id.
 
-        Every sentence gets exactly one prediction. One whose text is cut or left out (`encoding.on_too_long`) says so
-        in its `reason`.
+        Every sentence gets exactly one prediction. If its text is cut or left out (`encoding.on_too_long`), the
+        `reason` says so.
 
         Args:
-            sentences: with different ids; their entities are not looked at. To go on after an interruption, all of
-                them again.
-            done: ids of those that need no prediction any more.
+            sentences: with unique ids; their entities are ignored. After an interruption, pass all of them again.
+            done: ids of those that have a prediction already.
 
         Raises:
             UserError: a text is too long, and `encoding.on_too_long` is `fail`.
@@ -249,14 +248,14 @@ class Predictor(Protocol):
 
 
 def load_predictor(config: Config, checkpoint: Path) -> Predictor:
-    """Load a trained model, into whatever program: torch's settings stay its own, see `settings_for`.
+    """Load a trained model; torch's global settings are changed only while it computes, see `settings_for`.
 
     Args:
-        config: `encoding`, `trainer`, `decoding` and `seed` are read; model and prompt are those of the checkpoint.
+        config: `encoding`, `trainer`, `decoding` and `seed` are read; model and prompt come from the checkpoint.
         checkpoint: `best.ckpt` or `last.ckpt` of a tagger, or the `best` folder of a causal model.
 
     Raises:
-        UserError: it is no checkpoint.
+        UserError: it is not a checkpoint.
     """
     if not checkpoint.is_dir():
         return TaggerPredictor(config, checkpoint)
@@ -270,13 +269,13 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
 
 
 def known_categories(checkpoint: Path) -> tuple[str, ...]:
-    """Return the categories that a trained model can give, in its order.
+    """Return the categories that a trained model can predict, in its order.
 
     Args:
-        checkpoint: as `load_predictor` takes it.
+        checkpoint: as for `load_predictor`.
 
     Raises:
-        UserError: it is no checkpoint.
+        UserError: it is not a checkpoint.
     """
     if not checkpoint.is_dir():
         from omniner.taggers import tagger
@@ -289,7 +288,7 @@ def known_categories(checkpoint: Path) -> tuple[str, ...]:
 
 
 def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
-    """Choose what a trained model, or without a checkpoint that of the configuration, answers on."""
+    """Choose the devices on which a trained model predicts; without a checkpoint, the model of the configuration."""
     if checkpoint is None:
         return _devices_for(config.trainer, config.model)
     if not checkpoint.is_dir():
@@ -304,11 +303,11 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
 
 
 def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> LLMPredictor:
-    """Load the causal model of the configuration as it was published.
+    """Load the causal model of the configuration without training.
 
     Args:
-        config: which model; `tuning` says whether its weights are quantised.
-        prompt: what it is told.
+        config: names the model; `tuning` decides whether its weights are quantised.
+        prompt: for the model.
         texts: training sentences, whose characters the tokenizer of a random model must know.
 
     Raises:
@@ -319,7 +318,7 @@ def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> LLMP
     if config.llm is None:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
     devices = devices_for_prediction(config, checkpoint=None)
-    # adapters that have learnt nothing would only cost time; 4-bit weights may be what makes a model fit
+    # untrained adapters would only cost time; but the model may fit only with 4-bit weights
     method = config.tuning.method if config.tuning.method == "qlora" else "full"
     tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
     dtype = devices.dtype(learns=False)
@@ -350,7 +349,7 @@ class TaggerPredictor:
         encoder = self._tagger.sentence_encoder(self._config.encoding)
         if self._config.encoding.on_too_long == "fail":
             for part in parts[1:]:
-                encoder.encode(part)  # what cannot be read ends the work before it has begun
+                encoder.encode(part)  # text that cannot be encoded stops the work before it begins
         progress = Progress("sentences tagged", len(left))
         for part in parts:
             examples, issues = encoder.encode(part)
@@ -363,7 +362,7 @@ class TaggerPredictor:
                 progress.add(len(found))
 
     def _tag(self, examples: Sequence[EncodedSentence], reasons: Mapping[str, str]) -> Iterator[list[Prediction]]:
-        """Tag encoded sentences, batch after batch; what is to be said of a sentence stands in `reasons`."""
+        """Tag encoded sentences, batch by batch; `reasons` are copied to the predictions of their sentences."""
         from omniner.taggers.batches import collate
 
         device, mixed = self._devices.device, self._devices.precision != "32-true"
@@ -384,13 +383,13 @@ class TaggerPredictor:
 
 
 class LLMPredictor:
-    """A causal model, as it was trained or as it was published.
+    """A causal model, trained or untuned.
 
     Args:
         config: `encoding`, `decoding` and `seed` are read.
         devices: where it runs.
         causal: the model; it is moved there.
-        quiet: say nothing of how far it is: this is a part of some work that says so itself.
+        quiet: log no progress, because this is a part of work that logs its own.
     """
 
     def __init__(self, config: Config, devices: Devices, causal: CausalModel, quiet: bool = False) -> None:
@@ -401,14 +400,14 @@ class LLMPredictor:
         self._config, self._devices = _with_slots(config, slots_beside(causal.model, config.decoding, devices)), devices
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._quiet = quiet
-        self._constraints: dict[str, Constraint | None] = {}  # by the style of the answers
-        self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # with the prefix that each has read
+        self._constraints: dict[str, Constraint | None] = {}  # by answer style
+        self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # each with the prefix that it has read
 
     def told(self, prompt: Prompt) -> LLMPredictor:
-        """Make a quiet one with the same weights that is told another prompt, with the same categories."""
+        """Return a quiet predictor with the same weights and another prompt, which has the same categories."""
         causal = dataclasses.replace(self._causal, prompt=prompt)
         other = LLMPredictor(self._config, self._devices, causal, quiet=True)
-        other._constraints = self._constraints  # seconds for many categories
+        other._constraints = self._constraints  # building them takes seconds for many categories
         return other
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
@@ -440,13 +439,13 @@ class LLMPredictor:
                         prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
                     yield batch
                     progress.add(len(batch))
-        finally:  # a reader may stop behind the first answer
+        finally:  # the caller may stop after the first answer
             self._idle.append(generator)
 
     def _take_generator(self, prefix: list[int]) -> Generator:
-        """Return the generator of a call before, if its prompts began so; what it has read costs seconds.
+        """Return an idle generator whose prefix is the same, because reading a prefix takes seconds; else create one.
 
-        A call may begin while another one is under way, in this thread or another: each has its own.
+        A call may begin while another one is running, in this thread or another: each has its own generator.
         """
         from omniner.llm.generate import Generator
 
@@ -486,7 +485,7 @@ def _reasons(issues: Sequence[Issue]) -> dict[str, str]:
 def _unread(
     sentences: Sequence[Sentence], read: Collection[str], reasons: Mapping[str, str], engine: str
 ) -> Iterator[list[Prediction]]:
-    """Predictions of the sentences that no model reads: an empty text has no entity, one left out a failed answer."""
+    """Yield predictions of sentences that the model does not read: empty texts have no entities, skipped ones fail."""
     left_out = [sentence for sentence in sentences if sentence.id not in read]
     if left_out:
         yield [

@@ -1,7 +1,7 @@
-"""Pretrained models in the hands of their libraries, transformers and peft.
+"""Load pretrained models with transformers and peft.
 
-A pretrained model is named by a hub name or a folder. A folder is read without a network; code of a hub repository is
-never executed. Whatever a library raises about something that cannot be loaded becomes one `UserError`.
+A pretrained model is given by a hub name or a folder. A folder is read without a network; code of a hub repository is
+never executed. Whatever a library raises about a model that cannot be loaded becomes one `UserError`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from omniner.model_files import DOWNLOAD
 
 
 def load_options(local: bool) -> dict[str, Any]:
-    """Return the arguments of every `from_pretrained`: no network for a `local` folder, no foreign code ever."""
+    """Return the arguments of every `from_pretrained`: no network for a `local` folder, never any remote code."""
     return {"local_files_only": local, "trust_remote_code": False}
 
 
@@ -29,7 +29,7 @@ def load_advice(local: bool, folder: str) -> str:
 
 @contextlib.contextmanager
 def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[None]:
-    """Turn what a library raises in the block, about something that cannot be loaded, into one `UserError`.
+    """Convert whatever a library raises in the block to one `UserError` about something that cannot be loaded.
 
     Args:
         where: the config key that names it.
@@ -40,14 +40,17 @@ def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[N
         yield
     except UserError:
         raise
-    except Exception as error:  # what a broken file raises differs by library and version: no common type but this
+    except Exception as error:  # the type varies by library and version
         raise UserError(where, f"{path} cannot be loaded ({one_line(error)})", fix) from error
 
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep libraries from talking: progress bars of half a second, reports on head weights that were left out on
-    purpose, warnings that peft uses an old name of transformers, that bitsandbytes has a slower way."""
+    """Silence libraries.
+
+    They show progress bars of half a second and reports on head weights that were left out on purpose, and warn that
+    peft uses an old name of transformers or that bitsandbytes has a slower way.
+    """
     from transformers.utils import logging as reports
 
     loggers = [logging.getLogger(name) for name in ("transformers", "bitsandbytes")]
@@ -68,5 +71,5 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def base_model(model: Any) -> Any:
-    """Return the transformers model inside a peft one, or the model itself."""
+    """Return the transformers model inside a peft model, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model

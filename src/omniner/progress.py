@@ -1,4 +1,4 @@
-"""Progress of long work, said now and then: how much is done, how fast, how long still."""
+"""Log the progress of long work: how much is done, how fast, and how long the rest takes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator
 
 log = logging.getLogger("omniner")
 
-_SLOW = 0.1  # per second; what is slower is told per minute
+_SLOW = 0.1  # items per second; slower rates are given per minute
 
 
 class Progress:
-    """Counts what is done, and says so every few seconds.
+    """Count finished items, and log the progress every few seconds.
 
     Args:
-        what: is done, for example `sentences answered`.
-        total: how many there are.
-        done: how many of them were done before; they do not count for the rate.
+        what: the finished items, for example `sentences answered`.
+        total: number of items.
+        done: number of items finished before; they do not count for the rate.
         seconds: between two lines.
-        at_once: whether the first that is done is said at once: for what may take minutes each.
-        enough: how many must be done before a rate is said: where so many are under way together, the first ones
-            that end say nothing of the rest.
-        quiet: only count; of several processes one speaks.
-        note: what to say besides, asked for with each line.
+        at_once: whether to log the first finished item at once, for items that may take minutes each.
+        enough: number of finished items before a rate is logged: if this many run in parallel, the first to finish say
+            nothing about the rest.
+        quiet: only count; of several processes one logs.
+        note: returns a note to add to each line.
     """
 
     def __init__(
@@ -44,21 +44,21 @@ class Progress:
         self._start = self._spoken = time.monotonic()
 
     def add(self, count: int) -> None:
-        """Count `count` more as done, and say so if the last line is long ago."""
+        """Add `count` finished items, and log the progress if the last line was long ago."""
         first = count > 0 and self.done == self._before
         self.done += count
         if (first and self._at_once) or time.monotonic() - self._spoken >= self._seconds:
             self.say()
 
     def say(self, note: str = "") -> None:
-        """Say now how far the work is; with this note instead of the one asked for with each line."""
+        """Log the progress now, with this note instead of the usual one."""
         self._spoken = time.monotonic()
         if not self._quiet:
             note = note or (self._note() if self._note else "")
             log.info("%s%s", self.status(), f"; {note}" if note else "")
 
     def status(self) -> str:
-        """Return one line: how much is done; once that is enough, the mean rate too, and how long the rest takes."""
+        """Return one line: how much is done and, once enough is, the mean rate and the time that the rest takes."""
         fresh = self.done - self._before
         rate = fresh / max(time.monotonic() - self._start, 1e-9)
         line = f"{self.done:,} of {self.total:,} {self.what}"
@@ -68,12 +68,12 @@ class Progress:
 
 
 def pace(rate: float) -> str:
-    """Return a number per second as people say it: `120.0 per s`, `3.5 per min`."""
+    """Format a number per second for reading: `120.0 per s`, `3.5 per min`."""
     return f"{rate:.1f} per s" if rate >= _SLOW else f"{60 * rate:.1f} per min"
 
 
 def duration(seconds: float) -> str:
-    """Return a time as people say it: `40 s`, `3.5 min`, `2.1 h`."""
+    """Format a time for reading: `40 s`, `3.5 min`, `2.1 h`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Say how long the block took."""
+    """Log how long the block took."""
     start = time.perf_counter()
     yield
     log.info("%s in %.1f s", what, time.perf_counter() - start)

@@ -1,15 +1,15 @@
-"""The four records that everything else passes on, their JSON lines, and places for surfaces without offsets.
+"""Define the four shared record types, their JSON lines, and offsets for surfaces that have none.
 
-A corpus is made of `Sentence`s with their `Entity` items, a model says a `Prediction` about a sentence, and an
-`Issue` is something that a reader, aligner, encoder or parser could not take. All four are plain values: no torch, no
-I/O, cheap to make by the hundred thousand. Offsets are half-open and counted in code points of the original text, so
-`text[start:end] == entity.text` always holds; both offsets are None where only the surface is known (answers of a
+A corpus consists of `Sentence`s with their `Entity` items, a model's answer to a sentence is a `Prediction`, and an
+`Issue` is something that a reader, aligner, encoder or parser could not use. All four are plain values: no torch, no
+I/O, cheap to create by the hundred thousand. Offsets are half-open and count code points of the original text, so
+`text[start:end] == entity.text` always holds. Both offsets are None if only the surface is known (answers of a
 generative model, the official prediction files).
 
-Surfaces that come without offsets are placed by order: the k-th mention gets the k-th occurrence. Occurrences are
-counted from the left and do not overlap each other. One thing is put before that count: an occurrence inside a longer
-listed mention (北京 in 北京大学) is used only when no free one is left. The rule is a guess wherever a surface
-occurs more often than it is listed; real offsets are always better.
+Surfaces without offsets are located in order: the k-th mention gets the k-th occurrence. Occurrences are counted from
+the left and do not overlap each other. One rule takes precedence: an occurrence inside a longer listed mention (北京 in
+北京大学) is used only if no free one is left. This is a guess wherever a surface occurs more often than it is listed;
+real offsets are always better.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Entity(NamedTuple):
-    """One mention: its surface, its category and, where known, its place `[start, end)` in the text."""
+    """One mention: its surface, its category and, if known, its offsets `[start, end)` in the text."""
 
     text: str
     category: str
@@ -44,9 +44,9 @@ class Sentence:
     Attributes:
         id: unique in its corpus.
         text: as it is in the file.
-        entities: empty both where there are none and where nobody looked: see `is_unlabeled`.
-        post_id: of the post it is from, if any; sentences of one post never part between splits.
-        meta: what the file carries along for its user.
+        entities: empty both if there are none and if nobody labelled the sentence: see `is_unlabeled`.
+        post_id: of the post that it is from, if any; splits never separate sentences of one post.
+        meta: additional values that the file holds for its user.
     """
 
     id: str
@@ -58,7 +58,7 @@ class Sentence:
 
 @dataclass(slots=True)
 class Prediction:
-    """What a model says about one sentence.
+    """A model's answer to one sentence.
 
     Attributes:
         id: of the sentence.
@@ -80,13 +80,13 @@ class Prediction:
 
 
 class Issue(NamedTuple):
-    """Something that could not be taken as it was; nothing is dropped without one of these.
+    """Something that could not be used as it was; nothing is dropped without an issue.
 
     Attributes:
         code: a short kebab-case kind to count by, such as `bad-json`.
         message: what was found.
         file, line: where, the line from 1; 0 = the file as a whole.
-        id: of the sentence, where it is about one.
+        id: of the sentence, if it is about one.
     """
 
     code: str
@@ -101,12 +101,12 @@ class Issue(NamedTuple):
 
 
 def count_codes(issues: Iterable[Issue]) -> dict[str, int]:
-    """Count issues by their codes, in the order of the codes."""
+    """Count issues by their codes, sorted by code."""
     return dict(sorted(Counter(issue.code for issue in issues).items()))
 
 
 def ranked(counts: Mapping[K, int], top: int | None = None) -> list[tuple[K, int]]:
-    """Sort counts, the largest first (the `top` largest only); equal ones by name, whatever order they were met in."""
+    """Sort counts, largest first (only the `top` largest, if given); equal ones by name, independent of their order."""
 
     def rank(item: tuple[K, int]) -> tuple[int, K]:
         return -item[1], item[0]
@@ -115,38 +115,38 @@ def ranked(counts: Mapping[K, int], top: int | None = None) -> list[tuple[K, int
 
 
 def post_key(sentence: Sentence) -> tuple[bool, str]:
-    """Name the post of a sentence in its corpus: whether it has one, and its id; without one, that of the sentence."""
+    """Return (has_post, id): the post's id, or the sentence's own."""
     return bool(sentence.post_id), sentence.post_id or sentence.id
 
 
 def post_or_text(sentence: Sentence) -> str:
-    """Name the post of a sentence by what it says: where there is no post, equal texts are one, whatever their ids."""
+    """Return a key for the post of a sentence; without a post, equal texts get the same key, whatever their ids."""
     return f"post {sentence.post_id}" if sentence.post_id else f"text {sentence.text}"
 
 
 UNLABELED = "unlabeled"
-"""The key of `Sentence.meta` that says, with `True`, that nobody labelled a sentence."""
+"""The key of `Sentence.meta` that marks, with `True`, a sentence that nobody labelled."""
 PREDICTED_BY = "predicted_by"
-"""The key of `Sentence.meta` that says that a model found the entities, and which."""
+"""The key of `Sentence.meta` that names the model that predicted the entities."""
 
 
 def unlabeled_sentence(id: str, text: str) -> Sentence:
-    """Make a sentence that nobody labelled, which is not the same as one without entities."""
+    """Create a sentence that nobody labelled, which is not the same as one without entities."""
     return Sentence(id, text, meta={UNLABELED: True})
 
 
 def is_unlabeled(sentence: Sentence) -> bool:
-    """Tell whether a sentence came without labels, so that it must not be trained or scored on."""
+    """Return whether a sentence came without labels; it must not be used for training or scoring."""
     return sentence.meta.get(UNLABELED) is True
 
 
 def own_meta(sentence: Sentence) -> dict[str, Any]:
-    """Give `meta` without the marks of unlabelled and of predicted sentences: formats say that in their own way."""
+    """Return `meta` without the marks of unlabelled and predicted sentences: formats write these in their own way."""
     return {key: value for key, value in sentence.meta.items() if key not in (UNLABELED, PREDICTED_BY)}
 
 
 def entity_to_json(entity: Entity) -> dict[str, Any]:
-    """Make the JSON object of an entity; unknown offsets are left out."""
+    """Return the JSON object of an entity, without unknown offsets."""
     item: dict[str, Any] = {"text": entity.text, "category": entity.category}
     if entity.start is not None:
         item["start"], item["end"] = entity.start, entity.end
@@ -154,7 +154,7 @@ def entity_to_json(entity: Entity) -> dict[str, Any]:
 
 
 def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
-    """Make the JSON object of a sentence; empty optional fields are left out."""
+    """Return the JSON object of a sentence, without empty optional fields."""
     item: dict[str, Any] = {"id": sentence.id, "text": sentence.text}
     item["entities"] = [entity_to_json(entity) for entity in sentence.entities]
     if sentence.post_id is not None:
@@ -165,7 +165,7 @@ def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
 
 
 def prediction_to_json(prediction: Prediction, text: str | None = None) -> dict[str, Any]:
-    """Make the JSON object of a prediction, with the sentence's text if it is given; empty fields are left out."""
+    """Return the JSON object of a prediction, with the sentence's text if given and without empty fields."""
     item: dict[str, Any] = {"id": prediction.id} if text is None else {"id": prediction.id, "text": text}
     item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
     for name in ("raw", "parse", "reason", "prompt_sha", "engine"):
@@ -175,14 +175,14 @@ def prediction_to_json(prediction: Prediction, text: str | None = None) -> dict[
 
 
 def mark_entities(text: str, entities: Iterable[Entity], form: str = "[{text}|{category}]") -> str:
-    """Write a sentence with its entities in place: `去喝[小满|品牌]的茶`.
+    """Mark the entities in a sentence: `去喝[小满|品牌]的茶`.
 
-    Entities without a place, and those that overlap an earlier one, follow the sentence.
+    Entities without offsets, and those that overlap an earlier one, follow the sentence.
 
     Args:
         text: of the sentence.
         entities: in any order.
-        form: of an entity; `{text}` and `{category}` stand for its own.
+        form: of an entity; `{text}` and `{category}` are replaced by its own.
     """
     marked, rest, at = "", "", 0
     for entity in sorted(entities, key=lambda one: (one.start is None, one.start or 0, -(one.end or 0))):
@@ -196,7 +196,9 @@ def mark_entities(text: str, entities: Iterable[Entity], form: str = "[{text}|{c
 
 
 def to_line(item: Mapping[str, Any]) -> str:
-    """Write a JSON line, without its newline, Chinese readable; a lone surrogate is escaped: UTF-8 cannot hold it."""
+    """Return a JSON line without its newline, with Chinese unescaped; escape lone surrogates, which UTF-8 cannot
+    encode.
+    """
     line = json.dumps(item, ensure_ascii=False)
     try:
         line.encode("utf-8")
@@ -206,7 +208,9 @@ def to_line(item: Mapping[str, Any]) -> str:
 
 
 def content_digest(sentences: Sequence[Sentence]) -> str:
-    """Digest what the sentences say, whatever file or generator they came from: equal splits, equal digest."""
+    """Digest the content of sentences, independent of the file or generator that they are from: equal splits, equal
+    digest.
+    """
     digest = hashlib.sha256()
     for sentence in sentences:
         digest.update(to_line(sentence_to_json(sentence)).encode())
@@ -214,19 +218,19 @@ def content_digest(sentences: Sequence[Sentence]) -> str:
 
 
 def replace_surrogates(text: str) -> str:
-    """Put U+FFFD for lone surrogates: neither UTF-8 nor a tokenizer takes them. The length stays."""
+    """Replace lone surrogates by U+FFFD, because UTF-8 and tokenizers reject them. The length stays the same."""
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 def storable(text: str) -> str:
-    """Write lone surrogates as `\\udxxx`, so that UTF-8 can hold the text."""
+    """Escape lone surrogates as `\\udxxx`, so that UTF-8 can encode the text."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def match_texts(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
-    """Find equal texts: the place in `theirs` of each of `ours`; the k-th of equal ones is the k-th there.
+    """Return for each of `ours` the index of an equal text in `theirs`; the k-th of equal texts matches the k-th there.
 
-    Empty texts, which say nothing, are equal to none.
+    Empty texts match nothing.
     """
     places: dict[str, list[int]] = {}
     for place, text in enumerate(theirs):
@@ -242,16 +246,17 @@ def match_texts(ours: Sequence[str], theirs: Sequence[str]) -> list[int | None]:
 
 
 def ids_by_text(sentences: Sequence[Sentence], known: Mapping[str, str]) -> list[str | None] | None:
-    """Find out which sentences these are by their texts, where texts tell that of more of them than their ids do.
+    """Match sentences to known ids by text, if that matches more than their own ids do.
 
-    Ids that readers made up are numbers: of another order, or after the name of another file.
+    Ids that a reader generated are numbers: they can follow another order, or the name of another file.
 
     Args:
-        sentences: with ids of whatever origin.
+        sentences: with ids of any origin.
         known: id -> text, in the order of their file.
 
     Returns:
-        The known id of each sentence, None for one that is not known: see `match_texts`. None alone where ids do.
+        The known id of each sentence, or None if its text is not known (see `match_texts`). Instead of the list, None
+        if the sentences' own ids match as many.
     """
     by_id = sum(known.get(sentence.id) == sentence.text for sentence in sentences)
     ids = list(known)
@@ -266,12 +271,12 @@ def align_surfaces(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int
 
     Args:
         text: the sentence.
-        surfaces: the mentions in their listed order; an empty one never aligns.
-        taken: `[start, end)` of mentions whose place is known already. An occurrence at exactly such a place is not
-            given out again, one that overlaps it only when no free one is left.
+        surfaces: the mentions in their listed order; an empty one is never found.
+        taken: `[start, end)` of mentions whose offsets are known. An occurrence with exactly such offsets is not used
+            again; one that overlaps them is used only if no free one is left.
 
     Returns:
-        A start for each surface, None where the text has no occurrence left for it.
+        A start for each surface, None if the text has no occurrence left for it.
     """
     known = set(taken)
     covered = bytearray(len(text))
@@ -281,8 +286,8 @@ def align_surfaces(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int
     for index, surface in enumerate(surfaces):
         mentions.setdefault(surface, []).append(index)
     starts: list[int | None] = [None] * len(surfaces)
-    # Longest first, so that a long mention covers its place before a part of it looks for one; equal lengths in
-    # listed order (the sort is stable).
+    # Longest first, so that a long mention covers its span before a part of it is searched for; equal lengths in listed
+    # order (the sort is stable).
     for surface, indices in sorted(mentions.items(), key=lambda item: -len(item[0])):
         places = _choose(text, surface, len(indices), covered, known)
         for index, place in zip(indices, places, strict=False):
@@ -292,7 +297,7 @@ def align_surfaces(text: str, surfaces: Sequence[str], taken: Iterable[tuple[int
 
 
 def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[tuple[int, int]]) -> list[int]:
-    """At most `count` places of the surface, left to right: the free occurrences, then those that overlap."""
+    """Return at most `count` starts of the surface, left to right, preferring free occurrences to overlapping ones."""
     size = len(surface)
     free: list[int] = []
     overlapping: list[int] = []
@@ -306,18 +311,18 @@ def _choose(text: str, surface: str, count: int, covered: bytearray, known: set[
 
 
 def locate_pairs(text: str, pairs: Sequence[tuple[str, str]], known: Sequence[Entity] = ()) -> list[Entity | None]:
-    """Make an entity of each (surface, category) pair, without offsets where the surface is not in the text.
+    """Create an entity for each (surface, category) pair, without offsets if the surface is not in the text.
 
-    `align_surfaces` finds the places. A surface listed more often than it occurs shares the first place that its
-    category does not have yet: so one mention may have two categories.
+    `align_surfaces` finds the offsets. A surface listed more often than it occurs shares the first of its spans that
+    its category does not have yet, so one mention may have two categories.
 
     Args:
         text: the sentence.
         pairs: the mentions in their listed order.
-        known: mentions whose places are known already.
+        known: mentions whose offsets are known.
 
     Returns:
-        An entity for each pair, in their order; None where the pair only repeats another one.
+        An entity for each pair, in their order; None if the pair only repeats another one.
     """
     taken: set[tuple[str, str, int]] = set()
     places: dict[str, list[int]] = {}
@@ -346,9 +351,9 @@ def locate_pairs(text: str, pairs: Sequence[tuple[str, str]], known: Sequence[En
 
 
 def utf16_places(text: str) -> dict[int, int]:
-    """Map offsets in UTF-16 units, as browser tools count, to places in the text, its end included.
+    """Map offsets in UTF-16 units, as browser tools count them, to offsets in the text, including its end.
 
-    A character outside the basic plane, such as an emoji, is two units.
+    A character outside the basic plane, such as an emoji, has two units.
     """
     places: dict[int, int] = {}
     units = 0

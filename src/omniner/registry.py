@@ -1,10 +1,10 @@
-"""What can be extended, and where each of it lives: one entry holds all that the program knows of a thing.
+"""List what can be extended and where to find it: one entry holds all that the program knows of a thing.
 
-An entry is found by its name in one of two ways: a module of the registry's package that assigns it
-(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add`, for tables and for extensions from outside;
-the modules that call it are named in the environment (`load_extensions`), so that the children of a run have them, too.
-Names are read from the files without importing them, so that `--help` and the check of a configuration know every
-choice and still never wait for torch; the module is imported when its entry is asked for.
+An entry is found by its name in one of two ways. Either a module of the registry's package assigns it
+(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add` registers it: this is for tables and for
+external extensions. The environment names the modules that call `add` (`load_extensions`), so that the child processes
+of a run have them, too. Names are read from the files without importing them, so that `--help` and the check of a
+configuration know every choice without waiting for torch; a module is imported when its entry is requested.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from omniner.errors import UserError
 
 
 class Entry(Protocol):
-    """What every entry has."""
+    """Attributes that every entry has."""
 
     @property
     def name(self) -> str:
-        """How configurations and files call it."""
+        """Its name in configurations and files."""
 
     @property
     def meaning(self) -> str:
-        """What it is, in one line."""
+        """Its description in one line."""
 
 
 T = TypeVar("T", bound=Entry)
 
-EXTENSIONS = "OMNINER_EXTENSIONS"  # environment: names of modules that add entries of their own, between commas
+EXTENSIONS = "OMNINER_EXTENSIONS"  # environment variable: comma-separated modules that add entries of their own
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Entries by name, those of modules in alphabetical order, then those that were added.
+    """Entries by name: those of modules in alphabetical order, then added ones.
 
-    What is asked without importing a module is read from its text, in the cheapest way that will do: a parser reads the
-    docstring (`meaning`) and the values that the entry is given (`peek`); a regular expression, in a ninth of the time,
-    finds a word (`gives`), for which every check of a configuration asks all formats.
+    Questions that need no import are answered from the module's text, in the cheapest sufficient way. A parser reads
+    the docstring (`meaning`) and the values given to the entry (`peek`). A regular expression, nine times as fast,
+    finds a word (`gives`), which every check of a configuration needs from all formats.
 
     Args:
         what: the kind of entry, for messages.
-        package: whose modules hold one entry each; None = all entries are added.
-        attribute: the name that such a module gives its entry.
+        package: its modules hold one entry each; None = all entries are added.
+        attribute: the name under which such a module assigns its entry.
     """
 
     def __init__(self, what: str, package: str | None = None, attribute: str = "") -> None:
@@ -91,32 +91,32 @@ class Registry(Mapping[str, T], Generic[T]):
         return entry
 
     def remove(self, name: str) -> None:
-        """Take back what was added."""
+        """Remove an added entry."""
         del self._added[name]
 
     def meaning(self, name: str) -> str:
-        """What an entry is, in one line, without importing it: the first line of its module's docstring."""
+        """Return an entry's description without importing it: the first line of its module's docstring."""
         if name in self._added:
             return self._added[name].meaning
         tree = ast.parse(self._modules()[name].read_text(encoding="utf-8"))
         return first_line(ast.get_docstring(tree))
 
     def peek(self, name: str, field: str) -> Any:
-        """Return a field of an entry, without importing its module where the field is written there as a plain value.
+        """Return a field of an entry, without importing its module if the field is written there as a literal.
 
-        Checks of a configuration ask in this way what must not wait for torch.
+        Checks of a configuration use this for fields that must be known without torch.
 
         Raises:
             KeyError: there is no such entry.
         """
         for keyword in [] if name in self._added else self._keywords(name):
             if keyword.arg == field:
-                with suppress(ValueError):  # no plain value, but a name or a call
+                with suppress(ValueError):  # not a literal, but a name or a call
                     return ast.literal_eval(keyword.value)
         return getattr(self[name], field)
 
     def gives(self, name: str, field: str) -> bool:
-        """Whether an entry gives a field; one that does not says `field=None`, which is seen without importing it.
+        """Whether an entry gives a field, without importing it; an entry that does not has `field=None` in its source.
 
         Raises:
             KeyError: there is no such entry.
@@ -129,7 +129,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return not re.search(rf"\b{field}=None\b", entry[0])
 
     def _keywords(self, name: str) -> list[ast.keyword]:
-        """The keyword arguments with which a module makes its entry."""
+        """Return the keyword arguments with which a module creates its entry."""
         if name not in self:
             raise KeyError(name)
         found: list[ast.keyword] = []
@@ -140,7 +140,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return found
 
     def _modules(self) -> dict[str, Path]:
-        """The modules of the package that assign an entry, by their names."""
+        """Return the modules of the package that assign an entry, by their names."""
         if self._files is None:
             assigns = re.compile(rf"^{self._attribute}\b.*=", re.MULTILINE)
             spec = find_spec(self._package) if self._package else None
@@ -161,20 +161,20 @@ def load_extensions() -> None:
         UserError: there is no such module.
     """
     names = [name for part in os.environ.get(EXTENSIONS, "").split(",") if (name := part.strip())]
-    if names and (here := str(Path.cwd())) not in sys.path:  # `python -m` has it there, the command `omniner` has not
+    if names and (here := str(Path.cwd())) not in sys.path:  # `python -m` adds it, the command `omniner` does not
         sys.path.append(here)
     for name in names:
         try:
             import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module is there, and lacks another one
+                raise  # the module exists, but imports one that does not
             fix = "Write the name of a module in the current directory or on PYTHONPATH, as `import` takes it."
             raise UserError(EXTENSIONS, f"there is no module {name!r}", fix) from error
 
 
 def first_line(docstring: str | None) -> str:
-    """What a module's docstring says of its entry; `Registry.meaning` reads the same line without importing it."""
+    """Return the description of an entry from its module's docstring; `Registry.meaning` reads the same line."""
     return (docstring or "").partition("\n")[0]
 
 
@@ -183,9 +183,9 @@ HEADS: Registry[Any] = Registry("head", "omniner.taggers.heads", "HEAD")
 TASKS: Registry[Any] = Registry("task", "omniner.tasks", "TASK")
 ERROR_TYPES: Registry[Any] = Registry("error type")
 MODEL_FAMILIES: Registry[Any] = Registry("model family", "omniner.convert.families", "FAMILY")
-"""Families of language models whose checkpoints need converting, by the `model_type` of their config.json."""
+"""Families of language models whose checkpoints must be converted, by the `model_type` of their config.json."""
 
 
 def writable_formats() -> list[str]:
-    """The names of the formats of corpora that can be written, without importing them."""
+    """Return the names of the corpus formats that can be written, without importing them."""
     return [name for name in FORMATS if FORMATS.gives(name, "write")]

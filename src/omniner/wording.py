@@ -1,10 +1,10 @@
-"""English texts that can be said in Chinese, too: those that pages and figures show.
+"""Translate the English texts of pages and figures to Chinese.
 
-A text is written in English where it is used, `Wording("{count:,} errors in {sentences:,} sentences", count=3, ...)`,
-and is a plain English `str` to everything: terminal, logs, CSV, Markdown, the tracker. A page asks it for its own
-language with `of`. The Chinese stands in `chinese.toml` under the English template, with the same `{names}`; a test
-finds texts without Chinese, and Chinese without a text. gettext's catalogues would need a compiled file beside each
-source and a tool to make it; one language and some hundred texts do not.
+A text is written in English where it is used, `Wording("{count:,} errors in {sentences:,} sentences", count=3, ...)`.
+Everywhere else (terminal, logs, CSV, Markdown, the tracker) it is a plain English `str`; a page requests its own
+language with `of`. The Chinese is in `chinese.toml` under the English template, with the same `{names}`. A test finds
+texts without Chinese, and Chinese without a text. gettext's catalogues would need a compiled file beside each source
+and a tool to create it, which is too much for one language and some hundred texts.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from importlib import resources
 from itertools import islice
 from typing import Any, Self
 
-TAGS = {"zh": "zh-CN", "en": "en"}  # as HTML names them
-_ENOUGH = 2000  # texts that tell the language of a corpus
+TAGS = {"zh": "zh-CN", "en": "en"}  # language tags in HTML
+_ENOUGH = 2000  # number of texts from which the language of a corpus is detected
 _SEPARATORS = {", ": "、", "; ": "；", " ": "", ". ": "。"}  # between parts, in Chinese
 
 
 class Wording(str):
-    """An English text that knows what it was made of.
+    """An English text that keeps its template and values, for translation.
 
     Args:
-        template: the text, with `{names}` as for `str.format`; without values it is taken as it stands.
-            `{errors:error}` says how many there are, in English as `counted` does, in Chinese with `{errors:,}`.
-        values: what the names stand for; wordings among them are said in the language of the whole.
+        template: the text, with `{names}` as for `str.format`; without values it is used unchanged. `{errors:error}`
+            gives a number with its noun, in English as `counted` does, in Chinese with `{errors:,}`.
+        values: replace the names; wordings among them are translated to the language of the whole text.
     """
 
     template: str
     values: dict[str, Any]
-    chinese: str  # the template in Chinese where it is no entry of the catalogue; else empty
+    chinese: str  # the Chinese template, if it is not in the catalogue; else empty
 
     def __new__(cls, template: str, /, **values: Any) -> Self:
         """Fill in the values."""
@@ -44,25 +44,25 @@ class Wording(str):
         return made
 
     def __getnewargs_ex__(self) -> tuple[tuple[str], dict[str, Any]]:
-        """What a copy is made of."""
+        """Return the arguments from which a copy is created."""
         return (self.template,), self.values
 
     @classmethod
     def both(cls, english: str, chinese: str, **values: Any) -> Self:
-        """A text whose Chinese template is given with it, as entries of registries do."""
+        """Create a text with its Chinese template, as entries of registries do."""
         made = cls(english, **values)
         made.chinese = chinese
         return made
 
     @classmethod
     def joined(cls, separator: str, parts: Iterable[str]) -> Self:
-        """Texts one after the other: `, `, `; ` or a blank between them, in Chinese `、`, `；` or nothing."""
+        """Join texts by `, `, `; `, `. ` or a space; in Chinese by `、`, `；`, `。` or nothing."""
         values = {f"part_{number}": part for number, part in enumerate(parts)}
         names = [f"{{{name}}}" for name in values]
         return cls.both(separator.join(names), _SEPARATORS[separator].join(names), **values)
 
     def of(self, language: str) -> str:
-        """The text in `zh` or `en`; in English where nobody has translated it."""
+        """Return the text in `zh` or `en`; in English if there is no translation."""
         if language == "en":
             return str(self)
         template = self.chinese or catalogue().get(self.template)
@@ -72,7 +72,7 @@ class Wording(str):
 
 
 def counted(number: int, one: str) -> str:
-    """Say in English how many there are of what `one` names: `1 sentence`, `2,000 sentences`, `0 categories`."""
+    """Return a number with its noun in English: `1 sentence`, `2,000 sentences`, `0 categories`."""
     if number == 1:
         return f"1 {one}"
     many = one + "es" if one.endswith("s") else re.sub("(?<![aeiou])y$", "ie", one) + "s"
@@ -80,25 +80,25 @@ def counted(number: int, one: str) -> str:
 
 
 def shortened(text: str, longest: int) -> str:
-    """Return at most `longest` characters of a text, with an ellipsis where something is missing."""
+    """Return at most `longest` characters of a text, with an ellipsis if it was cut."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def text_width(text: str) -> int:
-    """The places that a text takes in a line: a Chinese letter takes two."""
+    """Return the number of columns of a text in a terminal: a Chinese character takes two."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def first_of(names: Sequence[str], most: int, separator: str = ", ") -> str:
-    """Name at most so many of several things; dots stand for the others."""
+    """Join the first `most` names; an ellipsis stands for the others."""
     return separator.join([*names[:most], *(["..."] if len(names) > most else [])])
 
 
 class _English(string.Formatter):
-    """Fills in templates in which a number can be followed by what is counted."""
+    """A formatter for templates in which a number can be followed by its noun."""
 
     def format_field(self, value: Any, form: str) -> str:
-        """As `format`, but for forms that are words."""
+        """Format as `format` does, except that a word as format specification is a noun to count."""
         return counted(value, form) if form[1:] and form.replace(" ", "").isalpha() else format(value, form)
 
 
@@ -106,18 +106,18 @@ _ENGLISH = _English()
 
 
 def translated(value: Any, language: str) -> Any:
-    """A wording in that language; anything else as it is."""
+    """Translate a wording; return anything else unchanged."""
     return value.of(language) if isinstance(value, Wording) else value
 
 
 @cache
 def catalogue() -> dict[str, str]:
-    """Chinese by English template."""
+    """Return the Chinese templates by English template."""
     return tomllib.loads(resources.files("omniner").joinpath("chinese.toml").read_text(encoding="utf-8"))
 
 
 def language_of(texts: Iterable[str]) -> str:
-    """The language of a corpus: `zh` where at least half of the letters are Chinese, else `en`."""
+    """Return the language of a corpus: `zh` if at least half of the letters are Chinese, else `en`."""
     han = letters = 0
     for text in islice(texts, _ENOUGH):
         letters += sum(map(str.isalpha, text))
