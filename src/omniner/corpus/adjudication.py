@@ -1,31 +1,33 @@
-"""Several annotators' files become one corpus: match, check on practice sentences, vote, ask the expert.
+"""Merge several annotators' files into one corpus: match, check on practice sentences, vote, ask the expert.
 
-The two stages of the OmniNER2025 paper (its section 3.1), in the order of this module:
+These are the two stages of the OmniNER2025 paper (its section 3.1), in the order of this module:
 
 1. `match_annotators` puts the labels of all annotators side by side, sentence by sentence;
-2. `score_practice` scores each annotator on practice sentences whose gold is known: who may take part;
-3. `decide` accepts what the annotators agree on, or what a vote settles. Where all say the same, that is the label.
-   Otherwise entities are voted on one by one, and more than half of all annotators (`quorum_of`) must be behind
-   whatever is accepted:
+2. `score_practice` scores each annotator on practice sentences with known gold, to decide who may take part;
+3. `decide` accepts what the annotators agree on, or what a vote settles. If all labels are the same, they are accepted.
+   Otherwise entities are voted on one by one, and whatever is accepted needs more than half of all annotators
+   (`quorum_of`):
 
    a. a span with its category that a quorum gave is accepted. Two accepted spans may overlap only if a quorum gave
-      both of them (then they mean nesting); otherwise the one with more votes stays, of equals the longer, then the
-      first, and the other is rejected;
-   b. a vote that overlaps an accepted entity is out, unless its owner gave that one too (and so means nesting);
-   c. what is left falls into groups of overlapping spans. In each, span and category are voted on separately: where
-      exactly one span and, among those who mark something that overlaps it, exactly one category has a quorum, the
-      two make an entity;
-   d. a group that a quorum left empty is rejected. Who is out by rule b in this place abstains: they did see something.
+      both of them (this means nesting). Otherwise the one with more votes stays (of equals the longer, then the
+      first), and the other is rejected;
+   b. a vote that overlaps an accepted entity is excluded, unless its owner gave that entity, too (and so means
+      nesting);
+   c. the remaining votes form groups of overlapping spans. In each group, span and category are voted on separately.
+      If exactly one span has a quorum and, among those who mark something that overlaps it, exactly one category has
+      a quorum, the two form an entity;
+   d. a group in which a quorum marked nothing is rejected. Annotators whose vote there was excluded by rule b abstain,
+      because they did mark something.
 
-   A sentence in which a group stays open, or where some entity has no place in the text, needs the expert. Nothing
-   depends on the order of entities or annotators. Cost: about 20 microseconds for a sentence that is voted on;
-4. `for_review` gives the expert also what a vote settled: the paper's second stage, in which experts review all
-   sentences with discrepancies. Not the default: a vote of independent people is seldom wrong
-   (experiments/adjudication), and an expert's time is dear;
-5. `write_queue` writes the expert's sentences as tasks for Label Studio: the annotations of all annotators are
-   predictions, with the annotator as `model_version`, so that the expert sees them side by side and starts from any of
-   them; what the vote settled comes first, as that of `VOTE`;
-6. `read_expert_answers` and `apply_expert_answers` take the expert's answers, in any format of corpora.
+   A sentence needs the expert if a group stays open, or if some entity has no offsets in the text. The order of
+   entities or annotators has no influence. Cost: about 20 microseconds for a sentence that is voted on;
+4. `for_review` also gives the expert what a vote settled. This is the paper's second stage, in which experts review all
+   sentences with discrepancies. It is not the default, because a vote of independent people is seldom wrong
+   (experiments/adjudication), and an expert's time is expensive;
+5. `write_queue` writes the expert's sentences as tasks for Label Studio. The annotations of all annotators are
+   predictions, with the annotator as `model_version`, so that the expert sees them side by side and can start from any
+   of them. What the vote settled comes first, under the name `VOTE`;
+6. `read_expert_answers` and `apply_expert_answers` read and apply the expert's answers, in any corpus format.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ from omniner.errors import UserError
 from omniner.files import write_text
 from omniner.records import UNLABELED, Entity, Issue, Sentence, entity_to_json, ids_by_text, is_unlabeled
 
-Annotation = tuple[Entity, ...]  # what one annotator says of one sentence: without repeats, by place
+Annotation = tuple[Entity, ...]  # one annotator's entities of a sentence: without repeats, sorted by position
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class AnnotatedSentence:
 
     Attributes:
         sentence: id, text, post and meta; its own entities are empty.
-        annotations: of each annotator, in their order; None where one has not labelled it.
+        annotations: of each annotator, in their order; None if they have not labelled it.
     """
 
     sentence: Sentence
@@ -63,18 +65,18 @@ class AnnotatedSentence:
 def match_annotators(
     names: Sequence[str], files: Sequence[Sequence[Sentence]]
 ) -> tuple[list[AnnotatedSentence], list[Issue]]:
-    """Match the sentences of all annotators by id, or by text where that finds more (`_with_common_ids`).
+    """Match the sentences of all annotators by id, or by text if that matches more (`_with_common_ids`).
 
-    Where texts differ, the one that most annotators have counts (of equally many the first one's), and labels made on
-    another text are set aside: their offsets mean nothing here.
+    If texts differ, the most frequent one is used (of equally frequent ones the first annotator's). Labels of another
+    text are discarded, because their offsets mean nothing here.
 
     Args:
-        names: what to call the annotators in issues.
-        files: the sentences of each of them.
+        names: of the annotators, for issues.
+        files: the sentences of each annotator.
 
     Returns:
-        Each sentence once, in the order in which they were first met, and an issue for each that stands twice in a
-        file, has another text or no labels, or that an annotator does not have.
+        Each sentence once, in order of first appearance. And an issue for each sentence that is twice in a file, has
+        another text or no labels, or that an annotator does not have.
     """
     issues: list[Issue] = []
     files = _with_common_ids(names, files, issues)
@@ -83,7 +85,7 @@ def match_annotators(
     for id in dict.fromkeys(id for table in tables for id in table):
         found = [table.get(id) for table in tables]
         texts = Counter(sentence.text for sentence in found if sentence is not None)
-        text = texts.most_common(1)[0][0]  # of equally many the first that was met
+        text = texts.most_common(1)[0][0]  # ties go to the text met first
         annotations = tuple(_annotation(name, id, one, text, issues) for name, one in zip(names, found, strict=True))
         same = [sentence for sentence in found if sentence is not None and sentence.text == text]
         post = next((sentence.post_id for sentence in same if sentence.post_id is not None), None)
@@ -95,7 +97,7 @@ def match_annotators(
 def _with_common_ids(
     names: Sequence[str], files: Sequence[Sequence[Sentence]], issues: list[Issue]
 ) -> list[Sequence[Sentence]]:
-    """Give sentences the ids of those of the same text in the files before, where ids do not say which these are."""
+    """Give sentences the ids of equal texts in earlier files, if their own ids match fewer sentences."""
     known: dict[str, str] = {}  # text of each id so far
     found: list[Sequence[Sentence]] = []
     for name, sentences in zip(names, files, strict=True):
@@ -112,7 +114,7 @@ def _with_common_ids(
 
 
 def check_shared(names: Sequence[str], items: Sequence[AnnotatedSentence]) -> None:
-    """Raise a `UserError` where an annotator has labelled no sentence that another one has: nothing is compared."""
+    """Raise a `UserError` if an annotator shares no labelled sentence with another one: nothing could be compared."""
     shared = [item.annotations for item in items if len(item.annotations) - item.annotations.count(None) > 1]
     for place, name in enumerate(names):
         if all(annotations[place] is None for annotations in shared):
@@ -144,25 +146,25 @@ def _annotation(name: str, id: str, sentence: Sentence | None, text: str, issues
 
 
 def annotation_of(entities: Sequence[Entity]) -> Annotation:
-    """Keep each entity once, sorted by place and name; those without a place come last."""
+    """Return each entity once, sorted by position and name; those without offsets come last."""
     if len(entities) < 2:
         return tuple(entities)
     return tuple(sorted(set(entities), key=place_key))
 
 
 def place_key(entity: Entity) -> tuple[bool, int, int, str, str]:
-    """Give what entities are sorted by: place, the longer one first, then category and surface."""
+    """Return the sort key of entities: position, the longer one first, then category and surface."""
     return (entity.start is None, entity.start or 0, -(entity.end or 0), entity.category, entity.text)
 
 
 class PracticeScore(NamedTuple):
-    """How an annotator did on the practice sentences.
+    """An annotator's results on the practice sentences.
 
     Attributes:
         name: of the annotator.
-        sentences: practice sentences that count.
-        labelled: of these, how many the annotator has.
-        precision, recall, f1: micro, of entities; `accuracy` where neither gold nor the annotator has one.
+        sentences: number of practice sentences that count.
+        labelled: number of these that the annotator labelled.
+        precision, recall, f1: micro, of entities; `accuracy` if neither gold nor the annotator has any entity.
         accuracy: share of the sentences without any mistake.
     """
 
@@ -175,11 +177,11 @@ class PracticeScore(NamedTuple):
     accuracy: float
 
     def passes(self, measure: str, above: float) -> bool:
-        """Tell whether `measure` (f1 | accuracy) is above a share."""
+        """Return whether `measure` (f1 | accuracy) is above a threshold."""
         return bool(getattr(self, measure) > above)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the JSON object that `counts.json` lists."""
+        """Return the JSON object that `counts.json` lists."""
         return self._asdict()
 
 
@@ -188,14 +190,15 @@ def score_practice(
 ) -> tuple[list[PracticeScore], list[Issue]]:
     """Score every annotator on practice sentences.
 
-    A sentence that an annotator did not label counts as one without entities, so that nobody passes by leaving out
-    what is hard; one that nobody was given is left out, with an issue. The paper asks for an accuracy above 90 %
-    without saying of what; with the share of faultless sentences few would pass, so the default is F1 of entities.
+    A sentence that an annotator did not label counts as one without entities, so that nobody passes by leaving out the
+    hard ones. A sentence that no annotator has is left out, with an issue. The paper requires an accuracy above 90 %
+    without saying of what. By the share of faultless sentences few annotators would pass, so the default is F1 of
+    entities.
 
     Args:
         names: of the annotators.
-        items: their sentences, those of the practice among them.
-        practice: gold of the practice sentences. Entities are the same if place, surface and category are.
+        items: their sentences, including the practice sentences.
+        practice: gold of the practice sentences. Entities are equal if offsets, surface and category are.
 
     Returns:
         A score for each annotator, in their order, and the issues.
@@ -224,14 +227,14 @@ def _practice_score(name: str, number: int, common: Sequence[tuple[Sentence, Ann
         right, given, wanted = right + len(ours & theirs), given + len(theirs), wanted + len(ours)
         exact += annotation is not None and ours == theirs
     accuracy = exact / len(common) if common else 0.0
-    if not given + wanted:  # to leave alone what has no entity is right, too, but not to leave it out
+    if not given + wanted:  # leaving a sentence without entities empty is correct, too, but not labelling it is not
         return PracticeScore(name, len(common), labelled, accuracy, accuracy, accuracy, accuracy)
     precision = right / given if given else 0.0
     recall = right / wanted if wanted else 0.0
     return PracticeScore(name, len(common), labelled, precision, recall, 2 * right / (given + wanted), accuracy)
 
 
-VOTE = "vote of all"  # as whose annotation the outcome of the vote is shown
+VOTE = "vote of all"  # the name under which the result of the vote is shown
 
 OUTCOMES = ("unanimous", "majority", "vote", "separate", "queued", "expert", "practice")
 
@@ -239,7 +242,7 @@ Span = tuple[int, int]
 
 
 class Vote(NamedTuple):
-    """An entity and the numbers of the annotators who gave exactly this one."""
+    """An entity and the numbers of the annotators who gave exactly this entity."""
 
     entity: Entity
     voters: tuple[int, ...]
@@ -251,12 +254,12 @@ class Decision:
 
     Attributes:
         item: the sentence with its annotations.
-        how: unanimous | majority (a quorum gave exactly these entities) | vote (no two the same, but each entity has
-            its quorum) | separate (span and category of some entity won apart) | queued (the expert must say) | expert
-            | practice (its gold was known).
+        how: unanimous | majority (a quorum gave exactly these entities) | vote (no quorum gave the same set, but each
+            entity has a quorum) | separate (span and category of some entity won separately) | queued (the expert must
+            decide) | expert | practice (its gold was known).
         entities: the labels; empty while the sentence is queued.
-        proposal: what the vote settled, where the expert is to review it; otherwise None.
-        accepted, rejected, open: the votes by what became of them.
+        proposal: what the vote settled, if the expert is to review it; otherwise None.
+        accepted, rejected, open: the votes by their outcome.
     """
 
     item: AnnotatedSentence
@@ -268,7 +271,7 @@ class Decision:
     proposal: Annotation | None = None
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
-        """Give one line of `decisions.jsonl`, annotators by name."""
+        """Return one line of `decisions.jsonl`, with annotators by name."""
         item: dict[str, Any] = {"id": self.item.sentence.id, "how": self.how}
         item["entities"] = [entity_to_json(entity) for entity in self.entities]
         if self.proposal is not None:
@@ -285,12 +288,12 @@ class Decision:
 
 
 def quorum_of(annotators: int) -> int:
-    """Give how many of so many annotators must agree: more than half of all."""
+    """Return how many annotators must agree: more than half of all."""
     return annotators // 2 + 1
 
 
 def decide(item: AnnotatedSentence) -> Decision:
-    """Decide one sentence by what its annotators say."""
+    """Decide one sentence from its annotations."""
     present = [annotation for annotation in item.annotations if annotation is not None]
     quorum = quorum_of(len(item.annotations))
     if len(present) == len(item.annotations) and all(annotation == present[0] for annotation in present):
@@ -306,14 +309,14 @@ def decide(item: AnnotatedSentence) -> Decision:
 
 
 def for_review(decision: Decision) -> Decision:
-    """Queue what a vote settled, with its outcome as the proposal; other decisions stay as they are."""
+    """Queue what a vote settled, with its result as the proposal; leave other decisions unchanged."""
     if decision.how not in ("majority", "vote", "separate"):
         return decision
     return replace(decision, how="queued", entities=(), proposal=decision.entities)
 
 
 def _votes(annotations: Iterable[Annotation | None]) -> list[Vote]:
-    """Every entity that was given, by place, with those who gave it."""
+    """Return every entity that was given, by position, with the annotators who gave it."""
     voters: dict[Entity, list[int]] = defaultdict(list)
     for number, annotation in enumerate(annotations):
         for entity in annotation or ():
@@ -322,7 +325,7 @@ def _votes(annotations: Iterable[Annotation | None]) -> list[Vote]:
 
 
 def _vote(item: AnnotatedSentence, votes: Sequence[Vote], quorum: int) -> Decision:
-    """The vote by entity, and by span and category where that settles it."""
+    """Vote by entity and, if that does not settle it, by span and category separately."""
     present = [number for number, annotation in enumerate(item.annotations) if annotation is not None]
     winners = [vote for vote in votes if len(vote.voters) >= quorum]
     accepted = _compatible(winners, quorum)
@@ -351,7 +354,7 @@ def _vote(item: AnnotatedSentence, votes: Sequence[Vote], quorum: int) -> Decisi
 
 
 def overlap(one: Entity, other: Entity) -> bool:
-    """Tell whether two entities with places share a character."""
+    """Return whether two entities with offsets share a character."""
     return min(_span(one)[1], _span(other)[1]) > max(_span(one)[0], _span(other)[0])
 
 
@@ -362,7 +365,7 @@ def _span(entity: Entity) -> Span:
 
 
 def _compatible(winners: Sequence[Vote], quorum: int) -> list[Vote]:
-    """The winners that may stand together, strongest first in choosing, by place in the result."""
+    """Return the winners that may be accepted together: chosen by strength, listed by position."""
 
     def strength(vote: Vote) -> tuple[Any, ...]:
         start, end = _span(vote.entity)
@@ -376,9 +379,9 @@ def _compatible(winners: Sequence[Vote], quorum: int) -> list[Vote]:
 
 
 def _overruled(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vote], list[Vote]]:
-    """Part the rest into what goes on, and what an accepted entity has overruled (rule b).
+    """Separate the votes that continue from those that an accepted entity overrules (rule b).
 
-    A vote with several owners stays with those of them who gave the accepted entity, too.
+    A vote with several owners continues with those owners who gave the accepted entity, too.
     """
     going, out = [], []
     for vote in rest:
@@ -393,7 +396,7 @@ def _overruled(accepted: Sequence[Vote], rest: Sequence[Vote]) -> tuple[list[Vot
 
 
 def _overlapping_groups(votes: Sequence[Vote]) -> list[list[Vote]]:
-    """Stretches of overlapping spans, left to right; `votes` are by place."""
+    """Group overlapping spans, left to right; `votes` are sorted by position."""
     groups: list[list[Vote]] = []
     end = -1
     for vote in votes:
@@ -406,7 +409,7 @@ def _overlapping_groups(votes: Sequence[Vote]) -> list[list[Vote]]:
 
 
 def _separate_majorities(group: Sequence[Vote], quorum: int) -> Vote | None:
-    """The entity of which span and category win separately (rule c), with those who gave the span."""
+    """Return the entity whose span and category win separately (rule c), with the annotators who gave the span."""
     spans: dict[Span, set[int]] = defaultdict(set)
     for vote in group:
         spans[_span(vote.entity)].update(vote.voters)
@@ -427,16 +430,16 @@ def _separate_majorities(group: Sequence[Vote], quorum: int) -> Vote | None:
 def write_queue(
     path: Path, decisions: Iterable[Decision], names: Sequence[str], categories: Sequence[str]
 ) -> list[Issue]:
-    """Write the queued sentences as a list of tasks, whole or not at all.
+    """Write the queued sentences as a list of tasks, atomically.
 
     Args:
         path: the JSON file; the labelling configuration gets its name with `.xml`.
-        decisions: those that are not queued are passed over.
+        decisions: only queued ones are written.
         names: of the annotators.
-        categories: what the expert can choose from.
+        categories: the expert's choices.
 
     Returns:
-        An issue for each entity that has no place: Label Studio cannot show it.
+        An issue for each entity without offsets, which Label Studio cannot show.
     """
     log = IssueLog(path)
     write_text(path.with_suffix(label_studio.CONFIGURATION), label_studio.labelling_configuration(categories, log))
@@ -453,7 +456,7 @@ def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, 
             "model_version": name,
             "result": label_studio.result_regions(Sentence(sentence.id, sentence.text, list(annotation)), log),
         }
-        for name, annotation in proposals  # Label Studio shows the first one unless told otherwise
+        for name, annotation in proposals  # Label Studio shows the first one by default
         if annotation is not None
     ]
     return task
@@ -462,7 +465,7 @@ def _task(decision: Decision, names: Sequence[str], log: IssueLog) -> dict[str, 
 def read_expert_answers(path: Path, data: DataConfig | None = None) -> tuple[list[Sentence], list[Issue]]:
     """Read the sentences that the expert has labelled.
 
-    A task that was exported before it was done still has its predictions: that is no answer, whatever they say.
+    A task that was exported before it was done still has its predictions; these are not an answer.
 
     Returns:
         The sentences, and an issue for whatever could not be read.
@@ -478,11 +481,11 @@ def read_expert_answers(path: Path, data: DataConfig | None = None) -> tuple[lis
 def apply_expert_answers(
     decisions: Sequence[Decision], answers: Sequence[Sentence]
 ) -> tuple[list[Decision], list[Issue]]:
-    """Put the expert's answers into the decisions; an answer counts for whatever sentence it is about.
+    """Apply the expert's answers to the decisions; an answer replaces any decision about its sentence.
 
     Returns:
-        The decisions, and the issues. Answers to unknown sentences or other texts are issues, and change nothing; so
-        is the second of two answers.
+        The decisions, and the issues. Answers to unknown sentences or other texts, and the second of two answers,
+        become issues and change nothing.
     """
     issues: list[Issue] = []
     given: dict[str, Sentence] = {}

@@ -1,10 +1,10 @@
-"""The filter of the paper's section 3.3: sentences that every model gets right, labels that every model contradicts.
+"""Filter a corpus as in the paper's section 3.3: find sentences that every model gets right, and labels to doubt.
 
-Models are trained on one part of the corpus each, and each predicts all other parts. A sentence is easy if all models
-that did not see it give exactly its entities: it teaches nothing that the rest does not teach. The same models find
-labels to doubt, for the expert: sentences of which all say the same and gold something else, and mentions that all
-give in the place of one that none gives, whatever they say of the rest. An answer that could not be read, or is not
-there, is never right and never alike, so nothing is removed for want of one.
+Each model is trained on one part of the corpus and predicts all other parts. A sentence is easy if all models that did
+not see it predict exactly its entities: it teaches nothing that the rest does not teach. The same models find doubtful
+labels for the expert: sentences on which all models agree against gold, and mentions that all give where none gives
+gold's. An unreadable or absent answer is never right and never agrees with others, so that nothing is removed because
+an answer is missing.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from typing import Any, NamedTuple
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation, Decision, annotation_of
 from omniner.records import Entity, Issue, Prediction, Sentence, align_surfaces, entity_to_json, sentence_to_json
 
-QUEUE_NAMES = ("gold", "models")  # whose labels the expert sees
+QUEUE_NAMES = ("gold", "models")  # the two sets of labels that the expert sees
 _UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(0, 1, 2, 3)}
 
 
 @dataclass(frozen=True, slots=True)
 class ReviewedSentence:
-    """One sentence beside what the models say of it.
+    """One sentence with its models' predictions.
 
     Attributes:
         sentence: with its gold entities.
-        fold: number of the part that it is in, whose model says nothing of it.
+        fold: number of its part, whose model does not predict it.
         answers: of the other models, in their order; None = none, or unreadable.
-        right: how many of them give exactly the gold entities.
-        doubt: sentence (all answers are the same, and another one) | mention (they agree about some) | empty.
-        missing: what gold has and no model gives, where they agree on something else.
-        extra: what all models give there and gold has not.
+        right: number of them that are exactly the gold entities.
+        doubt: sentence (all answers are the same, and differ from gold) | mention (they agree about some) | empty.
+        missing: gold entities that no model gives, where they agree on something else.
+        extra: entities that all models give there and gold lacks.
     """
 
     sentence: Sentence
@@ -51,7 +51,7 @@ class ReviewedSentence:
 
     @property
     def proposed(self) -> Annotation:
-        """The entities as the models would have them where they agree, and gold elsewhere."""
+        """The models' entities where they agree, and gold elsewhere."""
         left = [entity for entity in self.sentence.entities if entity not in self.missing]
         return annotation_of([*left, *self.extra])
 
@@ -62,7 +62,7 @@ class ReviewedSentence:
         return tuple(sorted(signed + [("+" + item.category, item.text) for item in self.extra]))
 
     def to_json(self) -> dict[str, Any]:
-        """Give one line of `votes.jsonl`."""
+        """Return one line of `votes.jsonl`."""
         said = sum(answer is not None for answer in self.answers)
         what = "removed" if self.is_easy else "suspect" if self.doubt else "kept"
         return {"id": self.sentence.id, "fold": self.fold + 1, "right": self.right, "answers": said, "verdict": what}
@@ -71,13 +71,13 @@ class ReviewedSentence:
 def review(
     sentences: Sequence[Sentence], folds: Sequence[int], predictions: Sequence[Mapping[str, Prediction]], unit: str
 ) -> list[ReviewedSentence]:
-    """Compare what the models say with gold.
+    """Compare the models' predictions with gold.
 
     Args:
         sentences: with unique ids.
         folds: the part of each sentence, from 0.
         predictions: for each part, those of the model trained on it, by sentence id.
-        unit: what counts as the same entity: pair (surface and category) | span (place and category).
+        unit: when entities are equal: pair (surface and category) | span (also offsets).
     """
     key = _UNITS[unit]
     return [_review(sentence, fold, predictions, key) for sentence, fold in zip(sentences, folds, strict=True)]
@@ -97,7 +97,8 @@ def _review(
     if len(read) < len(said) or right == len(said):
         return ReviewedSentence(sentence, fold, answers, right)
     common, given = set.intersection(*read), set.union(*read)
-    # In the unit `pair` a key may stand for several mentions: the places of what is extra are those of the first model.
+    # In the unit `pair` a key may stand for several mentions; the offsets of extra entities are those of the first
+    # model.
     extra = [entity for entity in answers[0] or () if key(entity) in common - gold]
     missing = [entity for entity in sentence.entities if key(entity) not in given]
     doubt = "sentence" if all(len(one) == len(common) for one in read) else "mention"
@@ -111,14 +112,14 @@ def _review(
 
 
 def _same_place(one: Entity, other: Entity) -> bool:
-    """Whether two entities are about the same place: as far as it is not known, whether a surface is in the other."""
+    """Whether two entities overlap; without offsets, whether one surface contains the other."""
     if one.start is None or one.end is None or other.start is None or other.end is None:
         return one.text in other.text or other.text in one.text
     return one.start < other.end and other.start < one.end
 
 
 def missing_answer_issues(reviewed: Iterable[ReviewedSentence]) -> list[Issue]:
-    """Give an issue for each sentence of which some model says nothing readable: it is kept, whatever others say."""
+    """Return an issue for each sentence to which some model gives no readable answer; it is kept in any case."""
     return [
         Issue(
             "no-opinion",
@@ -131,13 +132,13 @@ def missing_answer_issues(reviewed: Iterable[ReviewedSentence]) -> list[Issue]:
 
 
 class ContradictedLabel(NamedTuple):
-    """A sentence whose labels the models contradict, and how many sentences have this very difference."""
+    """A sentence whose labels the models contradict, and the number of sentences with exactly this difference."""
 
     review: ReviewedSentence
     times: int
 
     def to_json(self) -> dict[str, Any]:
-        """Give one line of `suspects.jsonl`: the sentence with its gold, what the models propose, the difference."""
+        """Return one line of `suspects.jsonl`: the sentence with its gold, the models' proposal and the difference."""
         reviewed = self.review
         item = sentence_to_json(reviewed.sentence)
         item["proposed"] = [entity_to_json(entity) for entity in reviewed.proposed]
@@ -147,7 +148,9 @@ class ContradictedLabel(NamedTuple):
         return item
 
     def to_decision(self) -> Decision:
-        """Make the task for the expert's queue: gold and the models side by side, all surfaces with a place."""
+        """Create the task for the expert's queue: gold and models side by side, with offsets for all surfaces in the
+        text.
+        """
         sentence = self.review.sentence
         sides = annotation_of(sentence.entities), self.review.proposed
         item = AnnotatedSentence(replace(sentence, entities=[]), tuple(_placed(sentence.text, side) for side in sides))
@@ -155,7 +158,7 @@ class ContradictedLabel(NamedTuple):
 
 
 def _placed(text: str, entities: Annotation) -> Annotation:
-    """The entities with a guessed place where they have none; those that are not in the text stay without."""
+    """Return the entities, with guessed offsets for those that have none and are in the text."""
     bare = [entity for entity in entities if entity.start is None]
     known = [(entity.start, entity.end) for entity in entities if entity.start is not None and entity.end is not None]
     found = [entity for entity in entities if entity.start is not None]
@@ -165,10 +168,10 @@ def _placed(text: str, entities: Annotation) -> Annotation:
 
 
 def contradicted_labels(reviewed: Iterable[ReviewedSentence]) -> list[ContradictedLabel]:
-    """Find the sentences with labels to doubt, the surest first.
+    """Find the sentences with doubtful labels, the most certain first.
 
-    Sentences of which all models say the same come first, the most frequent difference at the top; then single
-    mentions, simple differences before large ones.
+    Sentences on which all models agree come first, the most frequent difference at the top; then single mentions,
+    simple differences before large ones.
     """
     found = [one for one in reviewed if one.doubt]
     times = Counter(one.difference for one in found)
@@ -186,8 +189,8 @@ class RareCategory(NamedTuple):
 
     Attributes:
         category: its name.
-        before: mentions in the whole corpus.
-        mentions: (sentence id, entity) of its kept mentions, which are taken out.
+        before: number of mentions in the whole corpus.
+        mentions: (sentence id, entity) of its kept mentions, which are removed.
     """
 
     category: str
@@ -198,12 +201,12 @@ class RareCategory(NamedTuple):
 def drop_rare_categories(
     kept: Sequence[Sentence], whole: Iterable[Sentence], least: int
 ) -> tuple[list[Sentence], list[RareCategory]]:
-    """Take out the categories of which the kept sentences have few mentions.
+    """Remove categories that have few mentions in the kept sentences.
 
     Args:
         kept: sentences that are not easy.
-        whole: all sentences of the corpus. A category that stands in none of the kept ones is dropped, too.
-        least: mentions that a category must have.
+        whole: all sentences of the corpus. A category that is in none of the kept ones is dropped, too.
+        least: number of mentions that a category must have.
 
     Returns:
         The kept sentences without those mentions, and those categories.
@@ -224,16 +227,16 @@ def drop_rare_categories(
 
 @dataclass(frozen=True)
 class FilterResult:
-    """All that a filter found.
+    """The results of a filter.
 
     Attributes:
         verdicts: of all sentences.
         kept: the sentences that are not easy, without rare categories.
         dropped: the rare categories.
-        suspects: the labels to doubt, the surest first.
+        suspects: the doubtful labels, the most certain first.
         folds: scores of each part's model on the other parts, by metric name.
-        unit: what counts as the same entity, see `review`.
-        together: which posts stand in one part, see `filter.together`.
+        unit: when entities are equal, see `review`.
+        together: which posts stay in one part, see `filter.together`.
     """
 
     verdicts: list[ReviewedSentence]
@@ -251,12 +254,12 @@ class FilterResult:
 
     @property
     def doubts(self) -> dict[str, int]:
-        """How many sentences are doubted as a whole, and for a mention."""
+        """Number of sentences doubted as a whole, and for a mention."""
         counts = Counter(one.review.doubt for one in self.suspects)
         return {doubt: counts[doubt] for doubt in ("sentence", "mention")}
 
     @property
     def votes(self) -> list[int]:
-        """How many sentences 0, 1, ... models got right."""
+        """Number of sentences that 0, 1, ... models got right."""
         counts = Counter(verdict.right for verdict in self.verdicts)
         return [counts[right] for right in range(len(self.folds))]

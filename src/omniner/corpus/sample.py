@@ -1,34 +1,34 @@
-"""The corpus that comes with the package: invented Chinese social-media posts (`data=sample`).
+"""Generate the corpus that comes with the package: invented Chinese social-media posts (`data=sample`).
 
-`generate_sample` gives sentences with exact gold mentions of all 90 official categories, so that every part of the
+`generate_sample` returns sentences with exact gold mentions of all 90 official categories, so that every part of the
 program can be tried without a file. All text was written for this package; brands, works and people are invented.
 
-Words and patterns of sentences live in `topics/*.txt`. A topic is one text file: to extend the corpus, add words or
-clauses to it; to add a topic, add a file. Its lines:
+Words and sentence patterns are in `topics/*.txt`, one file per topic. To extend the corpus, add words or clauses to a
+file; to add a topic, add a file. Its lines:
 
     // a comment
     [护肤品 品类_产品]          a word list whose words are mentions of that category ...
     [程度]                     ... and one whose words are never mentions
-    面霜 精华 Old_Town          words, parted by spaces; `_` stands for a space inside, `()` for the empty word
+    面霜 精华 Old_Town          words, separated by spaces; `_` is a space inside a word, `()` the empty word
     <护肤效><护肤型>            every combination of two lists (at most `MOST_COMBINATIONS`, drawn once and for all)
-    == weight 14               how often posts are about this topic, against the others
-    == clauses                 patterns, one a line; `== tags` (ends of sentences) and `== chat` (no mentions) too
+    == weight 14               how often posts are about this topic, relative to the others
+    == clauses                 patterns, one per line; also `== tags` (ends of sentences) and `== chat` (no mentions)
     *3 {肤质}的(真的|){护肤品@}冲   drawn three times as often; `(a|b|)` is a free choice of wording
 
-A slot `{list}` is a mention with the list's category; `{list@}` is the same word all through one post; `{list!}` is
-the word without being a mention (a hard negative), `{list:category}` a mention of another category than the list's
-(the context decides). Word lists are visible in all files. Words that stand early in a list are frequent, later ones
-rare, as in a real corpus; combinations come after the written words. Everything is compiled once, into flat tuples,
-because a corpus of full size fills about half a million patterns.
+A slot `{list}` is a mention with the list's category; `{list@}` is the same word throughout one post; `{list!}` is the
+word without being a mention (a hard negative); `{list:category}` is a mention of another category than the list's (the
+context decides). Word lists are visible in all files. Early words of a list are frequent, later ones rare, as in a real
+corpus; combinations come after the written words. Everything is compiled once, into flat tuples, because a full-size
+corpus fills about half a million patterns.
 
-Each split has its own stream of random numbers, seeded by the corpus seed and the split's name: asking for more
-sentences of a split keeps the first ones, and no other split changes. A post has a topic and one to five sentences;
-a sentence joins one to three clauses of that topic, or is small talk without a mention. The price is a handful of
-random draws per sentence; nothing depends on hashing order.
+Each split has its own stream of random numbers, seeded by the corpus seed and the split's name: requesting more
+sentences of a split keeps the first ones, and no other split changes. A post has a topic and one to five sentences. A
+sentence joins one to three clauses of that topic, or is small talk without a mention. Each sentence costs a handful of
+random draws; nothing depends on hash order.
 
-A share `NOISE` of the mentions is annotated wrongly on purpose (left out, cut or stretched by a character, or put
-into a sister category), because real corpora are: it gives the tools that look for suspect annotation something to
-find. `Sentence.meta["noise"]` of such a sentence holds the kind and the mention as it should be.
+A share `NOISE` of the mentions is annotated wrongly on purpose (left out, shortened or lengthened by a character, or
+given a sister category), as in real corpora: tools that look for suspect annotation then have something to find.
+`Sentence.meta["noise"]` of such a sentence holds the kind of error and the correct mention.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ from omniner.errors import UserError
 from omniner.records import Entity, Sentence, entity_to_json
 
 NOISE = 0.015  # share of mentions annotated wrongly
-CHAT = 0.085  # share of sentences of small talk
+CHAT = 0.085  # share of sentences that are small talk
 OPENING = 0.18  # share of sentences with an interjection before the first clause
 TAG = 0.1  # share of sentences that end in hashtags
-CLAUSES = (1, 1, 1, 1, 2, 2)  # clauses per sentence, one drawn
+CLAUSES = (1, 1, 1, 1, 2, 2)  # number of clauses of a sentence, one of these is drawn
 LONGEST_POST = 5  # sentences
 MOST_COMBINATIONS = 800  # per `<a><b>` item: enough for words unseen in training, few enough to recur
 
@@ -65,13 +65,13 @@ _WEIGHTED = re.compile(r"(?:\*(\d+) )?(.+)")
 
 
 class Slot(NamedTuple):
-    """A part of a pattern: a literal, then one of some words.
+    """A part of a pattern: a literal, followed by one of several words.
 
     Attributes:
         literal: text before the word.
         words: to draw from.
-        category: of the mention that the word is; None where it is none.
-        key: of words that are drawn once per post; None where they are drawn each time.
+        category: of the mention that the word is; None if it is not a mention.
+        key: of words that are drawn once per post; None if they are drawn each time.
     """
 
     literal: str
@@ -85,7 +85,7 @@ Pattern = tuple[Slot, ...]
 
 @dataclass(frozen=True)
 class Topic:
-    """What posts on one subject are made of: patterns, each as many times as its weight says."""
+    """The patterns of posts on one subject, each repeated as often as its weight says."""
 
     name: str
     weight: int
@@ -119,11 +119,11 @@ class _File:
 
 
 def generate_sample(size: Mapping[str, int], seed: int) -> dict[str, list[Sentence]]:
-    """Invent sentences, the same ones for the same seed.
+    """Generate sentences, the same ones for the same seed.
 
     Args:
         size: of each split, in sentences.
-        seed: of the words drawn.
+        seed: of the random draws.
 
     Returns:
         The sentences by split. Ids are `<split>-<number>`, `post_id` is `<split>-p<number>`; no post is in two splits.
@@ -135,7 +135,7 @@ def generate_sample(size: Mapping[str, int], seed: int) -> dict[str, list[Senten
 
 
 def _split(split: str, count: int, draw: Random) -> list[Sentence]:
-    """The first `count` sentences of a split's endless stream."""
+    """Return the first `count` sentences of a split's endless stream."""
     found: list[Sentence] = []
     post = 0
     while len(found) < count:
@@ -148,12 +148,12 @@ def _split(split: str, count: int, draw: Random) -> list[Sentence]:
 
 @cache
 def _subjects() -> tuple[Topic, ...]:
-    """Every topic as many times as its weight says."""
+    """Return every topic as often as its weight says."""
     return tuple(topic for topic in load_grammar().topics for _ in range(topic.weight))
 
 
 def _post(draw: Random) -> Iterator[tuple[str, list[Entity], dict[str, Any]]]:
-    """The sentences of one post. Words of `{list@}` slots are drawn once and kept in `fixed`."""
+    """Yield the sentences of one post. Words of `{list@}` slots are drawn once and kept in `fixed`."""
     subjects = _subjects()
     topic = subjects[int(draw() * len(subjects))]
     fixed: dict[str, str] = {}
@@ -166,7 +166,7 @@ def _post(draw: Random) -> Iterator[tuple[str, list[Entity], dict[str, Any]]]:
 
 
 def _sentence(topic: Topic, fixed: dict[str, str], draw: Random) -> tuple[str, list[Entity]]:
-    """One sentence: its text and its mentions from left to right."""
+    """Return one sentence: its text and its mentions from left to right."""
     loaded = load_grammar()
     words = loaded.words
     parts: list[str] = []
@@ -197,7 +197,7 @@ def _sentence(topic: Topic, fixed: dict[str, str], draw: Random) -> tuple[str, l
 
 
 def _pick(items: tuple[T, ...], draw: Random) -> T:
-    """One item, each as likely as the others."""
+    """Draw one item, each with the same probability."""
     return items[int(draw() * len(items))]
 
 
@@ -235,7 +235,7 @@ def _fill(
 
 @cache
 def _sisters() -> dict[str, tuple[str, ...]]:
-    """The other categories of each category's primary."""
+    """Return the other categories of each category's primary."""
     official = load_taxonomy(OFFICIAL)
     by_primary: dict[str, list[str]] = {}
     for category in official.categories:
@@ -244,7 +244,7 @@ def _sisters() -> dict[str, tuple[str, ...]]:
 
 
 def _disturbed(text: str, entities: list[Entity], draw: Random) -> tuple[list[Entity], dict[str, Any]]:
-    """Annotate one mention wrongly; the second value tells what was done to which mention."""
+    """Annotate one mention wrongly; return the entities, and what was done to which mention."""
     place = int(draw() * len(entities))
     true = entities[place]
     assert true.start is not None
@@ -277,7 +277,7 @@ def compile_grammar(texts: dict[str, str]) -> Grammar:
     """Compile topics.
 
     Args:
-        texts: name of each topic to its text.
+        texts: topic name -> its text.
 
     Raises:
         ValueError: a mistake in a text; it names the file.
@@ -301,7 +301,7 @@ def compile_grammar(texts: dict[str, str]) -> Grammar:
 
 
 def _read(name: str, text: str, lists: dict[str, WordList]) -> _File:
-    """Sort the lines of one file: words into `lists`, patterns into the file's sections."""
+    """Parse the lines of one file: words into `lists`, patterns into the file's sections."""
     file = _File(name)
     target: list[str] | None = None
     for number, line in enumerate(text.splitlines(), start=1):
@@ -327,7 +327,7 @@ def _read(name: str, text: str, lists: dict[str, WordList]) -> _File:
 def _expand(
     name: str, lists: dict[str, WordList], words: dict[str, tuple[str, ...]], path: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """The words of a list, its references replaced; each word once, in the order written."""
+    """Return the words of a list with its references replaced; each word once, in the order written."""
     if name in words:
         return words[name]
     if name not in lists or name in path:
@@ -345,7 +345,7 @@ def _expand(
 
 
 def _combinations(item: str, choices: list[tuple[str, ...]]) -> list[str]:
-    """Combinations of the choices in an order that is random but always the same; not all where they are many."""
+    """Return combinations of the choices, in a random but fixed order; at most `MOST_COMBINATIONS`."""
     total = prod(map(len, choices))
     order = random.Random(item).sample(range(total), min(total, MOST_COMBINATIONS))
     found = []
@@ -359,7 +359,7 @@ def _combinations(item: str, choices: list[tuple[str, ...]]) -> list[str]:
 
 
 def _patterns(line: str, file: str, lists: dict[str, WordList], words: dict[str, tuple[str, ...]]) -> list[Pattern]:
-    """Compile a pattern line; as many times the same pattern as its weight says."""
+    """Compile a pattern line; repeat the pattern as often as its weight says."""
     match = _WEIGHTED.fullmatch(line)
     assert match is not None
     weight, text = int(match[1] or 1), match[2]

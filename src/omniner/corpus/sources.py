@@ -1,10 +1,10 @@
-"""Corpora as runs use them: read the files that `data` names, give the splits their roles, check the categories.
+"""Load the corpora of runs: read the files that `data` names, assign roles to splits, check the categories.
 
-`splits["dev"]` chooses the checkpoint, `splits["test"]` is reported on, whatever their files are called. Where a
-corpus publishes no test labels (`data.report=dev`), its dev file becomes `test` and `dev` is cut from train, so that
-nothing is chosen on what is reported. The cut goes by post, or by text where there are no posts (a repeated text must
-not stand on both sides), and depends on nothing but `data.seed` and the posts themselves. Files of further splits,
-such as `unlabeled`, are read when asked for.
+`splits["dev"]` selects the checkpoint and results are reported on `splits["test"]`, whatever their files are called. If
+a corpus publishes no test labels (`data.report=dev`), its dev file becomes `test` and `dev` is cut from train, so that
+nothing is selected on the reported split. The cut goes by post, or by text if there are no posts (a repeated text must
+not be on both sides), and depends only on `data.seed` and the posts themselves. Files of further splits, such as
+`unlabeled`, are read on request.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from omniner.records import Issue, Sentence, post_or_text, sentence_to_json, to_
 from omniner.wording import counted, first_of
 
 LABELED = ("train", "dev", "test")
-_NAMED = 3  # issues, files or categories quoted in an error
-# Codes of issues that cost an entity or its place, a whole record, or something of it.
+_NAMED = 3  # number of issues, files or categories quoted in an error
+# Codes of issues that lose an entity or its offsets, a whole record, or a part of it.
 ENTITY_LOSSES = frozenset(
     {
         *("bad-entity", "bad-tag", "discontinuous", "empty-entity", "entity-too-long", "offset-mismatch"),
@@ -46,12 +46,12 @@ class Corpus:
 
     Attributes:
         name: as in `data.name`.
-        splits: the sentences of train, dev, test and whatever else was asked for.
+        splits: the sentences of train, dev, test and other requested splits.
         taxonomy: all categories that its sentences may have.
-        issues: what could not be taken as it was.
-        digests: file (or "synthetic") to the sha256 of its content.
-        report: the published name of the split that stands in `splits["test"]`.
-        definitions: category -> what belongs to it, where the config says so.
+        issues: what could not be used as it was.
+        digests: file (or "synthetic") -> the sha256 of its content.
+        report: the published name of the split that is `splits["test"]`.
+        definitions: category -> its definition, if the config has one.
     """
 
     name: str
@@ -64,21 +64,21 @@ class Corpus:
 
     @cached_property
     def active(self) -> tuple[str, ...]:
-        """The categories of the training split, in the order of the taxonomy: what a model can learn."""
+        """The categories of the training split, in the order of the taxonomy: those that a model can learn."""
         return self.taxonomy.active(self.splits["train"])
 
 
 def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
-    """Read a corpus, cut dev from train where the config says so, and check its categories.
+    """Read a corpus, cut dev from train if the config says so, and check its categories.
 
     Args:
         data: the config group.
-        splits: names after the cut; None = those of train, dev and test that there are. A flat taxonomy holds the
-            categories of the splits that were read for them.
+        splits: names after the cut; None = those of train, dev and test that exist. A flat taxonomy holds the
+            categories of the splits that had to be read.
 
     Raises:
-        UserError: files are missing or cannot be read, a split has no labels or a category is not in the taxonomy; or
-            something could not be taken as it was, with `data.on_issue=fail`.
+        UserError: files are missing or cannot be read, a split has no labels or a category is not in the taxonomy; or,
+            with `data.on_issue=fail`, something could not be used as it was.
     """
     if data.report == "dev" and not data.dev_from_train:
         found = "0 with data.report=dev: the checkpoint would be chosen on the split that is reported"
@@ -112,7 +112,7 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
 
 
 def check_files(data: DataConfig, splits: Sequence[str]) -> None:
-    """Raise a `UserError` where files of these splits are not there; nothing is read."""
+    """Raise a `UserError` if files of these splits do not exist; no file is read."""
     check_taxonomy(data.taxonomy)
     roles, available = _roles(data), _available(data)
     needed = [name for name in available if name in {roles.get(split) for split in splits}]
@@ -123,13 +123,12 @@ def check_files(data: DataConfig, splits: Sequence[str]) -> None:
 def read_sentences(
     path: Path, data: DataConfig | None = None, prefix: str | None = None
 ) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file or folder that is none of the corpus `data`: labelled or not, of any format.
+    """Read one file or folder that is not part of the corpus `data`: labelled or not, of any format.
 
     Args:
         path: the file or folder.
-        data: the config group. Its format holds where it is not that of the choice's own files; what it says of
-            tags, tokens, offsets and annotators holds, too. None = whatever there is to know of the file is found out
-            from it.
+        data: the config group. Its format applies unless it is that of the choice's own files; its settings of tags,
+            tokens, offsets and annotators apply, too. None = everything is detected from the file.
         prefix: of the ids of sentences that have none in the file; None = the file's name.
 
     Returns:
@@ -147,7 +146,7 @@ def read_sentences(
 
 
 def read_options(data: DataConfig, id_prefix: str, id_first: int = 0) -> ReadOptions:
-    """Give all that the config says of how a file is to be read.
+    """Return the reading options that the config sets.
 
     Args:
         data: the config group.
@@ -168,25 +167,25 @@ def read_options(data: DataConfig, id_prefix: str, id_first: int = 0) -> ReadOpt
 
 
 def format_of_files(data: DataConfig) -> str:
-    """The format that `data.format` sets for any file: `auto` where it is that of the choice's own files."""
+    """Return the format that `data.format` sets for any file; `auto` if it is that of the choice's own files."""
     if data.format in ("auto", "synthetic"):
         return "auto"
     return "auto" if data.format == _format_of_choice(data.name) else data.format
 
 
 def data_of_another_run(data: DataConfig) -> DataConfig:
-    """The data settings of another run, for its gold file.
+    """Return the data settings of another run, for its gold file.
 
-    Where its choice is not found (one of the user's own, without the `--config-dir` of that run), nobody knows whether
-    the format is that of the choice's own files: it is found out from the file.
+    If its choice of `data` is not found (the user's own, without the `--config-dir` of that run), the format may be
+    that of the choice's own files: it is then detected from the file.
     """
     known = data.format == "auto" or _format_of_choice(data.name) is not None
     return data if known else replace(data, format="auto")
 
 
 def _format_of_choice(name: str) -> str | None:
-    """The format that `data=<name>` gives its own files; None where there is no such choice."""
-    from hydra.errors import MissingConfigException  # with config.compose half a second, which few files cost
+    """Return the format that `data=<name>` sets for its own files; None if there is no such choice."""
+    from hydra.errors import MissingConfigException  # half a second with config.compose, which few files need
 
     from omniner.config import compose
 
@@ -199,19 +198,19 @@ def _format_of_choice(name: str) -> str | None:
 def check_read(
     path: Path, sentences: list[Sentence], issues: list[Issue], limit: float = 1
 ) -> tuple[list[Sentence], list[Issue]]:
-    """Refuse a file of which nothing, or too little, could be taken.
+    """Reject a file from which nothing, or too little, could be read.
 
     Args:
         path: the file or folder.
         sentences: read from it.
-        issues: met on the way.
+        issues: met while reading.
         limit: largest share of its sentences, and of its entities, that may be lost.
 
     Returns:
-        The sentences and the issues as they are.
+        The sentences and the issues, unchanged.
 
     Raises:
-        UserError: there is no sentence, all entities or all their places were lost, or more than `limit`.
+        UserError: there is no sentence, all entities or all their offsets were lost, or more than `limit`.
     """
     lost = [issue for issue in issues if issue.code in LOSSES]
     examples = f" ({'; '.join(map(str, (lost or issues)[:_NAMED]))})" if issues else ""
@@ -224,7 +223,7 @@ def check_read(
         found = f"not one entity could be taken with its place, {len(bad):,} were tried{examples}"
         raise UserError(_place(path, bad), found, f"{fix[:-1]}, or data.offsets.")
     records = len({(issue.file, issue.line, issue.id) for issue in lost if issue.code in RECORD_LOSSES})
-    unplaced = sum(entity.start is None for entity in entities)  # some of the lost, which kept their surface
+    unplaced = sum(entity.start is None for entity in entities)  # some of the lost ones, which kept their surface
     for what, count, total in (
         ("sentences", records, records + len(sentences)),
         ("entities", len(bad), len(bad) + len(entities) - min(unplaced, len(bad))),
@@ -241,18 +240,18 @@ def _place(path: Path, issues: Sequence[Issue]) -> str:
 
 
 def _available(data: DataConfig) -> list[str]:
-    """The published splits that the config names."""
+    """Return the published splits that the config names."""
     if data.format == "synthetic":
         return [name for name, size in data.size.items() if size > 0]
     return [name for name, files in data.files.items() if files]
 
 
 def _roles(data: DataConfig) -> dict[str, str]:
-    """Split of the corpus -> the published split it is, or is cut from; train, dev, test first."""
+    """Map each split of the corpus to the published split that it is, or is cut from; train, dev, test first."""
     available = _available(data)
     roles = {name: name for name in available}
     if data.report == "dev":
-        # The published test split has no labels; who wants to tag it names it in data.files under another name.
+        # The published test split has no labels; to tag it, name it in data.files under another name.
         roles.pop("test", None)
         if "dev" in roles:
             roles["test"] = roles.pop("dev")
@@ -263,7 +262,7 @@ def _roles(data: DataConfig) -> dict[str, str]:
 
 
 def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | None) -> list[str]:
-    """The published splits that have to be read to give the splits asked for."""
+    """Return the published splits that must be read for the requested splits."""
     wanted = [name for name in LABELED if name in roles] if splits is None else splits
     for name in wanted:
         if name not in roles:
@@ -275,7 +274,7 @@ def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | 
 
 
 def _generate(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
-    from omniner.corpus.sample import generate_sample  # only this format pays for its word lists
+    from omniner.corpus.sample import generate_sample  # only this format needs its word lists
 
     corpus.splits.update(generate_sample({name: data.size[name] for name in splits}, data.seed))
     digest = hashlib.sha256()
@@ -301,7 +300,7 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
 
 
 def _digest(path: Path) -> str:
-    """Of a file its sha256, of a folder that of the names and digests of its files."""
+    """Return the sha256 of a file; for a folder, that of the names and digests of its files."""
     if path.is_file():
         return sha256(path)
     files = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
@@ -309,7 +308,7 @@ def _digest(path: Path) -> str:
 
 
 def _root(data: DataConfig, splits: Sequence[str]) -> Path:
-    """The folder of the files, all of which are there."""
+    """Return the folder of the files, after checking that all of them exist."""
     names = [name for split in splits for name in data.files[split]]
     if not names:
         raise UserError("data.files", "no file is named", "Give the files of each split: data.files.train=[...].")
@@ -333,7 +332,7 @@ def _root(data: DataConfig, splits: Sequence[str]) -> Path:
 
 
 def _lacking(data: DataConfig, root: Path, splits: Sequence[str], missing: Sequence[str], fix: str) -> UserError:
-    """What to say of a folder without some files: it may hold the splits under other names."""
+    """Describe a folder that lacks files: it may hold the splits under other names."""
     found = f"{root.absolute()} lacks {', '.join(missing)}"
     there = sorted(path.name for path in root.iterdir() if path.is_file() and not path.name.startswith("."))
     if not there:
@@ -349,7 +348,7 @@ def _lacking(data: DataConfig, root: Path, splits: Sequence[str], missing: Seque
 
 
 def _check_labels(data: DataConfig, corpus: Corpus) -> None:
-    """Sentences without labels are no negatives: a split of them cannot be trained or scored on."""
+    """Drop sentences without labels, which are not negatives; reject a split that has no others."""
     for split in LABELED:
         sentences = corpus.splits.get(split, [])
         bare = [sentence for sentence in sentences if records.is_unlabeled(sentence)]
@@ -365,7 +364,7 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
 
 
 def load_for_training(data: DataConfig) -> Corpus:
-    """Read train, dev and test; see `load_corpus`. A `UserError`, too, where one is missing or nothing is learnt."""
+    """Read train, dev and test (see `load_corpus`); also reject a missing split, and train or dev without entities."""
     corpus = load_corpus(data, LABELED)
     for split in ("train", "dev"):
         require_entities(f"data.files.{split}", corpus.splits[split])
@@ -373,7 +372,7 @@ def load_for_training(data: DataConfig) -> Corpus:
 
 
 def require_entities(where: str | Path, sentences: Sequence[Sentence]) -> None:
-    """Raise a `UserError` where none of these sentences has an entity: nothing is learnt from them, or measured.
+    """Raise a `UserError` if none of these sentences has an entity: there is nothing to learn or to measure.
 
     Args:
         where: the key or the file that they are from.
@@ -385,13 +384,13 @@ def require_entities(where: str | Path, sentences: Sequence[Sentence]) -> None:
 
 
 def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], file: str = "") -> list[Issue]:
-    """Rename ids that were there before: with a prefix, or if that is not enough with a number, too.
+    """Rename ids that occurred before: with a prefix and, if that is not enough, with a number, too.
 
     Args:
         sentences: changed in place.
-        prefix: put before an id that stands twice.
+        prefix: put before a repeated id.
         seen: all ids so far; those of the sentences are added.
-        file: to name in the issues.
+        file: name for the issues.
 
     Returns:
         An issue for each id that was renamed.
@@ -436,7 +435,7 @@ def _check_categories(corpus: Corpus, data: DataConfig) -> None:
 
 
 def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
-    """Give the published splits their roles, and cut dev from train where the config says so."""
+    """Assign the published splits to their roles, and cut dev from train if the config says so."""
     published = corpus.splits
     corpus.splits = {name: published[source] for name, source in roles.items() if source in published}
     if roles.get("dev") != "train" or "train" not in published:
@@ -455,18 +454,18 @@ def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
 
 
 def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple[list[Sentence], list[Sentence]]:
-    """Cut a part off, post by post, until it holds a share of the sentences.
+    """Cut off a part, post by post, until it holds a share of the sentences.
 
-    Posts are drawn in the order of a keyed hash of their id (of the text where there is none), so the draw is the same
-    for any order of the sentences and any version of Python. A post that would take the part farther above the share
-    than it is below, and more than a tenth above, is passed over. If less than half of the share was found so, the
-    smallest of the posts that were passed over is added, as long as something is left to train on.
+    Posts are drawn in the order of a keyed hash of their id (of the text if there is none), so the draw is the same for
+    any order of the sentences and any version of Python. A post is skipped if it would exceed the share by more than
+    the part still lacks, and by more than a tenth. If this finds less than half of the share, the smallest of the
+    remaining posts is added, as long as something is left to train on.
 
     Returns:
         The rest and the part, both in their old order.
 
     Raises:
-        UserError: there are not posts enough for two parts.
+        UserError: there are not enough posts for two parts.
     """
     keys, order = _draw(sentences, seed)
     sizes, wanted, held = Counter(keys), math.ceil(share * len(sentences)), 0
@@ -492,9 +491,9 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
 
 
 def limit_by_post(sentences: Sequence[Sentence], most: int, seed: int) -> list[Sentence]:
-    """Choose so many sentences at most, post by post, drawn as `cut_by_post` does; they keep their order.
+    """Choose at most `most` sentences, post by post, drawn as `cut_by_post` does; they keep their order.
 
-    A post that has more sentences than are still wanted is passed over; if all have, the first gives a part of its own.
+    A post with more sentences than are still allowed is skipped; if all have more, a part of the first one is taken.
     """
     keys, order = _draw(sentences, seed)
     sizes, held = Counter(keys), 0
@@ -509,7 +508,7 @@ def limit_by_post(sentences: Sequence[Sentence], most: int, seed: int) -> list[S
 
 
 def _draw(sentences: Sequence[Sentence], seed: int) -> tuple[list[str], list[str]]:
-    """The post that each sentence is of, and all posts in the order of a draw."""
+    """Return the post of each sentence, and all posts in drawing order."""
     keys = list(map(post_or_text, sentences))
 
     def rank(key: str) -> bytes:

@@ -1,18 +1,18 @@
-"""A corpus divided into parts: posts whole, no text in two parts, every category in every part, sizes as asked.
+"""Divide a corpus into parts: posts whole, no text in two parts, every category in every part, sizes as requested.
 
-Sentences of one post stay together, and so do posts that have a sentence in common: its copies in train would give the
-answer away. Texts that everybody writes ("谢谢姐妹") can tie most posts together. A group that does not fit into the
-smallest part leaves nothing to choose: `together=auto` then ties posts by repeated texts with mentions only, or else
-not at all. Nothing but the seed, the posts and the texts has a say: neither the order of the sentences, nor their ids,
-nor the version of Python. Price: 195,568 sentences of 65,000 posts and 90 categories in 2 s.
+Sentences of one post stay together, and so do posts that have a sentence in common: its copies in train would reveal
+the answer. Texts that everybody writes ("谢谢姐妹") can tie most posts together. If a group does not fit into the
+smallest part, `together=auto` ties posts only by repeated texts with mentions; if that does not help, not at all. The
+result depends only on the seed, the posts and the texts: not on the order of the sentences, their ids or the version of
+Python. Cost: 195,568 sentences of 65,000 posts and 90 categories in 2 s.
 
-The groups are dealt out by iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the Stratification of
-Multi-Label Data, 2011): the category that the fewest undealt groups have comes first, since its groups leave the least
-choice. They give a group to the part that lacks most of that category; here it goes where all its mentions and
-sentences together leave the smallest sum of squared deviations over expectations, which is 60 times smaller in the end
-(measured in `experiments/easy_filter`). As soon as a category has only as many groups left as there are parts without
-it, each of those gets one. Groups without a mention fill what is left, and in the end `_level` makes the sizes exact
-with the moves that disturb the shares least.
+The groups are assigned by iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the Stratification of
+Multi-Label Data, 2011): the category with the fewest unassigned groups comes first, since its groups leave the least
+choice. The paper assigns a group to the part that lacks most of that category. Here it goes to the part where all its
+mentions and sentences together leave the smallest sum of squared deviations over expectations; the final sum is 60
+times smaller (measured in `experiments/easy_filter`). As soon as a category has only as many groups left as there are
+parts without it, each of those parts gets one. Groups without a mention fill what is left, and finally `_level` makes
+the sizes exact with the moves that disturb the shares least.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from omniner.records import Issue, Sentence, post_or_text
 from omniner.wording import counted
 
 TOGETHER = ("texts", "mentions", "posts")  # the strictest first
-_LOOKED_AT = 64  # groups of one size and part that are weighed against each other for a move
-_LOOKED_AT_PAIRS = 12  # likewise, on each side of an exchange
-_EQUAL = 1e-9  # deviations that differ by less differ by rounding only
+_LOOKED_AT = 64  # groups of one size and part that are compared for a move
+_LOOKED_AT_PAIRS = 12  # the same on each side of an exchange
+_EQUAL = 1e-9  # smaller differences between deviations are rounding errors
 
 _Pools = list[dict[int, list[int]]]  # by part and size: the groups
-# Categories lost and deviations added for each sentence moved; the group that goes, the one that comes back or -1.
+# Categories lost and deviation added per moved sentence; the group that leaves, and the one that comes back or -1.
 _Step = tuple[float, float, int, int]
 
 
 @dataclass(frozen=True)
 class Division:
-    """Which part each sentence is in.
+    """The part of each sentence.
 
     Attributes:
         names: of the parts.
-        shares: of the sentences that each part was to have.
+        shares: requested share of the sentences of each part.
         parts: number of the part of each sentence.
-        targets: sentences that each part was to have.
+        targets: requested number of sentences of each part.
         groups: positions of the sentences that had to stay together.
-        posts: how many there are; a sentence without one is one of its own, with its exact repeats.
+        posts: number of posts; a sentence without one counts as its own post, together with its exact repeats.
         together: what tied sentences together: texts | mentions | posts.
     """
 
@@ -61,12 +61,12 @@ class Division:
     together: str
 
     def of(self, sentences: Sequence[Sentence], part: int) -> list[Sentence]:
-        """Give the sentences of one part, in their old order."""
+        """Return the sentences of one part, in their old order."""
         return [sentence for sentence, number in zip(sentences, self.parts, strict=True) if number == part]
 
     @property
     def sizes(self) -> list[int]:
-        """Sentences in each part."""
+        """The number of sentences in each part."""
         counts = Counter(self.parts)
         return [counts[part] for part in range(len(self.names))]
 
@@ -85,7 +85,7 @@ def divide(
         where: config key to name in the error.
 
     Raises:
-        UserError: there are fewer groups than parts, or so large ones that a part would stay empty.
+        UserError: there are fewer groups than parts, or such large ones that a part would stay empty.
     """
     targets = split_sizes(len(sentences), list(shares.values()))
     posts = list(map(post_or_text, sentences))
@@ -111,7 +111,7 @@ def divide(
 
 
 def split_sizes(total: int, shares: Sequence[float]) -> list[int]:
-    """Give whole numbers that add up to `total`, in the proportion of the shares: the largest remainders round up."""
+    """Return whole numbers that add up to `total`, in proportion to the shares; the largest remainders round up."""
     exact = [share * total for share in shares]
     sizes = [int(value + 1e-9) for value in exact]
     left = sorted(range(len(shares)), key=lambda part: (sizes[part] - exact[part], part))
@@ -121,7 +121,7 @@ def split_sizes(total: int, shares: Sequence[float]) -> list[int]:
 
 
 def _gather(sentences: Sequence[Sentence], posts: Sequence[str], level: str) -> list[list[int]]:
-    """Positions of the sentences that stay together: the connected components of posts with a text in common."""
+    """Return positions of the sentences that stay together: the connected components of posts with a common text."""
     numbers: dict[str, int] = {}
     owners = [numbers.setdefault(post, len(numbers)) for post in posts]
     parents = list(range(len(numbers)))
@@ -146,7 +146,7 @@ def _gather(sentences: Sequence[Sentence], posts: Sequence[str], level: str) -> 
 def _ranked(
     sentences: Sequence[Sentence], posts: Sequence[str], found: Sequence[list[int]], seed: int
 ) -> list[SentenceGroup]:
-    """The groups in the order in which they are dealt out: that of a keyed hash of the first name of their posts."""
+    """Return the groups in the order of assignment: that of a keyed hash of their posts' first name."""
     groups = []
     for members in found:
         name = min(posts[position] for position in members)
@@ -157,7 +157,7 @@ def _ranked(
 
 
 def repeated_text_issues(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
-    """Give an issue for each text that stands in several parts; there is none where texts stay together."""
+    """Return an issue for each text that is in several parts; there is none if equal texts stay together."""
     places: dict[str, set[int]] = defaultdict(set)
     first: dict[str, str] = {}
     for sentence, part in zip(sentences, division.parts, strict=True):
@@ -171,7 +171,7 @@ def repeated_text_issues(sentences: Sequence[Sentence], division: Division) -> l
 
 
 def absent_category_issues(sentences: Sequence[Sentence], division: Division) -> list[Issue]:
-    """Give an issue for each category that some part lacks, with how many groups could have been dealt out."""
+    """Return an issue for each category that some part lacks, with the number of groups that contain it."""
     held: dict[str, set[int]] = defaultdict(set)
     groups: Counter[str] = Counter()
     for members in division.groups:
@@ -198,7 +198,7 @@ class SentenceGroup(NamedTuple):
     """Sentences that stay together.
 
     Attributes:
-        rank: a large number that looks random: the groups' order, and which of equal parts is taken.
+        rank: a large pseudo-random number: it orders the groups, and decides between equally good parts.
         members: positions of the sentences.
         counts: mentions by category.
     """
@@ -214,7 +214,8 @@ def stratify(groups: Sequence[SentenceGroup], shares: Sequence[float], targets: 
     Args:
         groups: in the order of their ranks.
         shares: of the mentions of every category, by part.
-        targets: sentences that each part is to have; reached exactly wherever single groups or exchanges of two can.
+        targets: requested number of sentences of each part; reached exactly if moves of one group or exchanges of two
+            can.
 
     Returns:
         The number of a part for each group.
@@ -237,29 +238,31 @@ def stratify(groups: Sequence[SentenceGroup], shares: Sequence[float], targets: 
 
 
 class _Assignment:
-    """What has been dealt out so far, and what each part still lacks."""
+    """The groups assigned so far, and what each part still lacks."""
 
     def __init__(self, groups: Sequence[SentenceGroup], shares: Sequence[float], targets: Sequence[int]) -> None:
         self.groups, self.parts = groups, range(len(shares))
         self.part = [-1] * len(groups)
         self.largest = [part for part in self.parts if shares[part] == max(shares)]
         self.sentences = [share * sum(targets) for share in shares]
-        self.room = list(targets)  # sentences that a part lacks; negative = has too many
-        self.left: dict[str, int] = defaultdict(int)  # groups with a category that are not dealt out yet
+        self.room = list(targets)  # sentences that a part lacks; negative = it has too many
+        self.left: dict[str, int] = defaultdict(int)  # number of unassigned groups with a category
         totals: dict[str, int] = defaultdict(int)
         for group in groups:
             for category, count in group.counts.items():
                 self.left[category] += 1
                 totals[category] += count
-        # By category and part: mentions that were to be there, those still lacking, and the groups that have any.
+        # By category and part: mentions that were to be there, those still lacking, and the number of groups that have
+        # any.
         self.expected = {name: [share * total for share in shares] for name, total in totals.items()}
         self.lacks = {name: list(values) for name, values in self.expected.items()}
         self.held = {name: [0] * len(shares) for name in totals}
 
     def waiting(self, category: str) -> Sequence[int]:
-        """List the parts that a group with the category may go to: as soon as its groups run out, those without any.
+        """Return the parts that a group with the category may go to.
 
-        The only group, or the first of so few, goes to a part of the largest share: it is there to be learnt from.
+        If no more groups are left than there are parts without the category, only those parts. The first of so few
+        groups goes to a part with the largest share, which is there to be learnt from.
         """
         without = [part for part in self.parts if not self.held[category][part]]
         if self.left[category] > len(without):
@@ -267,14 +270,14 @@ class _Assignment:
         return self.largest if len(without) == len(self.parts) else without
 
     def best(self, number: int, among: Sequence[int]) -> int:
-        """Choose the part where a group leaves the smallest squared deviations, of sentences and of every category."""
+        """Choose the part where a group leaves the smallest squared deviations, of sentences and every category."""
         added = {part: self._deviation(number, part) for part in among}
         least = min(added.values()) + _EQUAL
         rank, parts = self.groups[number].rank, len(self.parts)
         return min((part for part in among if added[part] <= least), key=lambda part: (rank + part) % parts)
 
     def _deviation(self, number: int, part: int) -> float:
-        """What the group adds to the part's squared deviations over expectations."""
+        """Return what the group adds to the part's squared deviations over expectations."""
         group = self.groups[number]
         size = len(group.members)
         added = size * (size - 2 * self.room[part]) / self.sentences[part]
@@ -283,7 +286,7 @@ class _Assignment:
         return added
 
     def place(self, number: int, part: int) -> None:
-        """Deal out a group."""
+        """Assign a group to a part."""
         for category in self.groups[number].counts:
             self.left[category] -= 1
             if not self.left[category]:
@@ -291,7 +294,7 @@ class _Assignment:
         self._count(number, part, 1)
 
     def move(self, number: int, to: int) -> None:
-        """Take a group out of its part and put it into another one."""
+        """Move a group from its part to another one."""
         self._count(number, self.part[number], -1)
         self._count(number, to, 1)
 
@@ -304,7 +307,7 @@ class _Assignment:
             self.held[category][part] += sign
 
     def price(self, counts: dict[str, int], source: int, target: int) -> tuple[int, float]:
-        """Price a move of so many mentions: categories that a part is left without, and squared deviations added."""
+        """Compute the cost of moving these mentions: categories that a part loses, and squared deviation added."""
         lost, added = 0, 0.0
         for category, count in counts.items():
             lost += bool(count) and self.held[category][source if count > 0 else target] == 1
@@ -317,9 +320,9 @@ class _Assignment:
 def _level(deal: _Assignment) -> None:
     """Give every part its exact size, as far as moves of one group and exchanges of two can.
 
-    Each step brings the sizes nearer to what was asked for: first those after which no part has gone past its own, and
-    where there are none, those after which one has, by less. The last group of a category leaves its part only where
-    nothing else helps: with few posts, the sizes that were asked for and all categories everywhere cannot both be had.
+    Each step brings the sizes nearer to the targets. Steps that take no part past its target are preferred; if there
+    are none, steps that do, by less than before. The last group of a category leaves its part only if nothing else
+    helps: with few posts, exact sizes and all categories in every part may not be possible together.
     """
     pools = _pools(deal)
     while (found := _best(deal, pools) or _best_past(deal, pools)) is not None:
@@ -333,9 +336,9 @@ def _level(deal: _Assignment) -> None:
 
 
 def _best(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | None:
-    """A step between parts with too many and too few sentences, and these parts; None where no two of them have one.
+    """Return a step from a part with too many to one with too few sentences, and these parts; None if there is none.
 
-    That of the parts that are farthest off comes first, unless it costs a category and that of others does not.
+    The parts farthest from their targets come first, unless their step loses a category and another pair's does not.
     """
     sources = sorted((part for part in deal.parts if deal.room[part] < 0), key=lambda part: deal.room[part])
     targets = sorted((part for part in deal.parts if deal.room[part] > 0), key=lambda part: -deal.room[part])
@@ -350,7 +353,7 @@ def _best(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | None:
 
 
 def _best_past(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | None:
-    """The step past the size of a part, or of both, that brings sizes nearest; one that costs a category comes last."""
+    """Return the step past one or both targets that brings sizes nearest, preferably without losing a category."""
     found: list[tuple[bool, int, int, _Step, int, int]] = []
     for source in deal.parts:
         for target in deal.parts:
@@ -368,7 +371,7 @@ def _best_past(deal: _Assignment, pools: _Pools) -> tuple[_Step, int, int] | Non
 
 
 def _step(deal: _Assignment, pools: _Pools, source: int, target: int) -> _Step | None:
-    """The cheapest move; where that costs a part a category, or there is none, an exchange may be cheaper."""
+    """Return the cheapest move; if it loses a category or there is none, compare exchanges, too."""
     most = min(-deal.room[source], deal.room[target])
     ours, theirs = (_sizes(pools[part]) for part in (source, target))
     found = min(_moves(deal, pools, source, target, [size for size in ours if size <= most]), default=None)
@@ -380,7 +383,7 @@ def _step(deal: _Assignment, pools: _Pools, source: int, target: int) -> _Step |
 
 
 def _sizes(pool: dict[int, list[int]]) -> list[int]:
-    """The sizes of the groups of a part."""
+    """Return the sizes of the groups of a part."""
     return sorted(size for size, numbers in pool.items() if numbers)
 
 
@@ -392,7 +395,7 @@ def _pools(deal: _Assignment) -> _Pools:
 
 
 def _moves(deal: _Assignment, pools: _Pools, source: int, target: int, sizes: Sequence[int]) -> Iterator[_Step]:
-    """Groups of these sizes."""
+    """Yield moves of groups of these sizes."""
     for size in sizes:
         for number in pools[source][size][:_LOOKED_AT]:
             lost, added = deal.price(deal.groups[number].counts, source, target)
@@ -400,7 +403,7 @@ def _moves(deal: _Assignment, pools: _Pools, source: int, target: int, sizes: Se
 
 
 def _exchanges(deal: _Assignment, pools: _Pools, source: int, target: int, gain: int) -> Iterator[_Step]:
-    """Pairs of groups that differ by so many sentences; none where that is 0."""
+    """Yield exchanges of groups whose sizes differ by `gain`; none if it is 0."""
     theirs = _sizes(pools[target])
     for size in _sizes(pools[source]) if gain else ():
         for going in pools[source][size][:_LOOKED_AT_PAIRS] if size - gain in theirs else ():

@@ -1,8 +1,8 @@
-"""The categories a corpus may use: their order, their primaries, their English names.
+"""Define the categories that a corpus may use: their order, their primaries, their English names.
 
-The packaged table (`omniner2025.tsv`: 90 categories in 33 primaries), a list in a file of the user's, or the names
-found in the files of a corpus. A category is written `primary_secondary` and split once, at the first `_`; `/` belongs
-to the name (`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
+A taxonomy is the packaged table (`omniner2025.tsv`: 90 categories in 33 primaries), a list in a user's file, or the
+names found in the files of a corpus. A category is written `primary_secondary` and split once, at the first `_`; `/`
+belongs to the name (`人群/宠物_年龄`). A name without `_` is its own primary (`品牌`).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from omniner.records import Sentence
 
 OFFICIAL: Final = "omniner2025"
 FLAT: Final = "flat"
-_HEADS = ("category", "primary", "类别", "一级类别")  # how a header row begins
+_HEADS = ("category", "primary", "类别", "一级类别")  # beginnings of a header row
 
 
 def primary_of(category: str) -> str:
-    """Give the part of a category before the first `_`; all of it where there is none."""
+    """Return the part of a category before the first `_`; the whole name if it has none."""
     return category.partition("_")[0]
 
 
@@ -36,7 +36,7 @@ class Taxonomy:
     """An ordered set of categories.
 
     Attributes:
-        name: as in `data.taxonomy`, or the corpus's where it is flat.
+        name: as in `data.taxonomy`, or the corpus's name if it is flat.
         categories: in their order.
         english: names of categories and of primaries; may be empty.
     """
@@ -61,17 +61,17 @@ class Taxonomy:
         return len(self.categories)
 
     def active(self, sentences: Iterable[Sentence]) -> tuple[str, ...]:
-        """Give the categories that these sentences hold, in the order of the taxonomy."""
+        """Return the categories of these sentences, in the order of the taxonomy."""
         held = {entity.category for sentence in sentences for entity in sentence.entities}
         return tuple(category for category in self.categories if category in held)
 
     def nearest(self, name: str) -> str | None:
-        """Find the category written most like `name`, for error messages; None if none is close."""
+        """Return the most similar category to `name`, for error messages; None if none is close."""
         return next(iter(difflib.get_close_matches(name, self.categories, n=1, cutoff=0.5)), None)
 
 
 def check_taxonomy(name: str) -> None:
-    """Raise a `UserError` where `data.taxonomy` names neither a taxonomy nor a file."""
+    """Raise a `UserError` if `data.taxonomy` names neither a taxonomy nor a file."""
     if name in (OFFICIAL, FLAT):
         return
     if not Path(name).is_file():
@@ -83,13 +83,13 @@ def check_taxonomy(name: str) -> None:
 
 
 def load_taxonomy(name: str) -> Taxonomy:
-    """Read the packaged taxonomy, or a file of one.
+    """Read the packaged taxonomy, or one from a file.
 
     Args:
         name: as in `data.taxonomy`, other than flat.
 
     Raises:
-        UserError: there is none of that name, or the file holds what is no category.
+        UserError: there is none of that name, or the file contains something that is not a category.
     """
     check_taxonomy(name)
     if name != OFFICIAL:
@@ -99,7 +99,7 @@ def load_taxonomy(name: str) -> Taxonomy:
 
 
 def _parse(name: str, text: str) -> Taxonomy:
-    """Read the table: a `# version:` line, a header, then category, English primary, English category."""
+    """Parse the table: a `# version:` line, a header, then category, English primary, English category."""
     _version, _header, *rows = text.splitlines()
     english: dict[str, str] = {}
     categories = []
@@ -112,12 +112,12 @@ def _parse(name: str, text: str) -> Taxonomy:
 
 
 def flat_taxonomy(name: str, categories: Iterable[str]) -> Taxonomy:
-    """Make the taxonomy of a corpus that brings its own names: sorted, without English."""
+    """Create the taxonomy of a corpus with its own names: sorted, without English."""
     return Taxonomy(name, tuple(sorted(set(categories))))
 
 
 def _read(path: Path) -> Taxonomy:
-    """Read a list of one's own: `category`, or `primary` and `secondary`, a row each; `#` begins a comment."""
+    """Read a user's list: `category`, or `primary` and `secondary`, one row each; `#` begins a comment."""
     with explaining(path):
         try:
             lines = split_lines(path.read_bytes().decode("utf-8-sig"))
@@ -131,7 +131,7 @@ def _read(path: Path) -> Taxonomy:
         except csv.Error as error:
             raise UserError(f"{path}:{number}", f"no row of a table ({error})", "Write a category a line.") from error
         cells = [cell.strip() for cell in cells]
-        while cells and not cells[-1]:  # as spreadsheets write shorter rows
+        while cells and not cells[-1]:  # spreadsheets pad shorter rows
             cells.pop()
         if not cells or cells[0].startswith("#") or (not categories and cells[0].lower() in _HEADS):
             continue
