@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.runs.folder import STATE
 
 MODELS_HELP = "choices of conf/model, with commas; CHOICE=PATH where its weights are in a folder of yours"
@@ -78,7 +78,7 @@ def _holds(folder: Path, overrides: Sequence[str], newest: float) -> bool:
     state = json.loads(path.read_text(encoding="utf-8"))
     return bool(
         state["status"] == "finished"
-        and state["digest"] == compose.digest(compose.load(overrides))
+        and state["digest"] == run_config.digest(compose.load(overrides))
         and state["started"] >= newest
     )
 

@@ -28,7 +28,7 @@ from types import FrameType, SimpleNamespace
 from typing import Any
 
 from omniner.answers import parse_answer
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.corpus import adjudication, formats, sources
 from omniner.corpus.formats import ReadOptions, WriteOptions
 from omniner.corpus.sample import generate_sample
@@ -125,7 +125,7 @@ def by_hand() -> dict[str, list[str]]:
         ],
         "teacher ledger": [json.dumps(teacher.TeacherCost(1, 2, 3).to_json()) + "\n" ],
         "guidance.json": [json.dumps(_guidance().to_json(), ensure_ascii=False)],
-        "config.yaml": [compose.to_yaml(compose.load([f"task={task}"])) for task in ("train", "check")],
+        "config.yaml": [run_config.to_yaml(compose.load([f"task={task}"])) for task in ("train", "check")],
         "expert answers": [],
     }  # fmt: skip
 
@@ -234,7 +234,7 @@ READERS: dict[str, Reader] = {
     "spool": lambda path, draw: Spool(path).close(),
     "teacher ledger": lambda path, draw: teacher.read_ledger(path),
     "guidance.json": lambda path, draw: lessons.read_guidance(path),
-    "config.yaml": lambda path, draw: compose.read(path),
+    "config.yaml": lambda path, draw: run_config.read(path),
     "expert answers": lambda path, draw: adjudication.read_expert_answers(path),
     **{name: read_corpus(name) for name in FORMATS},
 }

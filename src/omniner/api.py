@@ -244,7 +244,7 @@ def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence
 def _load_trained(text: str, overrides: Sequence[str]) -> Model:
     """The model of a run or of a checkpoint, with the run's own settings where no override changes them."""
     from omniner import models
-    from omniner.config import compose
+    from omniner.config import run_config
     from omniner.runs.references import find_trained_model
 
     config = _compose("task=train", *overrides)
@@ -254,7 +254,7 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
         changed = [override.lstrip("+~").partition("=")[0] for override in overrides]
         kept = [name for name in ("model", "head", "prompt", "encoding", "decoding", "seed") if name not in changed]
         given = [key for key in changed if "." in key and key.partition(".")[0] in kept]
-        config = compose.with_keys_of(config, given, compose.adopt(config, settings, kept))
+        config = run_config.with_keys_of(config, given, run_config.with_sections_of(config, settings, kept))
     return Model(config, text, models.load_predictor(config, checkpoint).predict)
 
 

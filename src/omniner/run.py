@@ -28,7 +28,7 @@ import hydra
 from omegaconf import DictConfig
 
 import omniner
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import check_own_choices, explain_override, read_arguments
 from omniner.errors import Stopped, UserError
@@ -58,7 +58,7 @@ def job(composed: DictConfig) -> float | None:
         return sweep.run_child(composed)
     compose.keep_hydra()
     try:
-        status = execute(compose.check(composed))
+        status = execute(compose.to_config(composed))
     except UserError as error:
         status = report(error)
     if status:
@@ -190,7 +190,7 @@ def _start(config: Config, folder: RunFolder) -> Context:
     if tracked.id:
         send_unsent(config.tracking, wait=0, own=folder.path)
     tracked.params(task.parameters(config))
-    tracked.text(compose.to_yaml(config), "config.yaml")
+    tracked.text(run_config.to_yaml(config), "config.yaml")
     tracked.tags({f"version.{key}": value for key, value in library_versions().items()})
     return Context(config=config, folder=folder.path, run=tracked)
 
@@ -249,7 +249,7 @@ def child(path: Path) -> None:
     try:
         load_extensions()
         with explaining_limits():
-            status = execute(compose.read(path))
+            status = execute(run_config.read(path))
     except UserError as error:
         status = report(error)
     except KeyboardInterrupt as error:

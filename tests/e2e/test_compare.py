@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from omniner import tracking
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.corpus.sample import generate_sample
 from omniner.files import write_json, write_text
 from omniner.records import Sentence, sentence_to_json, to_line
@@ -40,7 +40,7 @@ def finished(cwd: Path, sentences: list[Sentence], found: int, name: str, *overr
     files = {
         "gold.jsonl": lines(sentences, 100),
         "predictions.jsonl": lines(sentences, found),
-        "config.yaml": compose.to_yaml(config),
+        "config.yaml": run_config.to_yaml(config),
     }
     run = tracking.start_run(config.tracking, name=name, folder=folder, parent=None, resume_id=None, tags={})
     for file, text in files.items():

@@ -36,18 +36,18 @@ def test_it_maximises_f1_on_dev(tmp_path: Path) -> None:
 
 def _only_write(kill_at: int) -> None:
     """Children only write what a finished run leaves; the launcher's process is real, and really killed."""
-    from omniner.config import compose
+    from omniner.config import run_config
     from omniner.files import make_folder, write_json
     from omniner.runs import children
 
     begun = Path("begun.txt")
 
     def run_process(command: list[str], *rest: Any, **more: Any) -> str:
-        settings = compose.read(Path(command[-1]))
+        settings = run_config.read(Path(command[-1]))
         rate, folder = settings.model.learning_rate, make_folder(Path(settings.output_dir or ""))
         with begun.open("a") as file:
             print(repr(rate), file=file)
-        state = {"digest": compose.digest(settings), "started": time.time()}
+        state = {"digest": run_config.digest(settings), "started": time.time()}
         shutil.copy(command[-1], folder / "config.yaml")
         write_json(folder / "run_state.json", {**state, "status": "running"})
         if len(begun.read_text().splitlines()) == kill_at:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omniner.answers import write_answer
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.corpus import sources
 from omniner.files import read_json, write_json
 from omniner.guidance import lessons, prompt_errors
@@ -87,7 +87,7 @@ def test_a_model_is_tuned_to_each_prompt(rule: str, tmp_path: Path) -> None:
     assert result["cost"] == "2 training runs: 2 of 2 steps"
     for one in result["tried"]:
         child = folder / "children" / f"{one['name']}-rung1"
-        assert compose.read(child / "config.yaml").trainer.max_steps == 2
+        assert run_config.read(child / "config.yaml").trainer.max_steps == 2
         ids = [item["id"] for item in lines(child / "predictions.jsonl")]
         assert len(ids) == result["sentences"]
         assert all(name.startswith("dev") for name in ids)

@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 
 import omniner
 from omniner import models
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.errors import UserError
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Prediction, Sentence, unlabeled_sentence
@@ -159,7 +159,7 @@ def test_overrides_change_how_a_run_answers(trained: omniner.TrainResult) -> Non
 
 def test_a_key_of_the_head_is_held_against_the_head_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
-    write_text(tmp_path / "config.yaml", compose.to_yaml(compose.load(["head=span", "head.biaffine_dim=9"])))
+    write_text(tmp_path / "config.yaml", run_config.to_yaml(compose.load(["head=span", "head.biaffine_dim=9"])))
     monkeypatch.setattr(references, "find_trained_model", lambda *_: checkpoint)
     monkeypatch.setattr(models, "load_predictor", lambda config, _: SimpleNamespace(predict=None))
     head = omniner.load("run", ["head.max_span=30"]).config.head

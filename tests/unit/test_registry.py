@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.errors import UserError
 from omniner.registry import Registry, load_extensions
 
@@ -95,7 +95,7 @@ HEADS.add(Head(name="mine", description="mine.", build=None, nested=False, membe
 def test_programs_know_what_it_adds_as_commands_do(tmp_path: Path, module: str, program: str, printed: str) -> None:
     (tmp_path / "my_module.py").write_text(module, encoding="utf-8")
     (tmp_path / "given.jsonl").write_text(json.dumps(["去喝小满", [[2, 4, "品牌"]]]), encoding="utf-8")
-    config = compose.to_yaml(compose.load([])).replace("kind: crf", "kind: mine")
+    config = run_config.to_yaml(compose.load([])).replace("kind: crf", "kind: mine")
     (tmp_path / "config.yaml").write_text(config, encoding="utf-8")
     environment = {**os.environ, "OMNINER_EXTENSIONS": "my_module"}
     command = [sys.executable, "-P", "-c", program]

@@ -24,7 +24,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from omniner.config import groups
-from omniner.config.compose import compose, conf_folder
+from omniner.config.compose import compose_unchecked, conf_folder
 from omniner.config.overrides import own_folders
 from omniner.config.validate import Wanted, field_types, take_apart
 from omniner.registry import TASKS
@@ -113,7 +113,7 @@ def choices(group: Path) -> dict[str, str]:
 
 def markdown(names: Sequence[str] = ()) -> str:
     """The reference of all groups, or of those named, as Markdown."""
-    defaults = cast(dict[str, Any], OmegaConf.to_container(compose([])))
+    defaults = cast(dict[str, Any], OmegaConf.to_container(compose_unchecked([])))
     parts = []
     if not names:
         alone = {key: item for key, item in field_types(groups.Config).items() if not take_apart(item).groups}

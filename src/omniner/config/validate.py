@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -32,6 +32,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from omniner.errors import UserError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
@@ -220,6 +221,19 @@ def field_types(group: type) -> dict[str, Any]:
     """The types of a group's fields by their names, in their order."""
     every = get_type_hints(group, include_extras=True)
     return {field.name: every[field.name] for field in dataclasses.fields(group)}
+
+
+def flat(group: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration, or a section of one, by dotted keys; a group, or its plain values."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, Mapping) and (value or not prefix):
+            for key, item in value.items():
+                yield from walk(f"{prefix}.{key}" if prefix else str(key), item)
+        else:
+            yield prefix, value
+
+    return dict(walk("", group if isinstance(group, Mapping) else dataclasses.asdict(group)))
 
 
 # By pydantic's names of errors

@@ -190,7 +190,7 @@ def _format_of_choice(name: str) -> str | None:
     from omniner.config import compose
 
     try:
-        return str(compose.compose([f"data={name}"]).data.format)
+        return str(compose.compose_unchecked([f"data={name}"]).data.format)
     except MissingConfigException:
         return None
 

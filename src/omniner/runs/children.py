@@ -35,7 +35,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from omniner.config import compose
+from omniner.config import run_config
 from omniner.config.groups import ChildrenConfig, Config, DataConfig
 from omniner.cores import own_cores, pinned
 from omniner.errors import Stopped, UserError
@@ -362,7 +362,7 @@ def run_job(job: Job, child: ChildSettings, check_stop: CheckStop) -> Outcome:
             with wait_for_lock(folder / LOCK, check_stop):
                 pass
         if not _has_finished(folder, job.config, child.since):
-            path = write_text(f"{kept}.yaml", compose.to_yaml(job.config))
+            path = write_text(f"{kept}.yaml", run_config.to_yaml(job.config))
             command = child_command(path)
             environment = {**child_environment(child.parent, child.label), **child.variables}
             try:
@@ -377,7 +377,7 @@ def run_job(job: Job, child: ChildSettings, check_stop: CheckStop) -> Outcome:
 
 def _has_finished(folder: Path, config: Config, since: float) -> bool:
     state = read_state(folder)
-    same = state.get("digest") == compose.digest(config)
+    same = state.get("digest") == run_config.digest(config)
     return same and state.get("status") == FINISHED and state.get("started", 0.0) >= since
 
 

@@ -20,9 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from omniner.config import compose
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.model_groups import CausalConfig
+from omniner.config.validate import flat
 from omniner.cores import check_gpu
 from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
@@ -193,7 +193,7 @@ class Task:
     def parameters(self, config: Config) -> dict[str, Any]:
         """Return what a run of it used of a configuration, by dotted keys: what runs are told apart by."""
         used = self._used(config)
-        values = {key: value for key, value in compose.flat(config).items() if key.partition(".")[0] in used}
+        values = {key: value for key, value in flat(config).items() if key.partition(".")[0] in used}
         empty: tuple[Any, ...] = (None, "", [], {})
         return {key: value for key, value in values.items() if value not in empty and not key.startswith(_REPEATED)}
 

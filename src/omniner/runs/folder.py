@@ -1,9 +1,9 @@
 """One folder per run: how it is named, found again after a kill, locked while in use, and what state it is in.
 
-`claim_folder` gives a run its folder. The same configuration (by `compose.digest`) whose last run did not finish takes
-that run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock held
-for the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running") from
-a living one. `run_state.json` is the only thing that decides; it is replaced whole on every change. Where a named
+`claim_folder` gives a run its folder. The same configuration (by `run_config.digest`) whose last run did not finish
+takes that run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock
+held for the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running")
+from a living one. `run_state.json` is the only thing that decides; it is replaced whole on every change. Where a named
 folder holds an earlier run, what that left is kept until the new one has come to something.
 """
 
@@ -21,9 +21,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from omniner.config import compose
-from omniner.config.compose import NOT_IDENTITY
+from omniner.config import run_config
 from omniner.config.groups import Config
+from omniner.config.run_config import NOT_IDENTITY
 from omniner.errors import UserError
 from omniner.files import explaining, is_temporary, make_folder, read_json, try_lock, write_json, write_text
 from omniner.registry import TASKS
@@ -114,7 +114,7 @@ def claim_folder(config: Config) -> RunFolder:
     Raises `UserError` where the folder is in use, cannot be written, or holds an unfinished run of another
     configuration.
     """
-    digest = compose.digest(config)
+    digest = run_config.digest(config)
     if config.resume not in ("auto", "never"):
         return _claim_unfinished(Path(config.resume), digest, config)
     if config.output_dir:
@@ -192,7 +192,7 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
         back_up_outputs(path, sorted(names))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
-    write_text(path / "config.yaml", compose.to_yaml(config))
+    write_text(path / "config.yaml", run_config.to_yaml(config))
     folder.save()  # last: a folder with a state is gone on with, and must have the configuration
     return folder
 
@@ -231,10 +231,10 @@ def _what_differs(path: Path, config: Config) -> str:
     Choices (`model.name`, `head.kind`) come first: other keys mostly follow from them.
     """
     try:
-        then = compose.read_mapping(path / "config.yaml", "")
+        then = run_config.read_mapping(path / "config.yaml", "")
     except UserError:
         return ""
-    found = compose.differences(config, then)
+    found = run_config.differences(config, then)
     apart = {
         key: found[key]
         for key in sorted(found, key=_rank_of_choice)  # otherwise by the alphabet, as found

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniner.config import compose
+from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import file_states, is_temporary, make_folder, read_json, try_lock, write_json
@@ -31,7 +31,7 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
     outputs = [path.resolve() for path in paths]
     with _alone(outputs[0]):
         _check_replacing(context, outputs)
-        digest, note = compose.digest(context.config), context.folder / WRITTEN
+        digest, note = run_config.digest(context.config), context.folder / WRITTEN
         write_json(note, {"digest": digest, "paths": {str(output): None for output in outputs}})
         yield
         write_json(note, {"digest": digest, "paths": {str(output): file_states(output) for output in outputs}})
@@ -76,7 +76,7 @@ def _check_replacing(context: Context, outputs: Sequence[Path]) -> None:
 def _written(config: Config, folder: Path) -> dict[str, Any]:
     """What runs of this configuration wrote: path -> how it looked then, None where the run came to no end."""
     found: dict[str, Any] = {}
-    digest = compose.digest(config)
+    digest = run_config.digest(config)
     for note in [*sorted(ROOT.glob(f"{glob.escape(config.name)}-*/{WRITTEN}")), folder / WRITTEN]:
         with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # absent, or damaged: none of ours
             written = read_json(note)

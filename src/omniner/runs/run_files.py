@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from omniner import tracking
-from omniner.config import compose
-from omniner.config.compose import NOT_IDENTITY
+from omniner.config import run_config
 from omniner.config.groups import Config, DataConfig
+from omniner.config.run_config import NOT_IDENTITY
 from omniner.corpus import sources
 from omniner.errors import UserError
 from omniner.files import explaining, make_folder, read_json
@@ -148,7 +148,7 @@ def _of_folder(folder: Path, config: Config, run_id: str) -> RunFiles:
     gold, data = _gold_of(config), config.data
     if (theirs := settings.get("gold")) or gold is None:  # then it is read as that run has read it
         gold = Path(theirs) if theirs else None
-        data = sources.data_of_another_run(compose.adopt(config, folder / CONFIG, ["data"]).data)
+        data = sources.data_of_another_run(run_config.with_sections_of(config, folder / CONFIG, ["data"]).data)
     return RunFiles(name, f"{folder}: {scored}", Path(scored), gold, data, settings, run_id, signature)
 
 
@@ -161,7 +161,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         return {}
-    return compose.read_mapping(path, "Repair the file, or name the predictions file alone.")
+    return run_config.read_mapping(path, "Repair the file, or name the predictions file alone.")
 
 
 def _read_signature(folder: Path) -> str:

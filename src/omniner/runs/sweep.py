@@ -30,11 +30,12 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, flag_override
 
 from omniner import tracking
-from omniner.config import compose
+from omniner.config import compose, rules, run_config
 from omniner.config.class_defaults import without_class_defaults
-from omniner.config.compose import NOT_IDENTITY, SEARCH_PATH, section
+from omniner.config.compose import SEARCH_PATH, to_section
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import quote
+from omniner.config.run_config import NOT_IDENTITY
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, read_json, try_lock, write_json, write_text, writing
 from omniner.registry import TASKS
@@ -160,9 +161,9 @@ def _open(config: DictConfig) -> Sweep:
     if config.resume not in ("auto", "never"):
         raise UserError("resume", f"{config.resume!r} names one run, and this is a sweep", "Choose auto or never.")
     for override in config.hydra.overrides.task:  # before Hydra and we write them down
-        compose.refuse_login(override.lstrip("+~").partition("=")[0], override)
+        rules.refuse_login(override.lstrip("+~").partition("=")[0], override)
     _refuse_mixed_scales(config.hydra.overrides.task)
-    settings = section(config, "tracking", TrackingConfig)
+    settings = to_section(config, "tracking", TrackingConfig)
     if config.task.name in TASKS:
         settings = TASKS[config.task.name].tracking_for(settings)  # beside its children
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
@@ -228,11 +229,11 @@ def _refuse_equal_jobs(config: DictConfig) -> None:
     if chosen or not _is_grid(config.hydra.sweeper):
         return
     try:
-        typed = compose.check(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
+        typed = compose.to_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     except UserError:
         return  # each job tells what is wrong with it
     for key in swept:
-        if why := compose.why_unread(typed, key):
+        if why := rules.why_unread(typed, key):
             raise UserError(key, f"{why}: runs that it alone sets apart would be equal", "Leave it out.")
 
 
@@ -327,11 +328,11 @@ def run_child(composed: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     sweep, number, overrides = Path(os.environ[_FOLDER]), int(hydra.job.num), list(hydra.overrides.task)
     try:
-        config = compose.check(composed)
+        config = compose.to_config(composed)
     except UserError as error:
         _write_record(sweep, str(number), number, overrides, ChildRun("", "", "failed", {}), str(error))
         return None
-    digest = compose.digest(config)[:8]
+    digest = run_config.digest(config)[:8]
     config.output_dir = config.output_dir or str(_child_folder(sweep, number, digest))
     state = read_json(sweep / SWEEP_STATE)
     fixed = state.get("fixed", ())
@@ -485,7 +486,8 @@ def _next_command(sweep: Path, records: Sequence[JobRecord]) -> list[str]:
     folders = [_folder_of_job(sweep, record.path.stem) for record in records if not record.error]
     if len(folders) < 2 or (first := folders[0]) is None or None in folders:  # None: `output_dir` put it elsewhere
         return []
-    scoring = compose.scoring_line(compose.read_mapping(first / "config.yaml", "Name the runs to compare one by one."))
+    theirs = run_config.read_mapping(first / "config.yaml", "Name the runs to compare one by one.")
+    scoring = compose.scoring_line(theirs)
     runs = shlex.quote(f"runs=[{sweep}]")
     return [" ".join(filter(None, ["next: python -m omniner.run task=compare", runs, scoring]))]
 

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import TrainerConfig
 from omniner.corpus import sources
@@ -73,7 +73,7 @@ def _tagger_sections(config: Config, corpus: Corpus) -> Sections:
 
 
 def _differences(config: Config) -> Iterator[str]:
-    changed = compose.differences(config, compose.load([f"task={config.task.name}"]))
+    changed = run_config.differences(config, compose.load([f"task={config.task.name}"]))
     for key, (default, value) in changed.items():
         yield f"{key}: {value!r} (default {default!r})"
     if not changed:

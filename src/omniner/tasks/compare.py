@@ -22,11 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from omniner import tracking
-from omniner.config import compose
+from omniner.config import run_config
 from omniner.config.class_defaults import with_class_defaults
-from omniner.config.compose import NOT_IDENTITY
 from omniner.config.groups import Config
 from omniner.config.overrides import override_line
+from omniner.config.run_config import NOT_IDENTITY
+from omniner.config.validate import flat
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
 from omniner.files import sha256
@@ -133,14 +134,14 @@ def _issues(comparison: RunComparison) -> list[Issue]:
 
 def counted_otherwise(sources: Sequence[RunFiles], comparison: RunComparison, config: Config) -> list[str]:
     """Name the runs whose own reports count in another way than this comparison, and the keys that would count so."""
-    here = compose.flat(config)
+    here = flat(config)
     groups: dict[tuple[str, str, str], list[str]] = {}
     for source in sources:
         way_here = way_of_counting(comparison.results[source.name].signature)
         own_way = way_of_counting(source.signature)
         differ = [name for name, value in own_way.items() if value != way_here[name]]
         if differ:
-            ran = compose.flat(source.config)
+            ran = flat(source.config)
             keys = override_line({key: ran[key] for key in COUNTING if key in ran and ran[key] != here[key]})
             told = [", ".join(f"{name} {counts[name]}" for name in differ) for counts in (own_way, way_here)]
             groups.setdefault((told[0], told[1], keys), []).append(source.name)
@@ -315,11 +316,11 @@ def _pairs(sentences: Sequence[Sentence]) -> list[list[tuple[str, str]]]:
 def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
     """Keys of the configurations that are not the same for all runs that have one, with the value of each run."""
     known = [source.config for source in sources if source.config]
-    keys = sorted({key for config in known[1:] for key in compose.differences(config, known[0])})
+    keys = sorted({key for config in known[1:] for key in run_config.differences(config, known[0])})
     whole = [with_class_defaults(Config, source.config) if source.config else {} for source in sources]
-    flat = [compose.flat(config) for config in whole]
+    every = [flat(config) for config in whole]
     return {
-        key: [values.get(key) if values else UNKNOWN for values in flat]
+        key: [values.get(key) if values else UNKNOWN for values in every]
         for key in keys
         if key.split(".")[0] not in NOT_COMPARED
     }

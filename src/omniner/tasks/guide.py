@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from omniner.config import compose
+from omniner.config import run_config
 from omniner.config.groups import Config, GuideConfig
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
@@ -70,7 +70,7 @@ def run(context: Context) -> None:
     """Predict, score, cluster, ask, write."""
     guide = context.config.guide
     source, folder = _find_source(context)
-    config = compose.adopt(context.config, folder / "config.yaml", _THEIRS)
+    config = run_config.with_sections_of(context.config, folder / "config.yaml", _THEIRS)
     trained = bool(config.checkpoint) or read_state(folder)["task"] == "train"
     if guide.trials and trained:
         found = f"the model of {source.name} was trained, and keeps the prompt it was trained with"
@@ -136,7 +136,7 @@ def _find_source(context: Context) -> tuple[RunReference, Path]:
     if not source.has_results:
         fix = "Let it finish first: the same command goes on with it."
         raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
-    theirs = compose.read_mapping(source.folder / "config.yaml", "Name a run of this version of OmniNER.")
+    theirs = run_config.read_mapping(source.folder / "config.yaml", "Name a run of this version of OmniNER.")
     labelled = theirs.get("input") or theirs.get("text")
     if labelled and theirs.get("checkpoint"):  # it read nothing of `data`: what stands there is another corpus
         found = f"{source.folder} labelled {short_json(labelled)}, no split of a corpus whose errors could be explained"

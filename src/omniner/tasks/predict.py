@@ -31,7 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omniner.config import compose
+from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
@@ -265,7 +265,7 @@ def _predict_in_shares(
     told = None if isinstance(model, Path) else {"prompt": model.prompt.to_json(), "texts": model.texts}
     what = {"sentences": [[one.id, one.text] for one in sentences], "done": sorted(done), "processes": processes}
     write_json(work / "work.json", {"checkpoint": str(checkpoint), "told": told, **what})
-    settings = write_text(work / "config.yaml", compose.to_yaml(config))
+    settings = write_text(work / "config.yaml", run_config.to_yaml(config))
     gpus = children.visible_gpus() or [str(number) for number in range(processes)]
     helpers = [
         ranks.Helper(
@@ -315,7 +315,7 @@ def _collect_shares(path: Path) -> None:
 def remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
     """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
     now = {
-        "config": compose.digest(config),
+        "config": run_config.digest(config),
         "sentences": content_digest(sentences),
         "checkpoint": file_states(model) if isinstance(model, Path) else None,
         "prompt": None if isinstance(model, Path) else model.prompt.sha,

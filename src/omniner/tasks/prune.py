@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from omniner.config import compose
+from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import explaining, try_lock
@@ -91,7 +91,7 @@ def _leftover(folder: Path, config: Config) -> Leftover | None:
 
 def _is_unnamed(folder: Path) -> bool:
     """Whether a run goes by the name that it gets where it is given none."""
-    settings = compose.read_old(folder / "config.yaml")
+    settings = run_config.read_unchecked(folder / "config.yaml")
     return bool(settings.name == TASKS[settings.task.name].run_name(settings))
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig
 from omniner.corpus.sources import require_entities
@@ -177,7 +177,7 @@ def _report(
     config, details = context.config, report_details(context, result.parse)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     # what gave these answers is not known here: the model of the configuration did not
-    shown = compose.to_yaml(config, _SHOWN if config.task.name == "score" else ())
+    shown = run_config.to_yaml(config, _SHOWN if config.task.name == "score" else ())
     facts = RunFacts(config.name, created, details, shown, issues)
     return render_run_page(result, tables, facts, curves, config.errta, language)
 

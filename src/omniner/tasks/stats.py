@@ -206,10 +206,10 @@ def _data(name: str, config: Config) -> DataConfig | None:
     if name == config.data.name:
         return config.data
     try:
-        composed = compose.compose([f"data={name}"])
+        composed = compose.compose_unchecked([f"data={name}"])
     except MissingConfigException:
         return None
-    return compose.section(composed, "data", DataConfig)
+    return compose.to_section(composed, "data", DataConfig)
 
 
 def _choice(name: str, data: DataConfig) -> CorpusEntry:

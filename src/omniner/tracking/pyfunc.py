@@ -16,7 +16,7 @@ warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
 import mlflow  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
-from omniner.config import compose  # noqa: E402
+from omniner.config import run_config  # noqa: E402
 from omniner.records import Sentence, entity_to_json  # noqa: E402
 from omniner.registry import load_extensions  # noqa: E402
 
@@ -41,7 +41,7 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         from omniner.models import load_predictor
 
         load_extensions()
-        config = compose.read(Path(context.artifacts["config"]))
+        config = run_config.read(Path(context.artifacts["config"]))
         config.trainer = replace(
             config.trainer, accelerator="auto", devices=1, nodes=1, strategy="auto", precision="auto"
         )  # fmt: skip

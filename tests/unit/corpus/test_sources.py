@@ -32,7 +32,7 @@ SHIPPED = sorted(path.stem for path in CONF.glob("[!_]*.yaml"))
 
 def shipped(name: str) -> DataConfig:
     """The config as it is shipped, checked."""
-    return compose.section(compose.compose([f"data={name}"]), "data", DataConfig)
+    return compose.to_section(compose.compose_unchecked([f"data={name}"]), "data", DataConfig)
 
 
 def corpus_of(tmp_path: Path, splits: dict[str, list[Sentence]], **changes: Any) -> DataConfig:

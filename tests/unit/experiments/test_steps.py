@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.conftest import ROOT
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 
 sys.path.insert(0, str(ROOT / "experiments"))
 
@@ -52,7 +52,7 @@ def test_the_training_runs_of_all_seeds_are_a_sweep_with_a_folder_for_each(scale
         for seed, (folder, overrides) in enumerate(step.makes, 1):
             swept = compose.load([*overrides, step.arguments[-1]])
             child = compose.load(overrides)
-            assert compose.digest(swept) == compose.digest(child)
+            assert run_config.digest(swept) == run_config.digest(child)
             assert swept.output_dir == child.output_dir
             assert (child.seed, child.output_dir) == (seed, str(folder))
             notes = str(options.work / model / f"notes-{variant}") if variant in ("counted", "teacher") else None
@@ -117,7 +117,7 @@ def test_several_models_do_not_share_one_path(models: str) -> None:
 
 def finished(folder: Path, overrides: list[str], started: float, status: str = "finished") -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    state = {"status": status, "digest": compose.digest(compose.load(overrides)), "started": started}
+    state = {"status": status, "digest": run_config.digest(compose.load(overrides)), "started": started}
     (folder / "run_state.json").write_text(json.dumps(state))
     os.utime(folder / "run_state.json", (started + 10, started + 10))
 

@@ -127,7 +127,7 @@ def test_typed_keys_mean_what_they_say(named: str) -> None:
     line = override_line({**OVERRIDES, "prompt.from_run": named})
     arguments = shlex.split(line)
     assert len(arguments) == 4
-    composed = compose.compose(["decoding=openai", "decoding.url=http://x/v1", *arguments])
+    composed = compose.compose_unchecked(["decoding=openai", "decoding.url=http://x/v1", *arguments])
     assert composed.prompt.from_run == named
     assert (list(composed.prompt.lessons), composed.prompt.corrections) == ([1, 4], 2)
 
@@ -135,4 +135,4 @@ def test_typed_keys_mean_what_they_say(named: str) -> None:
 def test_no_run_is_null() -> None:
     line = override_line({**OVERRIDES, "prompt.from_run": None, "prompt.lessons": []})
     assert line == "prompt.from_run=null prompt.lessons=[] prompt.corrections=2 prompt.examples=0"
-    assert compose.compose(line.split()).prompt.from_run is None
+    assert compose.compose_unchecked(line.split()).prompt.from_run is None

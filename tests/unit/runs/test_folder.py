@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omniner import run
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.errors import UserError
 from omniner.runs import folder as runfolder
 
@@ -257,7 +257,7 @@ def test_a_run_that_is_killed_as_it_begins_has_its_configuration_in_the_end(
             _claim("output_dir=here")
     gc.collect()  # the lock of a process that is gone
     again = _claim("output_dir=here")
-    assert compose.read(again.path / "config.yaml") == compose.load(["output_dir=here"])
+    assert run_config.read(again.path / "config.yaml") == compose.load(["output_dir=here"])
 
 
 def test_two_runs_that_start_in_the_same_second_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

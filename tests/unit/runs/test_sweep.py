@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from omniner import run, tracking
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import TrackingConfig
 from omniner.config.overrides import quote
 from omniner.errors import Stopped, UserError
@@ -43,18 +43,18 @@ def orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         runtime=SimpleNamespace(config_sources=[]),
     )  # fmt: skip
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    monkeypatch.setattr(compose, "check", lambda composed: config)
+    monkeypatch.setattr(compose, "to_config", lambda composed: config)
     monkeypatch.setattr(children, "run_process", lambda *args: "started again")
     monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
     monkeypatch.chdir(tmp_path)
     write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
-    folder = tmp_path / f"0-{compose.digest(config)[:8]}"
+    folder = tmp_path / f"0-{run_config.digest(config)[:8]}"
     folder.mkdir()
     lock = try_lock(folder / LOCK)
     assert lock is not None
 
     def finish() -> None:
-        state = {"digest": compose.digest(config), "status": "finished", "started": 2.0}
+        state = {"digest": run_config.digest(config), "status": "finished", "started": 2.0}
         write_json(folder / STATE, state)
         lock.release()
 
@@ -92,7 +92,7 @@ def test_a_key_that_is_for_other_jobs_stops_none(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(children, "run_job", lambda job, *_: children.Outcome(job.name, tmp_path, "", {"test/f1": 0.5}))
     monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
     write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
-    sweep.run_child(compose.compose(given))
+    sweep.run_child(compose.compose_unchecked(given))
     assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("finished", "")
 
 
@@ -280,7 +280,7 @@ def test_the_command_that_a_sweep_prints_counts_as_its_runs_did(tmp_path: Path) 
     assert sweep._next_command(tmp_path, records) == [], "task=compare takes no sweep whose runs are elsewhere"
     for number in range(2):
         folder = make_folder(tmp_path / f"0-{number}")
-        write_text(folder / "config.yaml", compose.to_yaml(compose.load(["metrics.profile=official"])))
+        write_text(folder / "config.yaml", run_config.to_yaml(compose.load(["metrics.profile=official"])))
     (line,) = sweep._next_command(tmp_path, records)
     assert line == f"next: python -m omniner.run task=compare 'runs=[{tmp_path}]' metrics.profile=official"
     assert sweep._next_command(tmp_path, records[:1]) == []

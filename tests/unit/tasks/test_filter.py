@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from omniner import run
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
@@ -45,8 +45,8 @@ def models(monkeypatch: pytest.MonkeyPatch, answer: Answer, failing: str = "") -
             if job.name == failing:
                 yield Outcome(job.name, place, "out of memory", {})
                 continue
-            path = write_text(folder / children.FOLDER / f"{job.name}.yaml", compose.to_yaml(job.config))
-            reported = sources.load_corpus(compose.read(path).data, None).splits["test"]  # what a child reads
+            path = write_text(folder / children.FOLDER / f"{job.name}.yaml", run_config.to_yaml(job.config))
+            reported = sources.load_corpus(run_config.read(path).data, None).splits["test"]  # what a child reads
             said = [prediction for one in reported if (prediction := answer(job.name, one)) is not None]
             write_text(place / "predictions.jsonl", "".join(f"{to_line(prediction_to_json(one))}\n" for one in said))
             yield Outcome(job.name, place, "", {f"test/micro_{name}": 0.5 for name in ("precision", "recall", "f1")})

@@ -11,7 +11,7 @@ import pytest
 from tests.helpers import made_up_guidance
 
 from omniner import tracking
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.corpus import sources, taxonomy
 from omniner.corpus.sources import Corpus
@@ -137,7 +137,7 @@ def test_a_run_that_labelled_a_file_with_a_checkpoint_is_about_no_corpus(
 
     def find(*told: str) -> None:
         theirs = compose.load(["task=predict", "tracking=off", *told])
-        write_text(Path("theirs/config.yaml"), compose.to_yaml(theirs))
+        write_text(Path("theirs/config.yaml"), run_config.to_yaml(theirs))
         guide._find_source(Context(compose.load(["task=guide", "run=theirs", "tracking=off"]), Path("ours"), Run()))
 
     with pytest.raises(UserError, match=r'^run: theirs labelled "test\.jsonl", no split.*that trained best\.ckpt'):
@@ -180,7 +180,7 @@ def test_a_trained_model_keeps_its_prompt(tmp_path: Path, monkeypatch: pytest.Mo
     for task, told in (("train", []), ("predict", ["checkpoint=best.ckpt"])):
         write_json(Path("theirs/run_state.json"), {"task": task, "status": "finished"})
         theirs = compose.load([f"task={task}", "tracking=off", *told])
-        write_text(Path("theirs/config.yaml"), compose.to_yaml(theirs))
+        write_text(Path("theirs/config.yaml"), run_config.to_yaml(theirs))
         context = Context(compose.load([*TRIALS, "run=theirs", "tracking=off"]), Path("ours"), Run())
         with pytest.raises(UserError, match=r"^guide\.trials: the model of theirs was trained, and keeps the prompt"):
             guide.run(context)
@@ -203,7 +203,7 @@ def test_a_prompt_that_cannot_be_tried_is_refused_before_a_teacher_is_paid(
     common = ["tracking=off", "data.size={train: 30, dev: 30, test: 8}"]
     write_json(Path("theirs/run_state.json"), {"task": "predict", "status": "finished"})
     theirs = compose.load(["task=predict", *common, "model=qwen2_tiny"])
-    write_text(Path("theirs/config.yaml"), compose.to_yaml(theirs))
+    write_text(Path("theirs/config.yaml"), run_config.to_yaml(theirs))
     done = []
 
     def predict(config: Any, model: Any, sentences: Any, path: Path) -> list[Prediction]:

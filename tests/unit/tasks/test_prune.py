@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.files import read_json, write_json, write_text
 from omniner.run import run
 from omniner.runs.folder import STATE, back_up_outputs
@@ -24,9 +24,10 @@ def finished(name: str, *overrides: str) -> Path:
     write_text("p.jsonl", "")
     config = compose.load(["task=score", "predictions=p.jsonl", *overrides])
     folder = Path("outputs") / name
-    write_text(folder / "config.yaml", compose.to_yaml(config))
+    write_text(folder / "config.yaml", run_config.to_yaml(config))
     write_text(folder / "scores.json", "{}\n")
-    write_json(folder / STATE, {"status": "finished", "task": "score", "digest": compose.digest(config), "started": 1})
+    digest = run_config.digest(config)
+    write_json(folder / STATE, {"status": "finished", "task": "score", "digest": digest, "started": 1})
     Path("p.jsonl").unlink()
     return folder
 

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 from tests.helpers import made_up_guidance
 
 from omniner import run
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import ChildrenConfig, Config
 from omniner.corpus import formats, sources
 from omniner.corpus.formats import jsonl
@@ -71,7 +71,7 @@ class Answering:
     def answer(self, job: Job, place: Path) -> None:
         config = copy.deepcopy(job.config)
         if len(self.jobs) == 1:  # as a child reads it
-            assert compose.read(write_text(place / "config.yaml", compose.to_yaml(config))) == config
+            assert run_config.read(write_text(place / "config.yaml", run_config.to_yaml(config))) == config
         sentences, prompt = self.given(config, place)
         share = 80 if self.rule in prompt.instruction else 40 if config.prompt.lessons == [] else 50
         lines = []

@@ -13,7 +13,7 @@ from newer_key import make_new
 from small_corpus import SMALL
 
 from omniner import models, run
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, HeadConfig
 from omniner.errors import Stopped, UserError
@@ -76,7 +76,7 @@ def _write_as_before(config: Config, folder: Path, keys: list[str], monkeypatch:
     write_text(folder / "config.yaml", json.dumps(older))
     with monkeypatch.context() as patch:
         patch.setattr(compose.dataclasses, "asdict", lambda _: older)
-        write_json(folder / STATE, {**read_json(folder / STATE), "digest": compose.digest(config)})
+        write_json(folder / STATE, {**read_json(folder / STATE), "digest": run_config.digest(config)})
 
 
 @pytest.mark.parametrize(

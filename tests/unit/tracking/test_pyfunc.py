@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from omniner import models
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.files import write_text
 from omniner.tracking.pyfunc import PyfuncModel
 
@@ -17,7 +17,7 @@ from omniner.tracking.pyfunc import PyfuncModel
 @pytest.mark.parametrize("trainer", ["gpu", "paper", "ddp"])
 def test_it_answers_on_the_device_that_is_there(trainer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = compose.load([f"trainer={trainer}", "trainer.batch_size=16", "encoding.max_length=64"])
-    path = write_text(tmp_path / "config.yaml", compose.to_yaml(trained))
+    path = write_text(tmp_path / "config.yaml", run_config.to_yaml(trained))
     loaded: list[Any] = []
     monkeypatch.setattr(models, "load_predictor", lambda config, checkpoint: loaded.append(config))
     PyfuncModel().load_context(SimpleNamespace(artifacts={"config": str(path), "checkpoint": "best.ckpt"}))
