@@ -87,8 +87,8 @@ def test_a_prompt_is_made_of_them_by_id_and_name(
         config = compose.load([*CHECK, f"prompt.from_run={named}", "prompt.max_tokens=700"])
         copies = tmp_path / str(number)
         copies.mkdir()
-        prompting.place_guidance(config, copies, OMNINER2025.categories, [])
-        assert config.prompt.errors["zh"] in text
+        told, _ = prompting.with_guidance(config, copies, OMNINER2025.categories, [])
+        assert told.prompt.errors["zh"] in text
 
 
 def test_the_store_gives_notes_whose_folder_is_gone(
@@ -99,7 +99,7 @@ def test_the_store_gives_notes_whose_folder_is_gone(
     moved = folder.rename(tmp_path / "moved")
     try:
         config = compose.load([*CHECK, "prompt.from_run=notes"])
-        found = prompting.place_guidance(config, tmp_path, OMNINER2025.categories, [])
+        _, found = prompting.with_guidance(config, tmp_path, OMNINER2025.categories, [])
     finally:
         moved.rename(folder)
     assert found is not None

@@ -15,14 +15,15 @@ from omniner.files import append_lines
 from omniner.records import Sentence, prediction_to_json, to_line
 from omniner.runs.context import Context, Input, Task, always, never
 from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
-from omniner.tasks.predict import find_model, marked_line, needs_checkpoint, open_model
+from omniner.tasks.predict import marked_line, needs_checkpoint, open_model, prepare_model
 
 PROMPT = "> "
 
 
 def run(context: Context) -> None:
     """Load the model, then answer line by line."""
-    predict = open_model(context.config, find_model(context, reported=()))
+    model, config = prepare_model(context, reported=())
+    predict = open_model(config, model)
     print("Type a sentence; Ctrl-D ends.", file=sys.stderr)
     for number, text in enumerate(_typed_lines(), 1):
         sentence = Sentence(str(number), text)

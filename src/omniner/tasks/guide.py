@@ -82,7 +82,7 @@ def run(context: Context) -> None:
     sources.require_entities(f"guide.split ({guide.split})", sentences)
     if guide.trials:
         check_prompt(context.config.prompt, corpus)
-    model = _find_model(context, config, folder, corpus)
+    model, config = _prepare_model(context, config, folder, corpus)
     result = _predict_and_score(context, config, model, corpus, sentences)
     clusters = cluster_errors(result.errta.errors)
     large = _choose_clusters(clusters, guide)
@@ -158,20 +158,26 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
     return [sentence for sentence in sentences if sentence.text not in reported], issues
 
 
-def _find_model(context: Context, config: Config, folder: Path, corpus: Corpus) -> Path | PromptedModel:
-    """The model of the run in `folder`: its checkpoint, or what an untuned one or a server was told."""
+def _prepare_model(
+    context: Context, config: Config, folder: Path, corpus: Corpus
+) -> tuple[Path | PromptedModel, Config]:
+    """The model of the run in `folder`: its checkpoint, or what an untuned one or a server was told.
+
+    Returns:
+        The model; and the configuration that its predictions are of.
+    """
     model: Path | None = None
     if config.decoding.engine != "openai":
         model = _find_checkpoint(config, folder)
     if model is not None:
         _warn_of_other_train(model, corpus)
-        return model
+        return model, config
     # its prompt is not kept with a model
     (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
     if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
-        config.prompt = replace(config.prompt, from_run=str(folder / GUIDANCE_COPY))
-    prompt = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
-    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
+        config = replace(config, prompt=replace(config.prompt, from_run=str(folder / GUIDANCE_COPY)))
+    prompt, config = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
+    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]]), config
 
 
 def _predict_and_score(

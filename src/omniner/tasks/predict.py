@@ -80,8 +80,8 @@ def run(context: Context) -> None:
     config, folder = context.config, context.folder
     sentences, issues, taxonomy = _read_sentences(context)
     counts = context.publish_issues(issues)
-    model = find_model(context, reported=() if config.input or config.text else sentences)
-    predictions = predict_file(config, model, sentences, folder / PREDICTIONS)
+    model, told = prepare_model(context, reported=() if config.input or config.text else sentences)
+    predictions = predict_file(told, model, sentences, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     if config.decoding.engine != "hf":
         from omniner.llm.server import refuse_unread
@@ -158,30 +158,35 @@ class PromptedModel:
     texts: list[str]
 
 
-def find_model(context: Context, reported: Sequence[Sentence]) -> Path | PromptedModel:
-    """Find the checkpoint that the configuration names, or the prompt of the model that answers without one.
+def prepare_model(context: Context, reported: Sequence[Sentence]) -> tuple[Path | PromptedModel, Config]:
+    """Find the checkpoint that the configuration names, or build the prompt of the model that answers without one.
 
-    A server has a trained model already, but must be told what it was trained with.
+    A server has a trained model already, but must be told what it was trained with. The guidance in a prompt is
+    published with the run.
 
     Args:
         context: of the run.
         reported: sentences that no example of a prompt may come from.
 
+    Returns:
+        The model; and the configuration that its predictions are of, with the guidance in its `prompt`.
+
     Raises:
         UserError: there is no such checkpoint, or a server shall answer for a tagger.
     """
-    if context.config.checkpoint:
-        checkpoint = find_trained_model(context.config.checkpoint, context.config.tracking)
-        if context.config.decoding.engine != "openai":
-            return checkpoint
+    config = context.config
+    if config.checkpoint:
+        checkpoint = find_trained_model(config.checkpoint, config.tracking)
+        if config.decoding.engine != "openai":
+            return checkpoint, config
         from omniner.llm.vllm import trained_prompt
 
-        return PromptedModel(trained_prompt(checkpoint), [])
+        return PromptedModel(trained_prompt(checkpoint), []), config
     from omniner.tasks.prompting import build_run_prompt
 
-    corpus = sources.load_corpus(context.config.data, ["train"])
-    prompt = build_run_prompt(context, corpus, reported)
-    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]])
+    corpus = sources.load_corpus(config.data, ["train"])
+    prompt, config = build_run_prompt(context, corpus, reported)
+    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]]), config
 
 
 def predict_file(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omniner import tracking
@@ -31,33 +32,37 @@ log = logging.getLogger("omniner")
 _NAMED = 3  # sentences named in an error
 
 
-def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
-    """Build the prompt of a tracked run, and track where the guidance in it comes from.
+def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> tuple[Prompt, Config]:
+    """Build the prompt of a tracked run, and publish the guidance in it.
 
-    It is the prompt of `build_prompt_with_guidance`.
+    Arguments and results are those of `build_prompt_with_guidance`.
     """
-    guidance = place_guidance(context.config, context.folder, corpus.active, reported)
+    config, guidance = with_guidance(context.config, context.folder, corpus.active, reported)
     if guidance is not None:
         publish_guidance(context, guidance)
-    return build_prompt(context.config.prompt, corpus.active, corpus.splits["train"], corpus.definitions)
+    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions), config
 
 
-def build_prompt_with_guidance(config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]) -> Prompt:
+def build_prompt_with_guidance(
+    config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]
+) -> tuple[Prompt, Config]:
     """Build what a model is told, with the guidance of another run where `prompt.from_run` names one.
 
     Args:
-        config: `model` says how the length of guidance is counted, `tracking` where runs are looked up. The guidance is
-            put into its `prompt`.
+        config: `model` says how the length of guidance is counted, `tracking` where runs are looked up.
         folder: of this run; keeps a copy of the guidance.
         corpus: its active categories are named, examples are taken from its `train`.
         reported: the split that this run reports on; may be empty where it reports nothing.
+
+    Returns:
+        The prompt; and the configuration with the guidance in its `prompt`: what is noted with predictions.
 
     Raises:
         UserError: the prompt's texts are wrong, there is no such guidance, it cannot be used, or the prompt would show
             sentences of `reported`.
     """
-    place_guidance(config, folder, corpus.active, reported)
-    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions)
+    config, _ = with_guidance(config, folder, corpus.active, reported)
+    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions), config
 
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
@@ -82,24 +87,23 @@ def publish_prompt(context: Context, prompt: Prompt) -> None:
     log.info("prompt %s, version %s, hash %s", prompt.name, prompt.version, prompt.sha)
 
 
-def place_guidance(
+def with_guidance(
     config: Config, folder: Path, categories: Sequence[str], reported: Sequence[Sentence]
-) -> Guidance | None:
-    """Put the guidance that `prompt.from_run` names into `config.prompt`.
+) -> tuple[Config, Guidance | None]:
+    """Put the guidance that `prompt.from_run` names into the prompt of a copy of the configuration.
 
     Arguments and errors are those of `build_prompt_with_guidance`; `categories` are those that the prompt names.
 
     Returns:
-        The guidance; None where none is named.
+        The copy; and the guidance, None where none is named.
     """
     if config.prompt.from_run is None:
-        return None
+        return config, None
     guidance = fetch_guidance(config, folder)
     shown = write_errors_text(guidance, config.prompt, categories, length_measure(config)[1])
     _check_unseen(guidance, shown.sentences, reported)
     log_errors_text(config.prompt, guidance, categories, shown)
-    config.prompt = with_errors_text(config.prompt, guidance, shown)
-    return guidance
+    return replace(config, prompt=with_errors_text(config.prompt, guidance, shown)), guidance
 
 
 def fetch_guidance(config: Config, folder: Path) -> Guidance:

@@ -54,7 +54,7 @@ def run(context: Context) -> None:
     if config.llm is not None:
         from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
-        prompt = build_run_prompt(context, corpus, reported)
+        prompt, config = build_run_prompt(context, corpus, reported)
         publish_prompt(context, prompt)
     log.info("loading PyTorch and Lightning")  # some seconds
     _check_same_corpus(folder, corpus)
@@ -109,7 +109,7 @@ def fit_as_rank(config: Config) -> None:
     if config.llm is not None:
         from omniner.tasks.prompting import build_prompt_with_guidance
 
-        prompt = build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
+        prompt, config = build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
     # the first rank of a further machine starts those of that machine
     launch = partial(ranks.started_ranks, folder=folder)
     fit(config, corpus, prompt, folder, logger=False, callbacks=[], launch=launch)

@@ -40,7 +40,7 @@ class ToldError(Exception):
 
 def score(context: Context, config: Config, corpus: Corpus, sentences: list[Sentence]) -> ScoreResult:
     """Score the run in the folder `theirs`."""
-    model = guide._find_model(context, config, Path("theirs"), corpus)
+    model, config = guide._prepare_model(context, config, Path("theirs"), corpus)
     return guide._predict_and_score(context, config, model, corpus, sentences)
 
 

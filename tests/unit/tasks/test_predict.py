@@ -9,17 +9,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tests.helpers import made_up_guidance
 from tests.helpers.scripted_server import Answer, Seen, Server, error, reply, serving
 
-from omniner.config import compose
+from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig
+from omniner.corpus.sources import load_corpus
 from omniner.errors import UserError
 from omniner.files import read_json, whole_lines, write_json, write_text
+from omniner.guidance.lessons import write_guidance
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
+from omniner.run import run
 from omniner.tasks import predict as prediction
 from omniner.tasks.predict import PromptedModel
+from omniner.tasks.prompting import with_guidance
 
 PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
 SENTENCES = [Sentence(f"s{number}", f"去上海{number}") for number in range(6)]
@@ -236,3 +241,18 @@ def test_vllm_is_started_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch, t
         command = ["task=predict", "decoding=vllm", "model=causal_path", f"model.path={tmp_path}", "model.name=own"]
         assert answers_to(compose.load(command), TOLD) == EXPECTED
     assert started == [str(tmp_path)]
+
+
+def test_the_report_names_the_guide_run_and_predictions_are_of_its_notes(engine: Engine) -> None:
+    """What the notes say may change, with the same command: they are part of what the predictions depend on."""
+    made = made_up_guidance.guidance(60)
+    write_guidance(Path("outputs/notes/guidance.json"), made)
+    named = ["model=qwen2_tiny", "prompt=errta", "prompt.from_run=notes", "prompt.max_tokens=900"]
+    server = ["decoding=openai", "decoding.url=http://x/v1", "decoding.model=m"]
+    small = ["data.size={train: 8, dev: 8, test: 8}", "data.taxonomy=omniner2025", "metrics.bootstrap=0"]
+    config = compose.load(["task=predict", "tracking=off", *named, *server, *small])
+    folder = run(config)
+    assert "from_run: notes" in (folder / "report.html").read_text(encoding="utf-8")
+    told, _ = with_guidance(config, folder, load_corpus(config.data, ["train"]).active, ())
+    assert told.prompt.version == f"1+{made.sha[:8]}"
+    assert read_json(folder / prediction.PROVENANCE)["config"] == run_config.digest(told) != run_config.digest(config)

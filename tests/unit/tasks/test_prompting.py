@@ -55,27 +55,25 @@ def test_a_folder_its_name_and_its_file_mean_the_same(made: Guidance) -> None:
         settings = config(named)
         folder = Path(f"run{number}")
         folder.mkdir()
-        assert prompting.place_guidance(settings, folder, CATEGORIES, UNSEEN) == made
-        assert settings.prompt.from_run is None
-        assert lessons.read_guidance(folder / GUIDANCE_COPY) == made
-        texts.add(prompts.build_prompt(settings.prompt, CATEGORIES, []).instruction)
+        told, guidance = prompting.with_guidance(settings, folder, CATEGORIES, UNSEEN)
+        assert guidance == lessons.read_guidance(folder / GUIDANCE_COPY) == made
+        assert (told.prompt.from_run, settings.prompt.from_run) == (None, named)
+        texts.add(prompts.build_prompt(told.prompt, CATEGORIES, []).instruction)
     assert len(texts) == 1
     assert made.lessons[0].note.rule["zh"] in texts.pop()
 
 
 def test_nothing_is_done_without_a_run() -> None:
     settings = compose.load(["model=qwen2_tiny", "prompt=errta"])
-    before = dataclasses.replace(settings.prompt)
-    assert prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN) is None
-    assert settings.prompt == before
+    assert prompting.with_guidance(settings, Path("run"), CATEGORIES, UNSEEN) == (settings, None)
 
 
 def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
     write(made, "outputs/guide-x")
-    prompting.place_guidance(config("guide-x"), Path("run"), CATEGORIES, UNSEEN)
+    begun = prompting.with_guidance(config("guide-x"), Path("run"), CATEGORIES, UNSEEN)
     shutil.rmtree("outputs")
-    settings = config("guide-x")
-    assert prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN) == made
+    assert prompting.with_guidance(config("guide-x"), Path("run"), CATEGORIES, UNSEEN) == begun
+    assert begun[1] == made
 
 
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
@@ -86,7 +84,7 @@ def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     ).sentences[-1]
     name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
     with pytest.raises(UserError, match=rf"^prompt\.from_run: 1 of its examples .*{name}"):
-        prompting.place_guidance(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
+        prompting.with_guidance(settings, Path("run"), CATEGORIES, [*UNSEEN, Sentence("other id", text)])
 
 
 def test_examples_that_no_prompt_shows_are_not_refused_but_said(
@@ -98,8 +96,8 @@ def test_examples_that_no_prompt_shows_are_not_refused_but_said(
         made, settings.prompt, CATEGORIES, prompting.length_measure(settings)[1]
     ).sentences
     others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]
-    assert prompting.place_guidance(settings, Path("run"), CATEGORIES, [Sentence("x", others[0].text)]) == made
-    assert settings.prompt.from_run is None
+    reported = [Sentence("x", others[0].text)]
+    assert prompting.with_guidance(settings, Path("run"), CATEGORIES, reported)[1] == made
     assert "made of errors on sentences of the split that this run reports on" in caplog.text
 
 
@@ -131,7 +129,7 @@ def test_a_copy_that_is_cut_short_is_none(made: Guidance, monkeypatch: pytest.Mo
 def test_guidance_from_the_reported_split_says_so(made: Guidance, caplog: pytest.LogCaptureFixture) -> None:
     write(dataclasses.replace(made, from_test=True), "guide")
     reported = [Sentence("x", made.lessons[0].examples[0].text)]
-    prompting.place_guidance(config("guide"), Path("run"), CATEGORIES, reported)
+    prompting.with_guidance(config("guide"), Path("run"), CATEGORIES, reported)
     assert "its scores are no test" in caplog.text
 
 
@@ -146,7 +144,7 @@ def test_guidance_from_the_reported_split_says_so(made: Guidance, caplog: pytest
 def test_what_is_no_guidance_is_refused_by_its_name(named: str, message: str) -> None:
     Path("file.json").write_text("{}")
     with pytest.raises(UserError, match=message):
-        prompting.place_guidance(config(named), Path("run"), CATEGORIES, UNSEEN)
+        prompting.with_guidance(config(named), Path("run"), CATEGORIES, UNSEEN)
     assert not (Path("run") / GUIDANCE_COPY).exists()
 
 
@@ -156,8 +154,8 @@ def test_the_models_own_tokenizer_measures(shared: Path, made: Guidance) -> None
     settings = config("guide", f"model.path={tokenizer}", "model.architecture={}")
     count = prompting.length_measure(settings)[1]
     assert 0 < count("训练集中，小满出现4处") < len("训练集中，小满出现4处")
-    prompting.place_guidance(settings, Path("run"), CATEGORIES, UNSEEN)
-    assert count(settings.prompt.errors["zh"]) <= 900 < len(settings.prompt.errors["zh"])
+    shown = prompting.with_guidance(settings, Path("run"), CATEGORIES, UNSEEN)[0].prompt.errors["zh"]
+    assert count(shown) <= 900 < len(shown)
     assert prompting.length_measure(config("guide"))[1] is len
 
 

@@ -93,8 +93,8 @@ class Answering:
             assert not corpus.issues
             sentences = reported = corpus.splits["test"]
         active = corpus.active
-        prompting.place_guidance(config, place, active, reported)
-        return sentences, prompts.build_prompt(config.prompt, active, corpus.splits["train"])
+        told, _ = prompting.with_guidance(config, place, active, reported)
+        return sentences, prompts.build_prompt(told.prompt, active, corpus.splits["train"])
 
 
 def luck(entity: Any, name: str) -> int:
