@@ -200,8 +200,7 @@ def _tracking_of(config: Config) -> TrackingConfig:
     task, settings = TASKS[config.task.name], config.tracking
     if not task.tracked(config):
         return dataclasses.replace(settings, kind="off")
-    kept: TrackingConfig = task.tracking_for(settings)
-    return kept
+    return task.tracking_for(settings)
 
 
 def report(error: BaseException) -> int:

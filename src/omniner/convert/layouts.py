@@ -128,8 +128,7 @@ def find_layout(config: Settings) -> LlamaLayout:
     """
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in MODEL_FAMILIES:
-        family: ModelFamily = MODEL_FAMILIES[kind]
-        return family.layout(config)
+        return MODEL_FAMILIES[kind].layout(config)
     known = "; ".join(MODEL_FAMILIES.meaning(name).rstrip(".") for name in MODEL_FAMILIES)
     fix = f"Name a checkpoint of: {known}. Other models load as they are or not at all."
     raise UserError(config.path, f"model_type is {kind!r}", fix)

@@ -171,7 +171,7 @@ class ErrorType:
         return Wording.both(self.name.replace("_", " + "), self.chinese)
 
 
-ERROR_TYPES: registry.Registry[ErrorType] = registry.ERROR_TYPES
+ERROR_TYPES = registry.ERROR_TYPES
 
 
 def error_types(mode: str) -> tuple[ErrorType, ...]:

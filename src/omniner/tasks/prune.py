@@ -92,7 +92,7 @@ def _leftover(folder: Path, config: Config) -> Leftover | None:
 def _is_unnamed(folder: Path) -> bool:
     """Whether a run goes by the name that it gets where it is given none."""
     settings = run_config.read_unchecked(folder / "config.yaml")
-    return bool(settings.name == TASKS[settings.task.name].run_name(settings))
+    return settings.name == TASKS[settings.task.name].run_name(settings)
 
 
 def _has_to_stay(one: Leftover, is_unsent: bool, store: Store | None) -> bool:

@@ -266,7 +266,7 @@ def write(path: Path, format: str, sentences: Sequence[Sentence], options: Write
     Raises:
         UserError: it cannot be written.
     """
-    entry: Format | None = FORMATS.get(format)
+    entry = FORMATS.get(format)
     if entry is None or entry.write is None:
         names = (name for name, entry in FORMATS.items() if entry.write)
         has_prompt = options.prompt is not None

@@ -260,8 +260,7 @@ def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadCo
         raise ValueError("a head needs at least one category")
     if kind not in HEADS:
         raise ValueError(f"unknown head kind {kind!r}: {', '.join(HEADS)}")
-    head: HeadModule = HEADS[kind].build(in_dim, TagScheme(categories), config)
-    return head
+    return HEADS[kind].build(in_dim, TagScheme(categories), config)
 
 
 def mask_of(lengths: Sequence[int], width: int) -> Tensor:
