@@ -87,7 +87,8 @@ class DataConfig(Group):
     """Allowed categories: flat = those found in the files; omniner2025 = the official 90 and no others; or a file of
     your own: a category a line, or primary and secondary, between them a comma or a tab."""
     report: Literal["test", "dev"]
-    """The reported split; dev if the labels of test are not published."""
+    """The split that scores are reported on, read as `test`; dev if the labels of test are not published. The group
+    `report` is about pages."""
     dev_from_train: Share
     """Share of train that is held out to choose the checkpoint; 0 = use dev."""
     on_issue: Literal["keep", "fail"]

@@ -308,7 +308,7 @@ class TrainerConfig(Group):
     max_epochs: PositiveInt
     """Maximum epochs."""
     max_steps: Annotated[int, Ge(-1)]
-    """Maximum optimizer steps; -1 = no limit."""
+    """Maximum optimizer steps, 1 or more; -1 = no limit."""
     max_minutes: NonNegativeFloat
     """Maximum minutes of training; 0 = no limit."""
     batch_size: PositiveInt
@@ -326,9 +326,9 @@ class TrainerConfig(Group):
     patience: NonNegativeInt
     """Evaluations without a better F1 on dev after which training stops; 0 = never."""
     eval_every: PositiveInt
-    """Epochs between evaluations on dev."""
+    """Epochs between evaluations on dev, where `eval_steps` is 0."""
     eval_steps: NonNegativeInt
-    """Optimizer steps between evaluations on dev; 0 = use `eval_every`."""
+    """Optimizer steps between evaluations on dev; 0 = count epochs, see `eval_every`."""
     eval_sample: NonNegativeInt
     """Number of dev sentences that are evaluated, sampled by seed; 0 = all."""
     checkpoint_minutes: NonNegativeFloat

@@ -220,6 +220,12 @@ def _check_training(config: Config) -> None:
         f"Choose a multiple of {workers}.",
     )
     refuse(
+        "trainer.max_steps",
+        trainer.max_steps == 0,
+        "0 steps train nothing",
+        "Give 1 or more; -1 = no limit.",
+    )
+    refuse(
         "decoding.url",
         decoding.engine == "openai" and not decoding.url,
         "the server has no address",

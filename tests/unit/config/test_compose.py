@@ -68,6 +68,7 @@ def test_the_method_of_tuning_follows_the_model_unless_it_is_chosen(overrides: l
         (["trainer.max_epochs=1.5"], r"trainer\.max_epochs: 1\.5 is not a whole number"),
         (["trainer.max_epochs=true"], r"trainer\.max_epochs: true is not a whole number"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs: 0 is not above 0"),
+        (["trainer.max_steps=0"], r"^trainer\.max_steps: 0 steps train nothing\. Give 1 or more; -1 = no limit"),
         (["seed=null"], r"seed: null is not a whole number"),
         (["seed=-1"], r"^seed: -1 is below 0"),
         (["metrics.seed=-1"], r"metrics\.seed: -1 is below 0"),
