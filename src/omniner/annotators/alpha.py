@@ -1,25 +1,25 @@
-"""Chance-corrected agreement: Krippendorff's alpha and Fleiss' kappa of nominal labels, alpha for unitizing.
+"""Compute chance-corrected agreement: Krippendorff's alpha and Fleiss' kappa of nominal labels, alpha for unitizing.
 
 Alpha and kappa. Units (characters, spans) with the same labels by the same annotators are one pattern with a weight.
-What a pattern adds to the coefficients is a row of integers, so a corpus is a table `[posts, columns]`, the
-coefficients are functions of its column sums, and a bootstrap over posts weights its rows. Annotators whose entities
-overlap make a label of every combination of categories they meet, thousands in all, so the table is sparse.
+Each pattern adds a row of integers to the coefficients. A corpus is thus a table `[posts, columns]`, the coefficients
+are functions of its column sums, and a bootstrap over posts weights its rows. Annotators whose entities overlap create
+a label for every combination of categories, thousands in all, so the table is sparse.
 
 - alpha = 1 - Do / De (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability"): a unit with m labels, n_c of
   them c, adds (m^2 - sum n_c^2) / (m - 1) to the disagreement and its m labels to the totals. Missing labels are
-  allowed; a unit with a single label tells nothing and is left out.
+  allowed; a unit with a single label carries no information and is left out.
 - kappa = (P - Pe) / (1 - Pe) (Fleiss 1971): over the units that every annotator labelled.
 
-Both are undefined (NaN) where all labels are one and the same, or where there are none.
+Both are undefined (NaN) if all labels are the same, or if there are none.
 
-Alpha for unitizing: do annotators cut the same units out of a text (Krippendorff 1995, "On the reliability of unitizing
-continuous data"; 2004, "Content Analysis", 2nd edition, chapter 11)? Unlike alpha over spans it knows near misses: two
-overlapping units of a category disagree by the squared distance of their beginnings plus that of their ends, a unit in
-a gap of the other annotator by its squared length. What would be expected by chance follows from the lengths of all
-units and gaps, if they lay anywhere in the text. The text is that of all sentences that every annotator labelled, one
-behind the other. Units of one category and one annotator may not overlap, so those that do count as one. There is no
-interval: drawing posts again makes other gaps. Price: a sort per category and a search per pair of annotators, 2 s for
-195,568 sentences of three.
+Alpha for unitizing measures whether annotators mark the same units in a text (Krippendorff 1995, "On the reliability of
+unitizing continuous data"; 2004, "Content Analysis", 2nd edition, chapter 11). Unlike alpha over spans it gives credit
+to near misses: two overlapping units of a category disagree by the squared distance of their beginnings plus that of
+their ends, a unit in a gap of the other annotator by its squared length. The disagreement expected by chance follows
+from the lengths of all units and gaps, if they were anywhere in the text. The text is the concatenation of all
+sentences that every annotator labelled. Units of one category and one annotator may not overlap, so overlapping ones
+are merged. There is no interval, because resampling posts creates other gaps. Cost: a sort per category and a search
+per pair of annotators, 2 s for 195,568 sentences of three.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from omniner.corpus.adjudication import Annotation
 
 Pattern = tuple[Hashable | None, ...]  # the label of each annotator; None: did not label the unit
-_WORTH = 16  # times that looking up a value costs what a product in a matrix does
+_WORTH = 16  # cost of looking up a value, in products of a matrix multiplication
 
 
 class SparseTable(NamedTuple):
@@ -45,7 +45,7 @@ class SparseTable(NamedTuple):
 
     Attributes:
         posts, width: its size.
-        rows, columns, values: `[cells]` the place and the value of each cell.
+        rows, columns, values: `[cells]` position and value of each cell.
     """
 
     posts: int
@@ -61,7 +61,8 @@ class SparseTable(NamedTuple):
     def drawn(self, weights: Iterable[NDArray[np.float64]]) -> Iterator[NDArray[np.float64]]:
         """Sum over drawn posts.
 
-        Columns with a value in many posts are one matrix product, in which a zero is cheaper than a value looked up.
+        Columns with a value in many posts are summed by one matrix product, in which a zero costs less than looking up
+        a value.
 
         Args:
             weights: `[draws, posts]` each, how often each post was drawn.
@@ -95,18 +96,18 @@ class UnitTally:
         self._weights: Counter[tuple[int, int]] = Counter()  # (post, number of the pattern) -> units
 
     def add(self, post: int, pattern: Pattern, weight: int) -> None:
-        """Add so many units of this pattern to a post."""
+        """Add `weight` units of this pattern to a post."""
         self._weights[post, self._number.setdefault(pattern, len(self._number))] += weight
 
     def patterns(self) -> dict[Pattern, int]:
-        """Give all patterns with the number of their units."""
+        """Return all patterns with the number of their units."""
         totals: Counter[int] = Counter()
         for (_, number), weight in self._weights.items():
             totals[number] += weight
         return {pattern: totals[number] for pattern, number in self._number.items()}
 
     def tables(self, posts: int) -> tuple[SparseTable, SparseTable]:
-        """Make the tables `[posts, annotators - 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
+        """Return the tables `[posts, annotators - 1 + labels]` for alpha and `[posts, 2 + labels]` for kappa."""
         labels = list(dict.fromkeys(label for pattern in self._number for label in pattern if label is not None))
         column = {label: place for place, label in enumerate(labels)}
         alpha_rows = [self._alpha_row(pattern, column) for pattern in self._number]
@@ -119,7 +120,7 @@ class UnitTally:
         m = counts.total()
         if m < 2:
             return []
-        # A column for each m, divided by m - 1 in the end: integers over one denominator grow too large to hold.
+        # One column per m, divided by m - 1 at the end: integers over a common denominator would grow too large.
         disagreement = m * m - sum(n * n for n in counts.values())
         return [(m - 2, disagreement), *((self._sizes + column[label], n) for label, n in counts.items())]
 
@@ -191,7 +192,9 @@ def _ratio(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np
 
 
 class Units(NamedTuple):
-    """Units that do not overlap, in order: `[units]` first characters, and `[units]` those behind the last ones."""
+    """Units that do not overlap, in order: `[units]` offsets of their first characters, and `[units]` their (exclusive)
+    ends.
+    """
 
     begin: NDArray[np.int64]
     end: NDArray[np.int64]
@@ -203,15 +206,15 @@ _NONE = Units(np.empty(0, np.int64), np.empty(0, np.int64))
 def collect_units(
     lengths: Iterable[int], annotations: Iterable[Sequence[Annotation | None]], annotators: int
 ) -> tuple[int, list[dict[str, Units]]]:
-    """Put the sentences that every annotator labelled one behind the other.
+    """Concatenate the sentences that every annotator labelled, and collect the units.
 
     Args:
         lengths: of the texts of the sentences, in characters.
-        annotations: what each annotator says of them; a sentence with a None is left out.
-        annotators: how many there are.
+        annotations: of each annotator, by sentence; a sentence with a None is left out.
+        annotators: number of annotators.
 
     Returns:
-        The characters of that text, and of each annotator the units by category.
+        The length of that text in characters, and each annotator's units by category.
     """
     whole = 0
     bounds: list[dict[str, array[int]]] = [{} for _ in range(annotators)]
@@ -227,7 +230,7 @@ def collect_units(
 
 
 def _merge_overlapping(bounds: NDArray[np.int64]) -> Units:
-    """Make units of begin, end, begin, end, ...; overlapping ones become one."""
+    """Convert begin, end, begin, end, ... to units, merging overlapping ones."""
     pairs = bounds.reshape(-1, 2)
     begin, end = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))].T
     first = np.flatnonzero(np.r_[True, begin[1:] >= np.maximum.accumulate(end)[:-1]])
@@ -235,7 +238,7 @@ def _merge_overlapping(bounds: NDArray[np.int64]) -> Units:
 
 
 def alpha_unitizing(length: int, annotators: Sequence[Mapping[str, Units]]) -> tuple[float, dict[str, float]]:
-    """Compute alpha for unitizing of all categories together and of each; NaN where nobody marked anything.
+    """Compute alpha for unitizing of all categories together and of each; NaN if nobody marked anything.
 
     Args:
         length: of the text, in characters.
@@ -261,7 +264,7 @@ def observed_disagreement(length: int, annotators: Sequence[Units]) -> float:
 
 
 def _distance(one: Units, other: Units) -> int:
-    """Of all units of two annotators: of those that overlap both ways of their bounds, of the others their lengths."""
+    """Sum squared differences of begins and ends of overlapping units, and squared lengths of units without overlap."""
     first = np.searchsorted(other.end, one.begin, side="right")
     count = np.searchsorted(other.begin, one.end, side="left") - first
     ours = np.repeat(np.arange(len(count)), count)
@@ -273,15 +276,15 @@ def _distance(one: Units, other: Units) -> int:
 
 
 def expected_disagreement(length: int, annotators: Sequence[Units]) -> float:
-    """Compute the disagreement about one category if all units of all annotators lay anywhere in the text."""
+    """Compute the disagreement about one category expected if all annotators' units were anywhere in the text."""
     sizes = np.concatenate([units.end - units.begin for units in annotators])
     gaps = np.concatenate([np.r_[units.begin, length] - np.r_[0, units.end] for units in annotators])
     gaps = np.sort(gaps[gaps > 0]).astype(np.float64)
-    behind = np.r_[np.cumsum(gaps[::-1])[::-1], 0.0]  # of each gap: its size and that of all larger ones
+    behind = np.r_[np.cumsum(gaps[::-1])[::-1], 0.0]  # for each gap, the total size of it and all larger ones
     size, count = np.unique(sizes, return_counts=True)
     fits = np.searchsorted(gaps, size, side="left")
     size = size.astype(np.float64)
-    places = behind[fits] - (len(gaps) - fits) * (size - 1)  # in which a unit lies in a gap
+    places = behind[fits] - (len(gaps) - fits) * (size - 1)  # positions at which a unit lies in a gap
     overlapping = (len(sizes) - 1) / 3 * (2 * size**3 - 3 * size**2 + size)
     total = float((count * (overlapping + size**2 * places)).sum())
     characters = len(annotators) * length

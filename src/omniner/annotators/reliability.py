@@ -1,14 +1,15 @@
-"""How well annotators agree: pairwise F1, Krippendorff's alpha, Fleiss' kappa, by category and by surface.
+"""Measure how well annotators agree: pairwise F1, Krippendorff's alpha, Fleiss' kappa, by category and by surface.
 
-Labels are compared over characters (the categories that cover a character, or none) and over spans (of every span that
-anyone marked, the category that each gave it, or none). Alpha over spans leaves out what nobody marked, so that it is
-far stricter than alpha over characters; alpha for unitizing knows near misses, and has no interval. Of the pairwise F1,
-`strict` wants place and category, `boundary` the place, `relaxed` an overlap with the same category (that word of
-`scoring.metrics` asks for the primary category alone). Entities without a place cannot be compared and are issues.
+Labels are compared over characters (the categories that cover a character, or none) and over spans (for every span that
+anyone marked, the category that each annotator gave it, or none). Alpha over spans ignores what nobody marked, so it is
+much stricter than alpha over characters. Alpha for unitizing gives credit to near misses, and has no interval. Of the
+pairwise F1, `strict` requires span and category, `boundary` the span, `relaxed` an overlap with the same category (in
+`scoring.metrics`, relaxed means that only the primary must match). Entities without offsets cannot be compared and are
+issues.
 
-Every estimate but that for unitizing has a percentile interval over draws of posts. A draw is a vector of weights, the
-same for all estimates, so a chunk of draws is a matrix product with the counts. Price: 10 s of CPU for 1,000 draws of
-65,000 posts of three annotators.
+Every estimate except alpha for unitizing has a percentile interval over draws of posts. A draw is a vector of weights,
+the same for all estimates, so a chunk of draws is a matrix product with the counts. Cost: 10 s of CPU for 1,000 draws
+of 65,000 posts of three annotators.
 """
 
 from __future__ import annotations
@@ -37,12 +38,12 @@ from omniner.wording import counted
 
 Formula = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # sums [..., columns] -> values [...]
 F1_KINDS = ("strict", "boundary", "relaxed")
-_STREAM = 0xA62E  # keeps these draws apart from other uses of the same seed
+_STREAM = 0xA62E  # separates these draws from other uses of the same seed
 _COLUMNS = {"strict": (0, 1, 2), "boundary": (3, 4, 5), "relaxed": (6, 7, 1, 2)}
 
 
 class Estimate(NamedTuple):
-    """A coefficient or score with the bounds of its interval; NaN where it is undefined."""
+    """A coefficient or score with the bounds of its interval; NaN if it is undefined."""
 
     value: float
     low: float
@@ -54,7 +55,7 @@ class CategoryAgreement(NamedTuple):
 
     Attributes:
         name: of the category.
-        mentions: of each annotator.
+        mentions: number of each annotator's mentions.
         f1: strict, of all pairs together.
         alpha_characters, alpha_spans, alpha_unitizing: Krippendorff's alpha of the category against all else.
     """
@@ -73,9 +74,9 @@ class SurfaceAgreement:
 
     Attributes:
         surface: its text.
-        seen: how often its span was marked by anyone.
-        disputed: how often not all said the same of it.
-        labels: what it was called then; "" = not marked.
+        seen: how often anyone marked its span.
+        disputed: how often the labels of its span differed.
+        labels: the labels given in those cases; "" = not marked.
     """
 
     surface: str
@@ -90,16 +91,16 @@ class Agreement:
 
     Attributes:
         names: of the annotators.
-        sentences: of them all.
-        complete: sentences that every annotator labelled.
-        posts: that were drawn from.
-        resampled: posts | sentences (where there are no posts).
+        sentences: number of all sentences.
+        complete: number of sentences that every annotator labelled.
+        posts: number of posts from which draws were made.
+        resampled: posts | sentences (if there are no posts).
         settings: of the intervals.
         estimates: `alpha.characters`, `alpha.spans`, `alpha.unitizing`, `kappa.characters`, `f1.<kind>` (the mean of
             the pairs) and `f1.<kind>.<one>.<other>`.
         categories: one row each.
         surfaces: the most disputed first.
-        errors: ERRTA of each pair of names, the first of them in the place of gold.
+        errors: ERRTA of each pair of names, the first one as gold.
         texts: of the sentences, by id.
         issues: what could not be compared.
     """
@@ -156,7 +157,7 @@ def measure_agreement(names: Sequence[str], items: Sequence[AnnotatedSentence], 
 
 
 def _with_places(item: AnnotatedSentence, names: Sequence[str], issues: list[Issue]) -> tuple[Annotation | None, ...]:
-    """The annotations without entities that have no place."""
+    """Return the annotations without entities that have no offsets, and add an issue for those."""
     if not any(entity[2] is None for given in item.annotations if given for entity in given):
         return item.annotations
     found: list[Annotation | None] = []
@@ -177,9 +178,9 @@ def _places(given: Annotation) -> list[tuple[int, int, str]]:
 
 
 def character_patterns(length: int, given: Sequence[Annotation | None]) -> list[tuple[Pattern, int]]:
-    """Give the labels of a sentence's characters as stretches of equal ones: patterns with their characters.
+    """Return the labels of a sentence's characters as runs of equal ones: (pattern, number of characters).
 
-    A label is the tuple of the categories that cover the character, in name order; `()` where none does.
+    A label is the tuple of the categories that cover the character, in name order; `()` if there is none.
     """
     places = [None if one is None else _places(one) for one in given]
     cuts = sorted({0, length, *(at for one in places if one for place in one for at in place[:2])})
@@ -198,7 +199,7 @@ def character_patterns(length: int, given: Sequence[Annotation | None]) -> list[
 
 
 def span_patterns(given: Sequence[Annotation | None]) -> dict[tuple[int, int], Pattern]:
-    """Give every span that anyone marked, with the categories that each annotator gave it (`()`: not marked)."""
+    """Return every span that anyone marked, with the categories that each annotator gave it (`()`: not marked)."""
     tables: list[dict[tuple[int, int], tuple[str, ...]] | None] = []
     for one in given:
         table: dict[tuple[int, int], tuple[str, ...]] = {}
@@ -222,11 +223,11 @@ def _note(surfaces: dict[str, SurfaceAgreement], surface: str, pattern: Pattern)
 
 
 def pair_counts(one: Annotation, other: Annotation) -> list[int]:
-    """Count what the F1 of two annotations of a sentence is made of.
+    """Count what F1 of two annotations of a sentence is computed from.
 
     Returns:
-        `[8]`: strict matches, entities, entities of the other; equal places, places, places of the other; entities that
-        overlap one of the other with their category, and the same of the other.
+        `[8]`: strict matches, entities, the other's entities; equal spans, spans, the other's spans; entities that
+        overlap one of the other's with the same category, and the same count for the other's entities.
     """
     if one == other:
         places = len({entity[2:] for entity in one})
@@ -248,7 +249,7 @@ def _touched(one: Annotation, other: Annotation) -> int:
 def _pair_table(
     annotations: Sequence[Sequence[Annotation | None]], numbers: Sequence[int], posts: int, annotators: int
 ) -> NDArray[np.int64]:
-    """`[posts, pairs, 8]` of `pair_counts`; sentences that one of the two has not labelled are left out."""
+    """Return `[posts, pairs, 8]` of `pair_counts`, without sentences that one of the two has not labelled."""
     pairs = list(combinations(range(annotators), 2))
     table = np.zeros((posts, len(pairs), 8), dtype=np.int64)
     for given, post in zip(annotations, numbers, strict=True):
@@ -290,7 +291,7 @@ def _categories(
 def _errors(
     names: Sequence[str], items: Sequence[AnnotatedSentence], annotations: Sequence[Sequence[Annotation | None]]
 ) -> dict[tuple[str, str], ErrtaResult]:
-    """ERRTA of every pair, the first of the two in the place of gold."""
+    """Return ERRTA of every pair, with the first of the two as gold."""
     found = {}
     for first, second in combinations(range(len(names)), 2):
         both = [
@@ -313,7 +314,7 @@ def estimate_all(
     pairs: NDArray[np.int64],
     settings: AgreementConfig,
 ) -> dict[str, Estimate]:
-    """Compute every estimate with its interval; all see the same draws of posts."""
+    """Compute every estimate with its interval, all from the same draws of posts."""
     alpha, kappa = characters.tables(posts)
     parts: list[tuple[SparseTable, str, Formula]] = [
         (alpha, "alpha.characters", characters.alpha),
@@ -325,7 +326,7 @@ def estimate_all(
     counts = pairs.reshape(posts, -1).astype(np.float64)
     sums: list[NDArray[np.float64]] = []  # of the pairs, for each chunk of draws
     drawn: list[list[NDArray[np.float64]]] = [[] for _ in parts]
-    *copies, own = tee(draws, len(parts) + 1)  # read in step: one chunk of weights is held
+    *copies, own = tee(draws, len(parts) + 1)  # consumed in parallel, so that only one chunk of weights is held
     tables = [cells.drawn(copy) for copy, (cells, _, _) in zip(copies, parts, strict=True)]
     progress = Progress("draws of posts", settings.bootstrap)
     for weights, *chunks in zip(own, *tables, strict=True):
@@ -346,7 +347,7 @@ def estimate_all(
 
 
 def _estimate(value: float, drawn: Sequence[NDArray[np.float64]], settings: AgreementConfig) -> Estimate:
-    """The value with the interval that its draws give; draws in which it is undefined are left out."""
+    """Return the value with the interval of its draws, ignoring draws in which it is undefined."""
     samples = np.concatenate([*map(np.atleast_1d, drawn), np.empty(0)])
     samples = samples[~np.isnan(samples)]
     if math.isnan(value) or not len(samples):
@@ -356,7 +357,7 @@ def _estimate(value: float, drawn: Sequence[NDArray[np.float64]], settings: Agre
 
 
 def pair_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """Compute F1, `[...]`, from sums `[..., 8]` of `pair_counts`; NaN where neither marked anything.
+    """Compute F1, `[...]`, from sums `[..., 8]` of `pair_counts`; NaN if neither annotator marked anything.
 
     Args:
         sums: of the counts.
@@ -373,10 +374,10 @@ def pair_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
 
 
 def _mean_f1(sums: NDArray[np.float64], kind: str) -> NDArray[np.float64]:
-    """`[...]`: the mean of the pairs, from sums `[..., pairs, 8]`.
+    """Compute the mean over pairs, `[...]`, from sums `[..., pairs, 8]`.
 
-    Pairs without F1 are left out: they share no sentence, as where annotators take turns, or neither marked anything in
-    what they share. NaN where that is all of them.
+    Pairs without F1 are left out: they share no sentence (annotators taking turns), or neither marked anything in the
+    shared ones. NaN if no pair has an F1.
     """
     found = pair_f1(sums, kind)
     known = ~np.isnan(found)

@@ -1,8 +1,8 @@
-"""Corpus files of every format: detect, read and write them.
+"""Detect, read and write corpus files of every format.
 
-Each module of this package is one format with an entry `FORMAT = Format(...)`, which holds everything that the program
-knows of it: how to read, write and detect it, its file names, and what it can hold. Everything else (`data.format`,
-`task=convert`, error messages) asks the registry `omniner.registry.FORMATS`, so a new format needs only a new module
+Each module of this package is one format. Its entry `FORMAT = Format(...)` holds everything that the program knows of
+it: how to read, write and detect it, its file names, and what it can hold. Everything else (`data.format`,
+`task=convert`, error messages) uses the registry `omniner.registry.FORMATS`, so a new format needs only a new module
 and its test.
 """
 
@@ -26,26 +26,26 @@ from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
-SURE = 50  # a match this strong is no guess
+SURE = 50  # matches at least this strong are not reported as guesses
 
 Holding = Literal["id", "post_id", "meta", "unlabeled", "nested", "unplaced"]
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """How to read what a file does not say of itself. All but the ids, offsets and annotators is about tags.
+    """How to read what a file does not specify itself. All but the ids, offsets and annotator is about tags.
 
     Attributes:
         scheme: auto | bio | bioes | bmes | bios | iob1 | io.
         separator: auto | tab | space.
-        glued_positions: whether a word position of 1-2 digits follows each character; None = find out.
-        joiner: what to put between tokens; None = find out.
+        glued_positions: whether a word position of 1-2 digits follows each character; None = detect.
+        joiner: text between tokens; None = detect.
         id_prefix: a sentence without an id gets `<id_prefix>-<n>`.
         id_first: n of the first sentence of the file.
-        offsets: auto | half_open | inclusive | utf16: what the two offsets of an entity mean.
-        tag_column: the column of tags, from 1; None = find out.
-        annotator: whose labels to read, of a file that has those of several; None = of each sentence the ground truth,
-            else the first.
+        offsets: auto | half_open | inclusive | utf16: meaning of the two offsets of an entity.
+        tag_column: the column of tags, from 1; None = detect.
+        annotator: whose labels to read from a file with those of several; None = for each sentence the ground truth,
+            else the first annotator's.
     """
 
     scheme: str = "auto"
@@ -60,7 +60,7 @@ class ReadOptions:
 
 
 class PromptTexts(Protocol):
-    """The texts that instruction data is written with; `input` holds `{sentence}` once."""
+    """The texts of a prompt for instruction data; `input` contains `{sentence}` once."""
 
     @property
     def system(self) -> str:
@@ -68,27 +68,28 @@ class PromptTexts(Protocol):
 
     @property
     def instruction(self) -> str:
-        """What the model is told."""
+        """The instruction for the model."""
 
     @property
     def input(self) -> str:
-        """What follows the instruction."""
+        """The text that follows the instruction."""
 
     def filled_inputs(self, texts: Sequence[str]) -> list[str]:
-        """Write what follows the instruction for each sentence."""
+        """Return the text that follows the instruction, for each sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How to write what a sentence does not say.
+    """How to write what a sentence does not specify.
 
     Attributes:
         scheme: of CoNLL columns: bio | bioes | bmes | bios.
         separator: of CoNLL columns: tab | space.
-        joiner: of CoNLL columns: what stands between the tokens in the texts; empty makes each character a token.
-        prompt: of instruction data: what the model is told.
-        answer: of instruction data: writes the entities of a sentence as the model should answer.
-        categories: of labelling configurations: those that people may give, beside the ones in the sentences.
+        joiner: of CoNLL columns: the text between tokens; empty makes each character a token.
+        prompt: of instruction data: the prompt of the model.
+        answer: of instruction data: formats the entities of a sentence as the model should answer.
+        categories: of labelling configurations: those that annotators may use, in addition to the ones in the
+            sentences.
     """
 
     scheme: str = "bioes"
@@ -100,7 +101,7 @@ class WriteOptions:
 
 
 class Match(NamedTuple):
-    """What speaks for a format: how strongly (of several formats the strongest wins), and why, in words."""
+    """Evidence for a format: its strength (the strongest of several formats wins), and the reason in words."""
 
     strength: int
     why: str
@@ -110,37 +111,37 @@ class Match(NamedTuple):
 class Format:
     """A format of corpus files and everything the program knows of it.
 
-    A file is recognised by what is in it, not by its name, in three steps; the first that finds something decides, and
+    A file is recognised by its content, not by its name, in three steps. The first step with a match decides, and
     within it the strongest match:
 
-    1. `sniff_path`: what lies in the folder, or beside the file;
-    2. `sniff_value`: JSON values of the beginning and other parts of it; of the formats that match some of them the
-       one with the strongest match, of equal ones that which matches more of them. Take 50-99 for keys that no other
-       format has (90 Label Studio, 80 CLUENER, 70 doccano, 60 entities of our own, 50 instruction data), less for what
-       several could have;
-    3. `sniff_lines`: lines of the beginning and other parts of it (95-98 the keys of a torn JSON list, 80 a CSV header,
-       70 the marks of CHIP, 60 annotations of brat, 50 columns, 10 plain text).
+    1. `sniff_path`: the content of the folder, or files beside the file;
+    2. `sniff_value`: JSON values from the beginning and other parts of the file. Of formats that match some of them
+       the one with the strongest match wins; of equal ones that which matches more values. Use 50-99 for keys that no
+       other format has (90 Label Studio, 80 CLUENER, 70 doccano, 60 entities of our own, 50 instruction data), less for
+       what several could have;
+    3. `sniff_lines`: lines from the beginning and other parts of the file (95-98 the keys of a torn JSON list, 80 a CSV
+       header, 70 the marks of CHIP, 60 annotations of brat, 50 columns, 10 plain text).
 
     Attributes:
         name: as in `data.format` and `to=`.
         meaning: one line for help and documentation.
-        read: `(path, options)` to sentences, whose ids are empty where the file has none, and the issues met.
-        write: `(path, sentences, options)` to an issue for whatever the format cannot hold; writes the file whole or
-            not at all. None where the format is only read.
-        suffix: of a written file; empty where a folder is written.
-        companions: patterns of names of files that are written beside it and are no corpus.
-        folder: what a folder that is one corpus holds, in words; empty where a corpus is always a file.
-        needs_prompt: whether writing takes `WriteOptions.prompt` and `answer`.
-        holds: what comes back from a written file besides texts and placed entities: `id`, `post_id`, `meta`,
+        read: `(path, options)` -> sentences, whose ids are empty if the file has none, and the issues met.
+        write: `(path, sentences, options)` -> an issue for whatever the format cannot hold; writes the file atomically.
+            None if the format is only read.
+        suffix: of a written file; empty if a folder is written.
+        companions: name patterns of files that are written beside it and are not corpora.
+        folder: description of a folder that is one corpus; empty if a corpus is always a file.
+        needs_prompt: whether writing needs `WriteOptions.prompt` and `answer`.
+        holds: what survives writing and reading besides texts and entities with offsets: `id`, `post_id`, `meta`,
             `unlabeled` (sentences without labels beside labelled ones), `nested` (entities that overlap), `unplaced`
-            (entities without offsets). Losses of the first three are reported by `write` below, of the rest by the
-            format's own writer.
-        annotators: of a file, the names of those who labelled it, in the order in which they are met; none where a
-            file is of one, or does not say.
-        sniff_path: of a path that is there: a match, or None.
-        sniff_value: of a JSON value, and whether it stands in a list (else on a line): a match, or None. Its reason
-            goes on behind "a JSON list of items" or "JSON lines".
-        sniff_lines: of an excerpt of a file: a match, or None.
+            (entities without offsets). `write` below reports losses of the first three, the format's own writer the
+            others.
+        annotators: returns the names of a file's annotators, in order of first appearance; none if a file has only one,
+            or does not name them.
+        sniff_path: takes an existing path; returns a match, or None.
+        sniff_value: takes a JSON value, and whether it is in a list (else on a line); returns a match, or None. Its
+            reason continues "a JSON list of items" or "JSON lines".
+        sniff_lines: takes an excerpt of a file; returns a match, or None.
     """
 
     name: str
@@ -159,15 +160,15 @@ class Format:
 
 
 def recognise(path: Path) -> tuple[str, str]:
-    """Find out the format of a file or folder.
+    """Recognise the format of a file or folder.
 
-    Only what is in it counts, not its name: published names are `.txt`, `.json`, `.train`, `.annotated`.
+    Only the content is considered, not the name: published corpora are named `.txt`, `.json`, `.train`, `.annotated`.
 
     Returns:
-        The name of the format, and why, and how sure that is, in words.
+        The name of the format, and the reason and its certainty in words.
 
     Raises:
-        UserError: it cannot be read, or is of no known format; then it says what it looks like.
+        UserError: it cannot be read, or is of no known format; the message says what it looks like.
     """
     path = Path(path)
     if found := _strongest((name, entry.sniff_path(path)) for name, entry in FORMATS.items()):
@@ -180,7 +181,7 @@ def recognise(path: Path) -> tuple[str, str]:
         (name, entry.sniff_lines(excerpt)) for name, entry in FORMATS.items()
     )
     if found is None:
-        read_text(path, IssueLog(path))  # what is not UTF-8 looks like nothing: that is what to say of it
+        read_text(path, IssueLog(path))  # a file that is not UTF-8 matches nothing: this call raises that error
         other = find_lookalike(excerpt)
         index, looks, fix = other or (0, "nothing that is known", "Convert it to a known format.")
         line = f"{path}:{excerpt.numbers[index] or 1}"
@@ -191,7 +192,7 @@ def recognise(path: Path) -> tuple[str, str]:
 
 
 def _by_values(path: Path, excerpt: Excerpt) -> tuple[str, Match] | None:
-    """The format whose match of any JSON value is the strongest; of equals, that which matches more of them."""
+    """Return the format with the strongest match of any JSON value; of equal ones that which matches more values."""
     best: dict[str, Match] = {}
     counts: dict[str, int] = {}
     is_list = excerpt.is_list
@@ -220,7 +221,7 @@ def _by_values(path: Path, excerpt: Excerpt) -> tuple[str, Match] | None:
 
 
 def _strongest(matches: Iterable[tuple[str, Match | None]]) -> tuple[str, Match] | None:
-    """The name of the format whose match is the strongest, and that match."""
+    """Return the name of the format with the strongest match, and that match."""
     found = [(name, match) for name, match in matches if match]
     return max(found, key=lambda one: one[1].strength, default=None)
 
@@ -229,12 +230,12 @@ def read(path: Path, format: str, options: ReadOptions) -> tuple[list[Sentence],
     """Read one file.
 
     Args:
-        path: the file, or the folder of a format that keeps a corpus in one.
+        path: the file, or the folder of a format that stores a corpus in one.
         format: the name of a format, or `auto` to recognise it, which is logged.
-        options: how to read what the file does not say of itself, and the prefix of the ids it does not give.
+        options: how to read what the file does not specify itself, and the prefix of generated ids.
 
     Returns:
-        The sentences, each with an id, and an issue for whatever could not be taken as it was.
+        The sentences, each with an id, and an issue for whatever could not be used as it was.
 
     Raises:
         UserError: nothing can be read.
@@ -252,13 +253,13 @@ def read(path: Path, format: str, options: ReadOptions) -> tuple[list[Sentence],
 
 
 def write(path: Path, format: str, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write one file, or a new folder, whole or not at all, so that `read` gives the sentences back.
+    """Write one file, or a new folder, atomically, so that `read` returns the same sentences.
 
     Args:
         path: the file or folder.
         format: the name of a format.
-        sentences: one without a character is left out.
-        options: how to write what the sentences do not say of themselves.
+        sentences: empty ones are left out.
+        options: how to write what the sentences do not specify themselves.
 
     Returns:
         An issue for each thing that the format cannot hold, and one for each kind of field (id, post, meta).
@@ -291,12 +292,12 @@ def write(path: Path, format: str, sentences: Sequence[Sentence], options: Write
 
 
 def is_one_corpus(path: Path) -> bool:
-    """Whether a path is one corpus: a file, or a folder of a format that keeps a corpus in one."""
+    """Whether a path is one corpus: a file, or a folder of a format that stores a corpus in one."""
     return path.is_file() or any(entry.sniff_path(path) for entry in FORMATS.values())
 
 
 def corpus_files(folder: Path) -> list[Path]:
-    """The corpus files of a folder, by name; files that only describe a corpus are left out, which is logged."""
+    """Return the corpus files of a folder, by name; skip files that only describe a corpus, and log that."""
     check_input_file(folder)
     files = sorted(file for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
     patterns = [pattern for entry in FORMATS.values() for pattern in entry.companions]

@@ -3,18 +3,18 @@
     [{"instruction": "找出实体…", "input": "我爱北京", "output": "[[\\"北京\\", \\"地点_城市\\"]]"}]
     {"conversations": [{"from": "human", "value": "找出实体…\\n我爱北京"}, {"from": "gpt", "value": "[]"}]}
 
-One JSON list or one item a line. The answer is a JSON list of `[surface, category]` pairs in a string, read strictly,
-but for objects with both under known keys (`regions`), and lists that stand in no string: an answer in any other form
-gives no labels, so its item is left out with an issue that names it by its number. An item without an answer, or with
-an empty one, is a sentence without labels. The sentence is the `input`; where that is empty, and in a conversation,
-what stands behind the last line break of the user's (last) text, or all of it where it has no line break. Surfaces get
-their places from left to right (`records.align_surfaces`); one that is absent keeps its surface, has no offsets and is
-an issue. Where most pairs that tell the order have it turned round, all are taken as `[category, surface]`. Earlier
-rounds (`history`) and system texts are no sentences: not read.
+A file is one JSON list or has one item per line. The answer is a JSON list of `[surface, category]` pairs in a string.
+It is read strictly; only objects with both under known keys (`regions`) and lists outside a string are accepted, too.
+An answer in any other form has no usable labels, so its item is left out with an issue that gives its number. An item
+with an absent or empty answer is a sentence without labels. The sentence is the `input`. If that is empty, and in a
+conversation, it is the text after the last line break of the user's (last) text, or all of it if there is no line
+break. Surfaces are located from left to right (`records.align_surfaces`); an absent one keeps its surface, has no
+offsets and is an issue. If most pairs that reveal the order have it reversed, all are read as `[category, surface]`.
+Earlier rounds (`history`) and system texts are not sentences and are not read.
 
-Writing turns it round and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory does not look at
-keep what its own cannot: `id`, `post_id`, and `sentence` where a prompt puts words around it, which is then read before
-`input`. Places that aligning would not find again are issues; `meta` is not written.
+Writing does the reverse and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory ignores keep
+what its own cannot: `id`, `post_id`, and `sentence` if a prompt puts words around it; reading prefers `sentence` to
+`input`. Offsets that aligning would not find again are issues; `meta` is not written.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ DATASET_INFO = "dataset_info.json"
 COLUMNS = {"prompt": "instruction", "query": "input", "response": "output", "system": "system"}
 _ITEM_KEYS = frozenset({*COLUMNS.values(), "id", "post_id", "sentence"})
 _CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
-_SIGNS = ("instruction", "output", "conversations", "messages")  # one of these keys is in every item
+_SIGNS = ("instruction", "output", "conversations", "messages")  # every item has one of these keys
 _USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
-_TOOLS = ("function_call", "observation", "function", "tool")  # what they say is no sentence and no answer
+_TOOLS = ("function_call", "observation", "function", "tool")  # their text is neither a sentence nor an answer
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    """Read one file; ids are empty if the file has none. `options` are ignored."""
     log = IssueLog(path)
     sentences = []
-    foreign: set[str] = set()  # keys already reported; one issue each, not one an item
+    foreign: set[str] = set()  # keys already reported, one issue per key
     placer = PairPlacer(log, usual=True)
     for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
@@ -73,7 +73,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 def _sentence(
     record: dict[str, Any], foreign: set[str], log: IssueLog, line: int
 ) -> tuple[Sentence | None, list[tuple[str, str]]]:
-    """The sentence of an item without its entities, and the pairs that these are made of."""
+    """Return the sentence of an item without its entities, and the pairs of its answer."""
     is_chat = "conversations" in record or "messages" in record
     for key in record:
         if key not in (_CHAT_KEYS if is_chat else _ITEM_KEYS) and key not in foreign:
@@ -94,7 +94,7 @@ def _sentence(
 
 
 def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
-    """The sentence and the answer of an alpaca item; no sentence (and an issue) where the texts are not texts."""
+    """Return the sentence and the answer of an alpaca item; no sentence (and an issue) if a field is not a text."""
     texts = []
     for key in ("sentence", "input", "instruction"):
         value = record.get(key)
@@ -106,7 +106,7 @@ def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | No
 
 
 def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
-    """The sentence of the last user's turn, and the assistant's answer to it."""
+    """Return the sentence of the last user turn, and the assistant's answer to it."""
     turns = record.get("conversations", record.get("messages"))
     user: str | None = None
     answer: Any = None
@@ -133,7 +133,7 @@ def _last_line(text: str) -> str:
 
 
 def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | None:
-    """The listed pairs; None where the answer cannot be read: a sentence with unknown labels has no use."""
+    """Return the listed pairs; None if the answer cannot be read, as a sentence with unknown labels is useless."""
     value: Any = answer
     if isinstance(answer, str):
         stripped = answer.strip(" \t\r\n")
@@ -161,13 +161,13 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     """Write an alpaca file and list it in the `dataset_info.json` beside it, under its name without the suffix.
 
     Args:
-        path: `.jsonl` gives one item a line, anything else one JSON list.
+        path: `.jsonl` gives one item per line, anything else one JSON list.
         sentences: one without labels gets an empty answer.
-        options: with the prompt, which LLaMA-Factory gives to a model with a line break between instruction and input,
-            and with what writes the entities of a sentence as a JSON list of pairs.
+        options: with the prompt (LLaMA-Factory puts a line break between instruction and input), and with the function
+            that formats the entities of a sentence as a JSON list of pairs.
 
     Returns:
-        An issue for each entity that will be read at another place or at none (`place-lost`).
+        An issue for each entity that will be read with other offsets or none (`place-lost`).
 
     Raises:
         UserError: there is no prompt, `dataset_info.json` is broken, or its entry of this name is about another file.
@@ -193,7 +193,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
 
 
 def _dataset_info(path: Path) -> dict[str, Any]:
-    """What stands in `dataset_info.json` already; other entries are kept as they are."""
+    """Read an existing `dataset_info.json`, whose other entries are kept."""
     source = path.with_name(DATASET_INFO)
     info = read_json(source) if source.exists() else {}
     if not isinstance(info, dict):
@@ -219,7 +219,7 @@ def _item(sentence: Sentence, prompt: PromptTexts, answer: Callable[[Sequence[En
 
 
 def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
-    """Entities whose place is not the one that a reader of the answer will give them."""
+    """Yield an issue for each entity whose offsets differ from those that a reader of the answer will find."""
     pairs = [(surface, category) for surface, category in json.loads(output)] if output else []
     found = set(locate_pairs(sentence.text, pairs))
     for entity in sentence.entities:
@@ -237,7 +237,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
-    """Recognise a torn list of items."""
+    """Recognise a truncated list of items."""
     found = next((name for name in _SIGNS if name in excerpt.keys and not excerpt.values), None)
     return Match(98, f"a JSON list of objects with `{found}`") if found else None
 

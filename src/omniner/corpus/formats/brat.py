@@ -4,16 +4,17 @@
     doc.ann   T1<tab>地点 2 4<tab>北京
 
 Offsets are half-open and count code points of the whole text, line breaks included. Each line of a text that is not
-empty is a sentence, but lines that an annotation crosses are one sentence together. A document of one sentence gives it
-its name for an id; of several, its name is their post. A text without annotations file has no labels. Fragments with
-nothing but white space between them are one mention (brat parts a mention at line breaks); other discontinuous mentions
-are issues. Relations, events, attributes, notes and the like are not read: one issue for each kind and document.
+empty is a sentence, but lines that an annotation crosses form one sentence. If a document has one sentence, its name is
+the sentence's id; if it has several, its name is their post. A text without an annotations file has no labels.
+Fragments with only white space between them are one mention (brat splits a mention at line breaks); other discontinuous
+mentions are issues. Relations, events, attributes, notes and the like are not read: one issue for each kind and
+document.
 
-Written is a new folder with a text and an annotations file for each post. The sentences of a post are the lines of its
-text, in the order in which they come; a sentence without a post has a document of its own. Documents are called as
-their post, or as their sentence, where that can be a file name; else they are numbered. A mention that holds a line
-break or a tab is written in parts around it, as brat does, and read as one. A sentence without labels gets no
-annotations file, so that it comes back as what it is; to annotate it in brat, make an empty one.
+Writing creates a new folder with a text and an annotations file for each post. The sentences of a post are the lines of
+its text, in their order; a sentence without a post has its own document. Documents are named after their post or
+sentence if that can be a file name; else they are numbered. A mention that contains a line break or a tab is written in
+parts around it, as brat does, and read as one. A sentence without labels gets no annotations file, so that it is read
+back without labels; to annotate it in brat, create an empty one.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ _KINDS = {
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read all documents of a folder (and of those in it, by name), or the one document of a `.txt` or `.ann`.
+    """Read all documents of a folder (and its subfolders, by name), or the one document of a `.txt` or `.ann`.
 
-    `options` changes nothing here.
+    `options` are ignored.
     """
     sentences: list[Sentence] = []
     issues: list[Issue] = []
@@ -78,7 +79,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def documents(path: Path) -> list[tuple[Path, str]]:
-    """List `(path of the text, name)` of each document, by name; the text of a lone annotations file is not there."""
+    """List `(path of the text, name)` of each document, by name; a lone annotations file has no text."""
     if not path.is_dir():
         return [(path.with_suffix(TEXT), path.stem)]
     with explaining(path):
@@ -118,7 +119,9 @@ def _read_document(path: Path, name: str) -> tuple[list[Sentence], list[Issue]]:
 
 
 def _counted_text(text: str, lines: Sequence[str], log: IssueLog) -> str:
-    """The text as the annotations count it: perhaps with `\\r\\n` as one, or without the mark at its beginning."""
+    """Return the text as the annotations count it: perhaps with `\\r\\n` as one character, or without a byte order
+    mark.
+    """
     bare = text.removeprefix("\ufeff")
     ways = dict.fromkeys((text, bare, text.replace("\r\n", "\n"), bare.replace("\r\n", "\n")))
     if len(ways) == 1:
@@ -143,14 +146,14 @@ def _moved(entity: Entity, start: int) -> Entity:
 
 
 def _stretches(text: str, entities: Sequence[Entity]) -> Iterator[tuple[int, int, int, list[Entity]]]:
-    """`(start, end, line number, entities)` of each sentence.
+    """Yield `(start, end, line number, entities)` of each sentence.
 
-    Entities without a place go to the first that holds their surface, else to the first of all.
+    Entities without offsets go to the first sentence that contains their surface, else to the first of all.
     """
     bounds = list(_lines(text))
     starts = [start for start, _ in bounds]
     parts: list[list[Entity]] = [[] for _ in bounds]
-    last = list(range(len(bounds)))  # line -> the last line that an entity beginning in it reaches
+    last = list(range(len(bounds)))  # line -> the last line reached by an entity that begins in it
     for entity in entities:
         place = entity.start if entity.start is not None else max(0, text.find(entity.text))
         at = bisect_right(starts, place) - 1
@@ -166,14 +169,14 @@ def _stretches(text: str, entities: Sequence[Entity]) -> Iterator[tuple[int, int
             until = max(until, last[index])
             inside.extend(parts[index])
         start = bounds[first][0]
-        end = max([bounds[until][1], *(entity.end or 0 for entity in inside)])  # a mention may hold the break, too
+        end = max([bounds[until][1], *(entity.end or 0 for entity in inside)])  # a mention may include the break, too
         if end > start:
             yield start, end, first + 1, inside
         index += 1
 
 
 def _lines(text: str) -> Iterator[tuple[int, int]]:
-    """`[start, end)` of each line, without its break (`\\n` or `\\r\\n`)."""
+    """Yield `[start, end)` of each line, without its break (`\\n` or `\\r\\n`)."""
     start = 0
     while start <= len(text):
         end = text.find("\n", start)
@@ -199,7 +202,7 @@ def _annotations(lines: Sequence[str], text: str, log: IssueLog) -> Iterator[Ent
 
 
 def _text_bound(line: str, text: str, log: IssueLog, number: int) -> Entity | None:
-    """The entity of a line `T1<tab>type start end;start end<tab>surface`."""
+    """Return the entity of a line `T1<tab>type start end;start end<tab>surface`."""
     parts = line.split("\t", 2)
     match = _SPANS.fullmatch(parts[1]) if len(parts) > 1 else None
     if match is None:
@@ -228,20 +231,21 @@ def _text_bound(line: str, text: str, log: IssueLog, number: int) -> Entity | No
     return entity_at(text, surface or None, category, start, end, log, number)
 
 
-_FILE_NAME = re.compile(r"\w[\w.+@#-]{0,60}")  # at most 4 bytes a character: below the 255 of file systems
+_FILE_NAME = re.compile(r"\w[\w.+@#-]{0,60}")  # at most 4 bytes a character: below the limit of 255 of file systems
 _BREAKS = re.compile("[\t\n\r\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+")  # whatever ends a line for brat, and its separator
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write a folder, whole or not at all, that must not hold anything before.
+    """Write a new or empty folder atomically.
 
     Returns:
-        Issues: entities without a place or that begin or end with a line break (`line-break`), sentences that will be
-        read as several (`split-lines`), categories with white space, which brat cannot have (`category-renamed`), ids
-        and posts that are no file names (`renamed`), sentences without labels in a post that has some (`unlabeled`).
+        Issues: entities without offsets or that begin or end with a line break (`line-break`), sentences that will be
+            read as several (`split-lines`), categories with white space, which brat cannot have (`category-renamed`),
+            ids and posts that cannot be file names (`renamed`), sentences without labels in a post that has some
+            (`unlabeled`).
 
     Raises:
-        UserError: there is such a folder already, with something in it.
+        UserError: the folder exists and is not empty.
     """
     check_new_folder(path)
     log = IssueLog(path)
@@ -262,18 +266,18 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
 
 
 def _documents(sentences: Sequence[Sentence]) -> Iterator[tuple[str, list[Sentence]]]:
-    """`(name that is wanted, sentences)` of each document, in the order of their first sentences."""
+    """Yield `(wanted name, sentences)` of each document, in the order of their first sentences."""
     groups: dict[tuple[str, str | int], list[Sentence]] = {}
     for number, sentence in enumerate(sentences):
         key: tuple[str, str | int] = ("one", number) if sentence.post_id is None else ("post", sentence.post_id)
         groups.setdefault(key, []).append(sentence)
     for (kind, _), group in groups.items():
-        # A post of one sentence is read as a sentence of that name: the post says nothing more.
+        # A post of one sentence is read as a sentence of that name: the post adds nothing.
         yield (group[0].post_id or "") if kind == "post" else group[0].id, group
 
 
 def _file_name(wanted: str, number: int, names: dict[str, str], log: IssueLog) -> str:
-    """The wanted name, or a number where it is no file name or taken (some file systems know no capitals)."""
+    """Return the wanted name, or a number if it cannot be a file name or is taken (some file systems ignore case)."""
     name = wanted
     if not _FILE_NAME.fullmatch(wanted) or name.casefold() in names:
         name = f"document-{number}"
@@ -307,7 +311,7 @@ def _document(sentences: Sequence[Sentence], log: IssueLog) -> tuple[str, str]:
 
 
 def _parts(surface: str) -> Iterator[tuple[int, int]]:
-    """`[start, end)` of what stands between the breaks."""
+    """Yield `[start, end)` of the text between breaks."""
     start = 0
     for match in _BREAKS.finditer(surface):
         if match.start() > start:
@@ -318,7 +322,7 @@ def _parts(surface: str) -> Iterator[tuple[int, int]]:
 
 
 def _category(category: str) -> str:
-    """brat's types end at the first white space."""
+    """Replace white space, at which brat's types end."""
     clear = "".join("_" if character.isspace() else character for character in category)
     return clear.encode("utf-8", "replace").decode("utf-8")
 

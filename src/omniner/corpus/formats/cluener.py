@@ -1,10 +1,10 @@
-"""CLUENER's JSON lines, or one list: `label` maps a type to a map from each surface to the list of its places.
+"""CLUENER's JSON lines, or one list: `label` maps a type to a map from each surface to the list of its offsets.
 
     {"text": "浙商银行叶老桂", "label": {"company": {"浙商银行": [[0, 3]]}, "name": {"叶老桂": [[4, 6]]}}}
 
-Both ends are inclusive. Every place of a repeated surface is an entity (published class counts take a surface once a
-sentence and type, and are lower). A line without `label` is a sentence without labels, as in the published test file.
-Written are `id` and `post_id`, too, where sentences have them.
+Both ends are inclusive. Every occurrence of a repeated surface is an entity. (Published class counts are lower, because
+they count a surface once per sentence and type.) A line without `label` is a sentence without labels, as in the
+published test file. `id` and `post_id` are written, too, if sentences have them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. `options` changes nothing here."""
+    """Read one file; ids are empty if the file has none. `options` are ignored."""
     log = IssueLog(path)
     sentences = []
     for line, record in json_records(path, log):
@@ -52,7 +52,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _entities(label: object, text: str, log: IssueLog, line: int) -> list[Entity]:
-    if not isinstance(label, dict):  # an empty list or text: how some write that there are none
+    if not isinstance(label, dict):  # an empty list or text, which some tools write for no entities
         return []
     entities: list[Entity] = []
     for category, surfaces in label.items():
@@ -78,7 +78,7 @@ def _entity(text: str, surface: str, category: str, item: object, log: IssueLog,
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write one file, whole or not at all; entities without a place are issues."""
+    """Write one file atomically; entities without offsets are issues."""
     log = IssueLog(path)
     write_json_lines(path, (_item(sentence, log) for sentence in sentences))
     return log.items
@@ -95,7 +95,7 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
-    """Recognise a map under `label`; without labels, the number that CLUENER gives its texts."""
+    """Recognise an object under `label`; without labels, the numeric ids that CLUENER gives its texts."""
     if not isinstance(value, dict):
         return None
     if isinstance(value.get("label"), dict):

@@ -1,15 +1,14 @@
 """CMeEE's JSON list of CBLUE and text lines of CHIP: nested entities, both ends inclusive.
 
-The two layouts are told apart by the first character. CBLUE JSON is one list of `{"text", "entities": [{"start_idx",
-"end_idx", "type", "entity"}]}`; CHIP has one line a text with its entities behind it:
+The first character distinguishes the two layouts. CBLUE JSON is one list of `{"text", "entities": [{"start_idx",
+"end_idx", "type", "entity"}]}`; CHIP has one line per text, followed by its entities:
 
     房室结消融作为替代疗法。|||0    4    pro|||
 
-A CHIP line without `|||` (the test file; any plain text, one sentence a line) has no labels. U+FEFF at the start of
-a text is one of its characters and counts in the offsets, at the start of the file too. An entity that ends before it
-starts (two in the published train file) is an `empty-entity` issue: items and these issues together give the number
-of entities the file writes. The JSON layout is the one that is written, with `id` and `post_id` where sentences have
-them.
+A CHIP line without `|||` (the test file; any plain text, one sentence per line) has no labels. U+FEFF at the start of a
+text is one of its characters and counts in the offsets, even at the start of the file. An entity that ends before it
+starts (two in the published train file) is an `empty-entity` issue, so items and these issues add up to the number of
+entities in the file. The JSON layout is written, with `id` and `post_id` if sentences have them.
 """
 
 from __future__ import annotations
@@ -46,9 +45,9 @@ _CHIP_ENTITY = re.compile(r"\s*\d+\s+-?\d+\s+\S+\s*")
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file of either layout. Of `options` the meaning of the offsets in JSON counts."""
+    """Read one file of either layout. Of `options`, the meaning of offsets applies to JSON."""
     start, log = first_bytes(path), IssueLog(path)
-    # A text may begin with a bracket, so that alone does not make JSON of a line.
+    # A text may begin with a bracket, so a bracket alone does not make a line JSON.
     is_json = start[:1] in (b"[", b"{") and start[1:].lstrip()[:1] in (b"{", b"]", b"", b'"')
     sentences = _read_json(path, options, log) if is_json else _read_chip(path, log)
     return sentences, log.items
@@ -84,7 +83,7 @@ def _read_chip(path: Path, log: IssueLog) -> list[Sentence]:
     for number, line in enumerate(read_lines(path, log), 1):
         text, *fields = line.split(MARK)
         if not text:
-            # A blank line may end the file of some editors; one that has entities lost its text.
+            # Some editors end a file with a blank line; one with entities has lost its text.
             log.add("empty-text", f"no text before {quote(line)}; left out", number)
             continue
         text = join_surrogates(text, log, number)
@@ -107,12 +106,12 @@ def _chip_entity(field: str, text: str, log: IssueLog, line: int) -> Entity | No
 
 
 def _is_offset(text: str) -> bool:
-    """ASCII digits, few enough to be a place in a line (`isdigit` alone also takes ² and ३)."""
+    """Whether a text is an offset: few ASCII digits (`isdigit` alone also accepts ² and ३)."""
     return text.isascii() and text.isdigit() and len(text) <= 10
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write the JSON layout, whole or not at all; entities without a place are issues."""
+    """Write the JSON layout atomically; entities without offsets are issues."""
     log = IssueLog(path)
     write_json_list(path, (_item(sentence, log) for sentence in sentences))
     return log.items
@@ -129,7 +128,7 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
-    """Recognise items of the CBLUE layout, perhaps with a text alone."""
+    """Recognise items of the CBLUE layout, perhaps with only a text."""
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         return None
     items = value.get("entities")
@@ -141,7 +140,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
-    """Recognise a torn list, and the marks of CHIP."""
+    """Recognise a truncated list, and the marks of CHIP."""
     if "text" in excerpt.keys and not excerpt.values:
         return Match(95, "a JSON list of objects with `text`")
     for line in excerpt.lines:

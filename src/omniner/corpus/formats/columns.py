@@ -1,8 +1,8 @@
-"""The columns of CoNLL files: what separates them, and which of them hold the tokens and the tags.
+"""Find the columns of CoNLL files: what separates them, and which of them hold the tokens and the tags.
 
-Of the columns that read like tags the last is taken, and for tokens the first that is no tag and no number of a row:
-so it is in CoNLL-2003 and CoNLL-U. Where two columns hold tags of the same categories, as in files of gold and
-predictions or of nested layers, the file is refused until `data.tag_column` says which.
+Of the columns that look like tags the last is used. Tokens are the first column that holds neither tags nor row
+numbers, as in CoNLL-2003 and CoNLL-U. If two columns hold tags of the same categories, as in files of gold and
+predictions or of nested layers, the file is rejected until `data.tag_column` chooses one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from omniner.errors import UserError
 from omniner.wording import counted
 
 SEPARATORS = {"tab": "\t", "space": " "}
-LABEL_STUDIO = " -X- _ "  # between token and tag in its exports, whose tags may hold blanks
-BLANKS = ""  # separator: any tabs and spaces, as many as there are
+LABEL_STUDIO = " -X- _ "  # between token and tag in its exports, whose tags may contain spaces
+BLANKS = ""  # separator: any number of tabs and spaces
 SEPARATOR_NAMES = {
     "\t": "tab",
     " ": "space",
@@ -31,22 +31,22 @@ SEPARATOR_NAMES = {
     LABEL_STUDIO: "Label Studio",
     BLANKS: "tabs and spaces",
 }
-_MARKS = (";", "|", ":")  # separators of two columns only: they stand in texts, too
+_MARKS = (";", "|", ":")  # separators of two columns only, because they also occur in texts
 DOCUMENT = "-DOCSTART-"
 _MOST = 0.9  # share of the lines that must fit
-# Categories of the third column of CoNLL-2003, which is not that of entities.
+# Categories of the third column of CoNLL-2003, which does not hold entities.
 _CHUNKS = frozenset({"NP", "VP", "PP", "ADJP", "ADVP", "SBAR", "PRT", "CONJP", "INTJ", "LST", "UCP"})
-_SAMPLE = 400  # lines of the beginning, and as many of the rest, that are looked at
+_SAMPLE = 400  # number of lines examined at the beginning, and again in the rest
 _ROW_NUMBER = re.compile(r"\d+(?:[-.]\d+)?")
 
 
 class Layout(NamedTuple):
-    """How a line falls into columns.
+    """How a line is split into columns.
 
     Attributes:
-        separator: of the columns; empty = any blanks.
-        token, tag: columns from 0, or from the end; no tag = none of them reads like tags.
-        columns: how many there are; 0 = as many as a line has.
+        separator: of the columns; empty = any tabs and spaces.
+        token, tag: columns from 0, or from the end; tag None = none of them looks like tags.
+        columns: number of columns; 0 = as many as a line has.
         notation: of the tags.
     """
 
@@ -57,12 +57,12 @@ class Layout(NamedTuple):
     notation: str = ""
 
     def split(self, line: str) -> list[str]:
-        """The columns of a line."""
+        """Return the columns of a line."""
         return line.split(self.separator) if self.separator else line.split()
 
 
 def layout_of(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
-    """The layout of a file, as far as it is not told."""
+    """Return the layout of a file; whatever the options do not set is detected."""
     if options.separator not in ("auto", *SEPARATORS):
         raise UserError("data.separator", f"{options.separator!r} is unknown", "Use auto, tab or space.")
     found = find_layout(lines, options.scheme == "io")
@@ -90,7 +90,7 @@ def layout_of(lines: Sequence[str], options: ReadOptions, path: Path) -> Layout:
 
 
 def sample_rows(lines: Sequence[str]) -> list[str]:
-    """Lines of all parts of a file that could be rows: as many of its beginning as of the rest."""
+    """Return sample lines that could be rows: as many from the beginning of a file as from the rest."""
     chosen = (*lines[:_SAMPLE], *lines[_SAMPLE :: max(1, len(lines) // _SAMPLE)])
     rows = [line for line in chosen if line.strip(" \t\r\ufeff") and not line.startswith(DOCUMENT)]
     return [line for line in rows if not line.startswith(("# ", "#\t")) or is_tag(line.split()[-1])]
@@ -102,7 +102,7 @@ def _first_number(lines: Sequence[str]) -> int:
 
 
 def find_layout(lines: Sequence[str], categories_alone: bool = False) -> Layout:
-    """Find out which columns hold tokens and tags, from the first lines.
+    """Detect the columns of tokens and tags from sample lines.
 
     Args:
         lines: of a file.
@@ -135,18 +135,18 @@ def find_layout(lines: Sequence[str], categories_alone: bool = False) -> Layout:
 
 
 def strip_end(row: list[str]) -> list[str]:
-    """Without the column that a separator at the end of the line makes."""
+    """Remove the empty column that a separator at the end of the line creates."""
     return row[:-1] if len(row) > 2 and not row[-1].strip() else row
 
 
 def _width(rows: Sequence[Sequence[str]]) -> int:
-    """The number of columns of most rows, 0 where they differ."""
+    """Return the number of columns that most rows have; 0 if rows differ too much."""
     [(width, count)] = Counter(map(len, rows)).most_common(1)
     return width if count >= _MOST * len(rows) else 0
 
 
 def _token_column(rows: Sequence[Sequence[str]], tag: int) -> int:
-    """The first column that is neither that of tags nor numbers of the rows."""
+    """Return the first column that holds neither tags nor row numbers."""
     if tag == 0:
         return 1
     wide = [row for row in rows if len(row) > 2]
@@ -155,7 +155,7 @@ def _token_column(rows: Sequence[Sequence[str]], tag: int) -> int:
 
 
 def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
-    """How the tags of a column are spelled; nothing where it holds something else."""
+    """Return how the tags of a column are spelled; empty if it holds something else."""
     counts = Counter(column)
     notation = "category" if categories_alone else notation_of(counts)
     outside = counts["O"] + counts["o"] or counts["_"] + counts["-"] + counts["0"]
@@ -164,7 +164,7 @@ def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
         named = all(len(tag) <= 40 and any(map(str.isalpha, tag)) for tag in counts if tag not in ("_", "-", "0"))
         return notation if few and named and (categories_alone or 10 * outside >= len(column)) else ""
     if notation == "prefix" and len(counts) == (counts["O"] > 0) + (counts["o"] > 0):
-        return ""  # nothing but O: a column of something else, or no labels to be sure by
+        return ""  # nothing but O: a column of something else, or without labels to confirm it
     if notation == "letter":
         return (
             notation if counts.keys() <= set("BIESMLUWObiesmluwo") and outside and (counts["B"] or counts["b"]) else ""
@@ -174,7 +174,7 @@ def _tag_notation(column: Sequence[str], categories_alone: bool) -> str:
 
 
 def _twin(lines: Sequence[str], layout: Layout) -> int | None:
-    """The column before that of tags, if it holds tags of the same categories, or the last holds none but O."""
+    """Return the column before the tags, if it holds tags of the same categories or the last one holds only O."""
     if layout.tag is None or layout.columns < 3 or layout.notation != "prefix":
         return None
     rows = [row for row in (strip_end(layout.split(line)) for line in sample_rows(lines)) if len(row) == layout.columns]
@@ -188,7 +188,7 @@ def _twin(lines: Sequence[str], layout: Layout) -> int | None:
 
 
 def is_comment(line: str, layout: Layout) -> bool:
-    """A line that begins with `#` is none where it has a tag in its column, or is nothing but that token."""
+    """Whether a line that begins with `#` is a comment: not if its tag column has a tag, or if `#` is all it has."""
     parts = strip_end(layout.split(line))
     if layout.tag is None:
         return len(line) > 2 and line[1] in " \t" and not is_tag(line.split()[-1])

@@ -1,10 +1,10 @@
-"""CoNLL columns: a token and its tag a line, a blank line after each sentence; BIO, BIOES, BMES and their relatives.
+"""CoNLL columns: one token and tag per line, a blank line after each sentence; BIO, BIOES, BMES and their relatives.
 
-Which column holds the tags, and which the tokens, is found out in `columns`; what tags say stands in `tags`. A blank
-line may hold tabs or spaces; a line that begins with `#` and is no row is a comment, whose `sent_id`, `id` or
-`newdoc id` names the sentence or the post; `-DOCSTART-` begins a post, too.
+`columns` detects which columns hold tags and tokens, `tags` interprets the tags. A blank line may contain tabs or
+spaces. A line that begins with `#` and is not a row is a comment, whose `sent_id`, `id` or `newdoc id` names the
+sentence or the post; `-DOCSTART-` begins a post, too.
 
-Two repairs, both for Weibo: half of a surrogate pair on each of two lines becomes the emoji it was, and two lines of
+Two repairs are for Weibo: two lines with the halves of a surrogate pair become the original emoji, and two lines with
 lost halves (two U+FFFD each) become one U+FFFD, so that offsets are the same in both releases.
 """
 
@@ -50,8 +50,8 @@ from omniner.records import Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
 
 _LOST_HALF = "\ufffd\ufffd"
-_SAMPLE = 400  # sentences looked at to find out the joiner
-# Tag letters by the place in an entity, for writing: alone, first, inside, last.
+_SAMPLE = 400  # sentences examined to detect the joiner
+# Tag letters by position in an entity, for writing: single, first, inside, last.
 _LETTERS = {"bio": "BBII", "bios": "SBII", "bioes": "SBIE", "bmes": "SBME"}
 _UNWRITABLE = re.compile("[\n\r\ud800-\udfff]")
 _COMMENT_ID = re.compile(r"#+\s*(?:sent_id|sentence_id|id)\b\s*+[=:]?\s*+(\S+)")
@@ -59,7 +59,7 @@ _COMMENT_POST = re.compile(r"#+\s*newdoc(?:\s+id)?\s*+[=:]?\s*+(\S+)")
 
 
 class Block(NamedTuple):
-    """The rows of a sentence; the names are those of comments and documents."""
+    """The rows of a sentence; id and post come from comments and document marks."""
 
     id: str
     post_id: str | None
@@ -67,11 +67,10 @@ class Block(NamedTuple):
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are those of comments, or empty. Without a tag column anywhere the sentences are unlabeled.
+    """Read one file; ids come from comments, or are empty. Without any tag column the sentences are unlabeled.
 
-    What `options` leave to find out is taken from the first sentences: a digit behind every token is a word position,
-    and tokens of more than one character (on average, of more than 1.5) are words, with spaces between them where they
-    are not Chinese.
+    Options left to detection are decided from the first sentences: a digit after every token is a word position, and
+    tokens of more than 1.5 characters on average are words, joined by spaces unless they are Chinese.
     """
     log = IssueLog(path)
     lines = read_lines(path, log)
@@ -120,7 +119,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Block]:
-    """The sentences; documents, where the file marks them, become posts."""
+    """Yield the sentences; documents, if the file marks them, become posts."""
     rows: list[Row] = []
     name, document, documents = "", None, 0
     unread = UnreadParts()
@@ -128,13 +127,13 @@ def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Blo
     row_of: Callable[[str], tuple[str, str] | None] = _first_and_last(layout) if plain else _columns(layout)
     separator = layout.separator or "\t"
     for number, line in enumerate(lines, 1):
-        if plain:  # the quick way for nearly all rows
+        if plain:  # the fast path for nearly all rows
             token, _, tag = line.partition(separator)
             if tag and token and token[0] not in "#-\ufeff" and separator not in tag:
                 rows.append((number, token, tag))
                 continue
         if number == 1 and line[:1] == "\ufeff" and line[1:2] != separator:
-            line = line[1:]  # a byte order mark; with the separator behind it, it is the first token
+            line = line[1:]  # a byte order mark; if the separator follows, it is the first token
         if not line.strip(" \t\r"):
             if rows:
                 yield Block(name, document, rows)
@@ -166,7 +165,7 @@ def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Blo
 
 
 def _first_and_last(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
-    """What gives the token and the tag of a line whose first and last columns they are."""
+    """Return the function that splits a line whose first column is the token and whose last is the tag."""
     separator = layout.separator
 
     def row(line: str) -> tuple[str, str] | None:
@@ -176,7 +175,7 @@ def _first_and_last(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
                 parts.pop()
             if parts[0] == "":  # the token is the separator itself
                 parts[:2] = [separator]
-        if len(parts) == 1 and layout.tag is not None and separator != LABEL_STUDIO:  # blanks of another kind
+        if len(parts) == 1 and layout.tag is not None and separator != LABEL_STUDIO:  # other white space
             other = line.split()
             if len(other) > 1 and is_tag(other[-1]):
                 return other[0], other[-1]
@@ -186,7 +185,7 @@ def _first_and_last(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
 
 
 def _columns(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
-    """What gives the token and the tag of a line from the columns where they are."""
+    """Return the function that reads token and tag of a line from their columns."""
     numbered = layout.token == 1 and layout.tag != 0
 
     def row(line: str) -> tuple[str, str] | None:
@@ -201,13 +200,15 @@ def _columns(layout: Layout) -> Callable[[str], tuple[str, str] | None]:
 
 
 def _looks_glued(sentences: Sequence[Sequence[Row]]) -> bool:
-    """Tokens like `科0`: a letter and a digit could be a coincidence in a few of them, not in all."""
+    """Whether all tokens look like `科0`: a character and a digit may be a coincidence in some tokens, not in all."""
     tokens = [token for rows in sentences for _, token, _ in rows]
     return len(tokens) > 1 and all(len(t) > 1 and t[-1] in "0123456789" for t in tokens)
 
 
 def _unglue(row: Row, log: IssueLog) -> Row:
-    """Take off a position of one or two digits, leaving a character: `p10` is `p`, `011` is `0` at place 11."""
+    """Remove a position of one or two digits, keeping at least one character: `p10` is `p`, `011` is `0` at position
+    11.
+    """
     number, token, tag = row
     digits = "0123456789"
     if len(token) < 2 or token[-1] not in digits:
@@ -218,7 +219,7 @@ def _unglue(row: Row, log: IssueLog) -> Row:
 
 
 def _join_halves(rows: list[Row], log: IssueLog) -> list[Row]:
-    """Make one character of two rows that hold its halves; the pair's tag is the first one that is not `O`."""
+    """Merge two rows that hold the halves of a character; the pair gets the first tag that is not `O`."""
     if not any("\ud800" <= token <= "\udfff" or token == _LOST_HALF for _, token, _ in rows):
         return rows
     joined: list[Row] = []
@@ -246,10 +247,10 @@ def _join_halves(rows: list[Row], log: IssueLog) -> list[Row]:
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write one file, whole or not at all.
+    """Write one file atomically.
 
-    Columns hold one layer: of entities that overlap the first by place is written. Those that are left out, for that,
-    for want of offsets or because they begin or end inside a token, are issues, and so are sentences without labels.
+    Columns hold one layer: of overlapping entities the first by position is written. Entities that are left out are
+    issues (overlapping, without offsets, or with an end inside a token), and so are sentences without labels.
     """
     scheme, joiner = options.scheme, options.joiner
     if scheme not in SCHEMES:
@@ -274,12 +275,12 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
 
 
 def _writable(token: str, separator: str, id: str, log: IssueLog) -> str:
-    """A token without what a column cannot hold, for which U+FFFD stands: the length stays.
+    """Replace characters that a column cannot hold by U+FFFD, which keeps the length.
 
-    That is a newline, a lone surrogate, and the separator, unless the token is nothing else.
+    These are newlines, lone surrogates, and the separator, unless the token is only the separator.
     """
     parting = {"\n"} if token == separator else {"\n", separator}
-    if (token.isascii() or token.isprintable()) and parting.isdisjoint(token):  # half a surrogate is not printable
+    if (token.isascii() or token.isprintable()) and parting.isdisjoint(token):  # half a surrogate pair is not printable
         return token
     clean = "".join("\ufffd" if c in parting or "\ud800" <= c <= "\udfff" else c for c in token)
     if clean != token:
@@ -288,7 +289,7 @@ def _writable(token: str, separator: str, id: str, log: IssueLog) -> str:
 
 
 def _tags(sentence: Sentence, tokens: list[str], joiner: str, separator: str, letters: str, log: IssueLog) -> list[str]:
-    """The tag of each token. The order of entities does not matter, their places do."""
+    """Return the tag of each token. The result depends on the offsets of entities, not on their order."""
     starts: dict[int, int] = {}
     ends: dict[int, int] = {}
     position = 0
@@ -298,7 +299,7 @@ def _tags(sentence: Sentence, tokens: list[str], joiner: str, separator: str, le
         ends[position] = index
         position += len(joiner)
     tags = ["O"] * len(tokens)
-    taken = 0  # tokens before this one belong to an entity already
+    taken = 0  # tokens before this one already belong to an entity
     for entity in sort_entities(sentence.entities):
         if entity.start is None or entity.end is None:
             log.add("no-offsets", f"{entity.category} {quote(entity.text)} has no place", id=sentence.id)

@@ -3,15 +3,15 @@
     {"id": 1, "text": "我爱北京", "label": [[2, 4, "地点"]]}
     {"id": 1, "text": "我爱北京", "entities": [{"id": 7, "label": "地点", "start_offset": 2, "end_offset": 4}]}
 
-Triples stand under `label` or `labels`, objects under `entities` (projects with relations) or, of old versions,
-`annotations`; some versions call the text `data`. Offsets are half-open and count code points, but UTF-16 units before
-March 2019: `regions` says how that is found out. With `data.annotator` only the annotations of one user are read. Old
-versions (2019) give labels by their numbers: `labels.json` or `label_config.json` beside the file, the labels of the
-project as its server gives them, says their names. An item without any of the keys has no labels. Relations, comments
-and the like are not read: one issue for each kind.
+Triples are under `label` or `labels`, objects under `entities` (projects with relations) or, in old versions,
+`annotations`; some versions name the text `data`. Offsets are half-open and count code points, but UTF-16 units before
+March 2019: `regions` describes how this is detected. With `data.annotator` only the annotations of one user are read.
+Old versions (2019) give labels by number; their names are read from `labels.json` or `label_config.json` beside the
+file (the project's labels as its server returns them). An item without any of the keys has no labels. Relations,
+comments and the like are not read: one issue for each kind.
 
-Triples are written, under the key that doccano's import expects unless told otherwise; it keeps other keys and gives
-them back.
+Triples are written, under the key that doccano's import expects by default; doccano keeps other keys and exports them
+again.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from omniner.registry import first_line
 LABEL_FILES = ("labels.json", "label_config.json")
 LABELS = ("label", "labels", "entities", "annotations")
 _KNOWN = frozenset({"id", "text", "data", "post_id", "meta", *LABELS})
-_NO_NEWS = frozenset({"annotation_approver", "annotator", "user"})  # keys that say nothing of entities
+_NO_NEWS = frozenset({"annotation_approver", "annotator", "user"})  # keys without information about entities
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. Of `options` offsets and the annotator count."""
+    """Read one file; ids are empty if the file has none. Of `options`, offsets and annotator are used."""
     log, unread = IssueLog(path), UnreadParts()
     placer = RegionPlacer(log, options.offsets)
     sentences = []
@@ -83,10 +83,10 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 class LabelNames:
-    """The names of labels that an old export gives by their numbers.
+    """The names of labels that an old export gives by number.
 
     Args:
-        path: of the export; the labels of the project stand beside it.
+        path: of the export; the labels of the project are beside it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -103,7 +103,7 @@ class LabelNames:
         return {item["id"]: str(item["text"]) for item in items if type(item.get("id")) is int and item.get("text")}
 
     def of(self, number: int, line: int) -> str:
-        """Return the name of a label; a `UserError` where nothing says it."""
+        """Return the name of a label; raise a `UserError` if it is unknown."""
         if number not in self._names:
             found = f"label {number} is a number, and no {' or '.join(LABEL_FILES)} beside the file says its name"
             fix = (
@@ -117,7 +117,7 @@ class LabelNames:
 def _regions(
     items: Sequence[Any], options: ReadOptions, users: set[str], names: LabelNames, log: IssueLog, line: int
 ) -> list[Region]:
-    """What the labels of an item say, of one annotator where one is chosen."""
+    """Return the labelled regions of an item, of one annotator if one is chosen."""
     found: list[Region] = []
     for item in items:
         if isinstance(item, list) and len(item) == 3 and type(item[2]) is int:
@@ -136,7 +136,7 @@ def _regions(
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write JSONL, whole or not at all; entities without a place are issues."""
+    """Write JSONL atomically; entities without offsets are issues."""
     log = IssueLog(path)
     write_json_lines(path, (_item(sentence, log) for sentence in sentences))
     return log.items
@@ -152,7 +152,7 @@ def _item(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
-    """Recognise labels as doccano lists them; an empty list could be anyone's."""
+    """Recognise labels as doccano lists them; an empty list could be from any tool."""
     if not isinstance(value, dict) or not isinstance(value.get("text", value.get("data")), str):
         return None
     for key in LABELS:

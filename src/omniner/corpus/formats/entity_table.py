@@ -1,16 +1,17 @@
-"""Tables with an entity a row, for spreadsheets: the text, the surface, its category and its two offsets.
+"""Tables with one entity per row, for spreadsheets: the text, the surface, its category and its two offsets.
 
     id,text,entity,category,start,end
     1,我爱北京,北京,地点,2,4
     2,没有实体,,,,
 
-Rows of one id, post and text are one sentence, wherever they stand; a cell of these that is empty has the value of the
-row before, as merged cells do. A row without surface, category and offsets is a sentence, but no entity. Offsets may be
-missing, or else the surfaces; they are believed as in the official CSV (`omniner_csv`), and without usable ones a
-surface is looked for from left to right. Ids 0, 1, 2, ... of the rows of repeated texts number the rows, unless the
-columns are those above: one issue. Columns of other names are not read: one issue for each.
+Rows with the same id, post and text are one sentence, wherever they are; an empty cell of these columns has the value
+of the previous row, as in merged cells. A row without surface, category and offsets is a sentence without an entity.
+Either offsets or surfaces may be missing. Offsets are accepted as in the official CSV (`omniner_csv`); without usable
+ones a surface is searched for from left to right. If texts repeat and ids are 0, 1, 2, ..., they number the rows, not
+the sentences, unless the columns are those above: one issue. Columns with other names are not read: one issue for each.
 
-Written are half-open offsets in code points, behind a byte order mark, without which Excel shows Chinese as noise.
+Written offsets are half-open and in code points. The file begins with a byte order mark, without which Excel garbles
+Chinese.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ from omniner.registry import first_line
 
 _IDS = ("id", "sentence_id", "text_id", "sent_id", "编号")
 _POSTS = ("post_id", "note_id", "doc_id")
-# a text is the sentence here, a word `word_table`'s, a value or name anything
+# `text` is the sentence here and `word` belongs to `word_table`; a value or name can be anything
 _SURFACES = tuple(name for name in SURFACES if name not in {"text", "word", "value", "name"})
-_WHOLE = re.compile(r"\d{1,9}(?:\.0)?")  # pandas writes 2.0 where other rows of a column are empty
+_WHOLE = re.compile(r"\d{1,9}(?:\.0)?")  # pandas writes 2.0 if other rows of a column are empty
 COLUMNS = ("id", "text", "entity", "category", "start", "end")
 
 
@@ -62,7 +63,7 @@ class _Columns(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A row; without a region it is a sentence alone."""
+    """A row; without a region it is only a sentence."""
 
     line: int
     id: str
@@ -72,7 +73,7 @@ class _Row(NamedTuple):
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are those of the table. Of `options` the meaning of offsets counts."""
+    """Read one file; ids are those of the table. Of `options`, the meaning of offsets is used."""
     log = IssueLog(path)
     placer = RegionPlacer(log, options.offsets, fixed=False, loose="looked for by its words")
     table = list(table_cells(path, log))
@@ -113,20 +114,20 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _number_rows(rows: Sequence[_Row]) -> bool:
-    """Whether the ids are those of rows, not of sentences: 0, 1, 2, ... although texts repeat."""
+    """Whether ids number rows, not sentences: 0, 1, 2, ... although texts repeat."""
     numbers = [str(number) for number in range(len(rows) + 1)]
     return [row.id for row in rows] in (numbers[:-1], numbers[1:]) and len({row.text for row in rows}) < len(rows)
 
 
 def _rows(table: Iterable[tuple[int, dict[str, str]]], columns: _Columns, log: IssueLog) -> Iterator[_Row]:
-    """The rows of the table, with what merged cells leave out."""
+    """Yield the rows of the table, with the values that merged cells leave out."""
     name = post = text = ""
     for line, cells in table:
         if not any(cells.values()):
-            continue  # a blank row that has its commas
+            continue  # a blank row, of commas only
 
         def cell(column: str, cells: dict[str, str] = cells) -> str:
-            return cells[column] if column else ""  # pandas calls the column of its index ""
+            return cells[column] if column else ""  # pandas names its index column ""
 
         given = cell(columns.id), cell(columns.post), cells[columns.text]
         if any(new and new != old for new, old in zip(given, (name, post, text), strict=True)):
@@ -147,13 +148,13 @@ def _rows(table: Iterable[tuple[int, dict[str, str]]], columns: _Columns, log: I
 
 
 def _offset(cell: str) -> object:
-    """An offset as a number, None for an empty cell, else the cell itself."""
+    """Return an offset as a number, None for an empty cell, else the cell itself."""
     cell = cell.strip()
     return int(cell.removesuffix(".0")) if _WHOLE.fullmatch(cell) else cell or None
 
 
 def _columns(header: Sequence[str]) -> _Columns | None:
-    """The columns of a header; None where it is no table of entities."""
+    """Return the columns of a header; None if it is not a table of entities."""
     lower = {name.lower(): name for name in header}
     found = _Columns(
         *(
@@ -166,7 +167,7 @@ def _columns(header: Sequence[str]) -> _Columns | None:
 
 
 def _with_mentions_apart(columns: _Columns, table: Sequence[tuple[int, dict[str, str]]]) -> _Columns:
-    """The columns where `text` stands beside `sentence` and is that of the entities, as it is to spaCy."""
+    """Return the columns, corrected if `text` is the entity's and `sentence` holds the sentence, as in spaCy tables."""
     lower = {name.lower(): name for name in table[0][1]}
     others = [lower[name.lower()] for name in TEXTS if name.lower() in lower and lower[name.lower()] != columns.text]
     for other in others[: not columns.surface]:
@@ -177,13 +178,15 @@ def _with_mentions_apart(columns: _Columns, table: Sequence[tuple[int, dict[str,
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write one file, whole or not at all. Entities without a place are written so, and issues: reading aligns them."""
+    """Write one file atomically. Entities without offsets are written without them, and are issues: reading aligns
+    them.
+    """
     log = IssueLog(path)
     has_posts = any(sentence.post_id is not None for sentence in sentences)
     seen: set[tuple[str, str, str]] = set()
     with writing(path) as file:
         file.write("\ufeff")
-        # before Python 3.13 only characters of the line's end are quoted within a field: name both
+        # before Python 3.13 only characters of the line terminator are quoted within a field: name both
         table = csv.writer(file, lineterminator="\r\n")
         table.writerow([*COLUMNS[:1], *["post_id"] * has_posts, *COLUMNS[1:]])
         for sentence in labeled_only(sentences, log):

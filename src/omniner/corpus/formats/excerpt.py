@@ -1,4 +1,4 @@
-"""An excerpt of a file, from which its format is recognised: its beginning, and parts of the rest of a large one."""
+"""Read the excerpt from which a file's format is recognised: its beginning, and parts of the rest of a large one."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from omniner.errors import UserError
 from omniner.files import check_input_file, explaining
 
 _HEAD_BYTES, _PART_BYTES = 2**20, 2**16
-_PARTS = (0.3, 0.6, 1.0)  # of a file that is larger than its head: where further parts begin, and the last ends
+_PARTS = (0.3, 0.6, 1.0)  # for files larger than the head: where further parts end, as a share of the size
 _LINES, _RECORDS = 2000, 200
-_OBJECT = re.compile(r"(?:^|[,\n])[ \t\r]*(?=\{)")  # blank lines are not walked through from each of them
+_OBJECT = re.compile(r"(?:^|[,\n])[ \t\r]*(?=\{)")  # blank lines are not scanned again from each of them
 
 
 @dataclass(frozen=True)
 class Excerpt:
-    """What is looked at of a file.
+    """The examined parts of a file.
 
     Attributes:
         text: the first MiB, without a byte order mark.
-        lines: of lines that are not blank the first thousand, at least one, and as many of the others.
-        numbers: of these lines in the file, from 1; 0 = unknown.
-        parts: texts from further behind in a file that is larger.
+        lines: the first thousand lines that are not blank (at least one), and as many of the others.
+        numbers: line numbers of these in the file, from 1; 0 = unknown.
+        parts: texts from later positions of a larger file.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Excerpt:
 
     @cached_property
     def is_list(self) -> bool:
-        """Whether the file begins with a JSON list of objects, or is an object with such a list in it."""
+        """Whether the file begins with a JSON list of objects, or is an object that contains such a list."""
         start = skip_space(self.text, 0)
         if self.wrapper:
             return True
@@ -47,12 +47,12 @@ class Excerpt:
 
     @cached_property
     def wrapper(self) -> tuple[str, int] | None:
-        """The key and the place of the list in an object that is the whole file (`fields.wrapped_list`)."""
+        """The key and the position of the list in an object that is the whole file (`fields.wrapped_list`)."""
         return wrapped_list(self.text, skip_space(self.text, 0))
 
     @cached_property
     def is_json(self) -> bool:
-        """Whether the file begins with a JSON object, or a list of objects, lists or texts."""
+        """Whether the file begins with a JSON object, or a list of objects, lists or strings."""
         start = skip_space(self.text, 0)
         opening = self.text[start : start + 1]
         inner = skip_space(self.text, start + 1)
@@ -62,12 +62,12 @@ class Excerpt:
 
     @cached_property
     def keys(self) -> frozenset[str]:
-        """Whatever looks like the key of an object: all there is to see of a list that is torn in its first object."""
+        """Everything that looks like a key of an object; all that is known of a list cut in its first object."""
         return frozenset(re.findall(r'"(\w+)"\s*:', self.text)) if self.is_list else frozenset()
 
     @cached_property
     def values(self) -> list[Any]:
-        """JSON values of the beginning and the other parts: of a list, or one a line; broken ones hide nothing."""
+        """JSON values of the beginning and the other parts, from a list or one per line; broken ones are skipped."""
         found = list(islice(self._head_values(), _RECORDS))
         known = set().union(*(value for value in found[:20] if isinstance(value, dict)))
         for part in self.parts:
@@ -102,7 +102,7 @@ def read_excerpt(path: Path) -> Excerpt:
     """Read parts of a file.
 
     Raises:
-        UserError: it cannot be read, is empty or no text.
+        UserError: it cannot be read, is empty or is not a text.
     """
     check_input_file(path)
     with explaining(path), path.open("rb") as file:
@@ -121,7 +121,7 @@ def read_excerpt(path: Path) -> Excerpt:
     text = data.decode("utf-8", "replace").removeprefix("\ufeff")
     lines = split_lines(text)
     if parts and len(lines) > 1:
-        lines.pop()  # cut somewhere in the middle
+        lines.pop()  # the last line may be cut
     filled = [(line, number) for number, line in enumerate(lines, 1) if line.strip(" \t\r")]
     if not filled:
         raise UserError(f"{path}:1", "the file is empty", "Name a file that has sentences.")

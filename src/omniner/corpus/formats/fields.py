@@ -1,12 +1,12 @@
-"""What the formats share: guarded reading of foreign files, and writing that loses nothing silently.
+"""Share guarded reading of foreign files between the formats, and writing that loses nothing silently.
 
-A file from the internet is hostile until read: bytes that are not UTF-8, a line of a gigabyte, ten thousand open
-brackets, NaN, a string where a number belongs. The readers here answer such things with an `Issue` (the rest of the
-file is still read) or, where nothing can be read, with one `UserError`. A file is held in memory as a whole: that is
-fast and simple, and costs about three times its size.
+A file from the internet is untrusted: it may contain bytes that are not UTF-8, a line of a gigabyte, ten thousand open
+brackets, NaN, or a string instead of a number. The readers here add an `Issue` for such things (the rest of the file is
+still read) or, if nothing can be read, raise one `UserError`. The whole file is held in memory: that is fast and
+simple, and takes about three times its size.
 
-From top to bottom: the issues of a file, its text and lines, its JSON values, the fields of a record, and what writers
-need. Entities stand in `regions` and `surfaces`, tags in `tags`, the recognition of formats in `excerpt`.
+From top to bottom: the issues of a file, its text and lines, its JSON values, the fields of a record, and helpers for
+writers. Entities are in `regions` and `surfaces`, tags in `tags`, the recognition of formats in `excerpt`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surrogates, to_line
 
-MAX_FILE = 2 * 2**30  # bytes; a larger corpus is split into several files
+MAX_FILE = 2 * 2**30  # bytes; a larger corpus must be split into several files
 MAX_LINE = 16 * 2**20  # characters; the longest known corpus line has under 10,000
 MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
 _LIKE_A_POST = re.compile(r"(?:doc|document|post|note|article|帖子|文档|文章)[_-]?(?:id|name)?", re.IGNORECASE)
@@ -32,26 +32,26 @@ _SHOWN = 60  # characters of foreign text quoted in a message
 
 
 class IssueLog:
-    """The issues of one file, in the order they were met."""
+    """The issues of one file, in the order in which they were met."""
 
     def __init__(self, path: Path) -> None:
         self.file = str(path)
         self.items: list[Issue] = []
-        self.id = ""  # of the record that is read just now, as the file has it
+        self.id = ""  # of the record being read, as in the file
 
     def add(self, code: str, message: str, line: int = 0, id: str = "") -> None:
-        """Note one issue at a line (from 1; 0 = the whole file), of the record that is read just now or another one."""
+        """Add an issue at a line (from 1; 0 = the whole file), for the record being read or another one."""
         self.items.append(Issue(code, message, self.file, line, id or self.id))
 
     def number(self, start: int, item: int) -> None:
-        """Name the item (from 1; 0 = leave it) of which the issues from place `start` on are."""
+        """Prefix the messages of issues from index `start` on with the number of their item (from 1; 0 = do not)."""
         if item:
             named = [issue._replace(message=f"item {item}: {issue.message}") for issue in self.items[start:]]
             self.items[start:] = named
 
 
 class UnreadParts:
-    """Counts parts of a file that say nothing of entities, to give one issue for each kind of them."""
+    """Count parts of a file without information about entities, to report one issue per kind."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, int]] = {}  # kind -> first line, count
@@ -60,14 +60,14 @@ class UnreadParts:
         """Count one part.
 
         Args:
-            kind: a short text that stands in the message.
-            line: where the part was met.
+            kind: a short text for the message.
+            line: of the part.
         """
         first, count = self._found.get(kind, (line, 0))
         self._found[kind] = first, count + 1
 
     def report(self, log: IssueLog) -> None:
-        """Add an issue for each kind, at the line where it was met first."""
+        """Add an issue for each kind, at the line where it was first met."""
         for kind, (line, count) in self._found.items():
             log.add("not-read", f"{kind}: {count:,}, first here; not read", line)
 
@@ -82,14 +82,14 @@ def quote(value: object) -> str:
 
 
 def read_text(path: Path, log: IssueLog) -> str:
-    """Read a file as text; a line that is not UTF-8 is repaired, which is an issue.
+    """Read a file as text; repair lines that are not UTF-8 and add issues.
 
-    Halves of surrogate pairs (CESU-8, as old Java and Weibo exports write emoji) come back as surrogates for the
+    Halves of surrogate pairs (CESU-8, as old Java and Weibo exports write emoji) are returned as surrogates for the
     reader to join.
 
     Raises:
-        UserError: the file cannot be read, is too large or mostly not UTF-8: guessing an encoding would give wrong
-            characters.
+        UserError: the file cannot be read, is too large or mostly not UTF-8, because guessing an encoding would give
+            wrong characters.
     """
     check_input_file(path)
     with explaining(path):
@@ -127,9 +127,9 @@ def _decode_lines(path: Path, data: bytes, log: IssueLog) -> str:
 
 
 def read_lines(path: Path, log: IssueLog) -> list[str]:
-    """Read the lines of a file, without their ends (see `split_lines`); over-long ones become empty, each an issue.
+    """Read the lines of a file, without line ends (see `split_lines`); over-long ones become empty and are issues.
 
-    Only these end a line: U+2028, U+0085 and the like are characters of the text. A byte order mark stays.
+    Only these characters end a line; U+2028, U+0085 and the like are characters of the text. A byte order mark is kept.
     """
     return lines_of(read_text(path, log), log)
 
@@ -145,7 +145,7 @@ def lines_of(text: str, log: IssueLog) -> list[str]:
 
 
 def split_lines(text: str) -> list[str]:
-    """Split a text at its line ends: `\\n` or `\\r\\n`, or `\\r` where the text has no other (old Macs)."""
+    """Split a text at its line ends: `\\n` or `\\r\\n`, or `\\r` if the text has no `\\n` (old Macs)."""
     lines = text.split("\n" if "\n" in text else "\r")
     if not lines[-1]:
         lines.pop()
@@ -153,7 +153,7 @@ def split_lines(text: str) -> list[str]:
 
 
 def join_surrogates(text: str, log: IssueLog, line: int) -> str:
-    """Join surrogate pairs and put U+FFFD for lone halves, so that UTF-8 can hold the text; doing so is an issue."""
+    """Join surrogate pairs and replace lone halves by U+FFFD, so that UTF-8 can encode the text; add an issue if so."""
     try:
         text.encode("utf-8")
         return text
@@ -164,9 +164,9 @@ def join_surrogates(text: str, log: IssueLog, line: int) -> str:
 
 
 def json_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` for each object of a JSON file; issues met meanwhile get the object's id.
+    """Yield `(line number, object)` for each object of a JSON file; issues added meanwhile get the object's id.
 
-    See `json_values`. Whatever is no object is an issue.
+    See `json_values`. Values that are not objects are issues.
     """
     for line, value in json_values(path, log):
         if isinstance(value, dict):
@@ -181,8 +181,8 @@ def json_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any
 def json_values(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
     """Yield `(line number, value)` for the values of a JSON file.
 
-    The file is one list, whose items these are, also where it stands in an object (`wrapped_list`), or has a value on
-    each line, or values of several lines each, one behind another. What cannot be parsed is an issue.
+    The file is one list, perhaps inside an object (`wrapped_list`), whose items are the values; or it has one value per
+    line; or values of several lines each in sequence. Whatever cannot be parsed is an issue.
     """
     text = read_text(path, log).removeprefix("\ufeff")
     start = skip_space(text, 0)
@@ -202,7 +202,7 @@ def json_values(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
 
 
 def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
-    """`(line number, value)` of each line that holds one value; other lines but blank ones are issues."""
+    """Yield `(line number, value)` of each line that holds one value; other lines but blank ones are issues."""
     for number, line in enumerate(lines_of(text, log), 1):
         stripped = line.strip(" \t\r")
         if not stripped:
@@ -216,7 +216,7 @@ def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
 
 
 def _located(text: str, values: Iterator[tuple[int, Any]], log: IssueLog) -> Iterator[tuple[int, Any]]:
-    """`(line number, value)` of values that know their position; errors in their place are issues."""
+    """Convert positions of values to line numbers, and errors among the values to issues."""
     line, seen = 1, 0
     for position, value in values:
         line, seen = line + text.count("\n", seen, position), position
@@ -227,7 +227,7 @@ def _located(text: str, values: Iterator[tuple[int, Any]], log: IssueLog) -> Ite
 
 
 def _values_in_a_row(text: str, position: int) -> Iterator[tuple[int, Any]]:
-    """Yield `(position, value)` for each of the values that stand one behind another, with commas or without."""
+    """Yield `(position, value)` for each of the values in sequence, with or without commas between them."""
     while position < len(text):
         try:
             value, end = parse_json(text, position)
@@ -244,7 +244,7 @@ WRAPPERS = (
     *("data", "annotations", "examples", "items", "records", "samples", "sentences", "documents", "results", "rows"),
     *("train", "dev", "valid", "validation", "test"),
 )
-"""Keys under which an object that is a whole file has the list of the file's records."""
+"""Keys under which a file that is one object holds the list of its records."""
 
 
 def wrapped_list(text: str, start: int = 0) -> tuple[str, int] | None:
@@ -252,10 +252,10 @@ def wrapped_list(text: str, start: int = 0) -> tuple[str, int] | None:
 
     Args:
         text: of the file, or its beginning.
-        start: where the object may be.
+        start: position at which the object may begin.
 
     Returns:
-        The key and the position behind the bracket of the list; None where the object is a record itself.
+        The key and the position after the list's bracket; None if the object itself is a record.
     """
     if not text.startswith("{", start):
         return None
@@ -273,21 +273,21 @@ def wrapped_list(text: str, start: int = 0) -> tuple[str, int] | None:
             value, end = parse_json(text, position)
             if isinstance(value, str) and key in _RECORD_KEYS:
                 return None
-            position = skip_space(text, skip_space(text, end) + 1)  # behind the comma
+            position = skip_space(text, skip_space(text, end) + 1)  # after the comma
     return None
 
 
-_RECORD_KEYS = frozenset({*TEXTS, "tokens", "words", "conversations", "messages", "instruction"})  # what it is about
+_RECORD_KEYS = frozenset({*TEXTS, "tokens", "words", "conversations", "messages", "instruction"})  # content of a record
 _PLACE_KEYS = OFFSETS | {"offset"}
-_CATEGORY_KEYS = frozenset({*CATEGORIES, "entity"}) - {"class"}  # which more often sorts texts than names a mention's
+_CATEGORY_KEYS = frozenset({*CATEGORIES, "entity"}) - {"class"}  # `class` more often classifies texts than mentions
 
 
 def _is_record(item: object) -> bool:
-    """Whether an item of a list is about a sentence of its own, and not a label of one."""
+    """Whether an item of a list describes a sentence, not a label of one."""
     if not isinstance(item, dict) or not item.keys() & _RECORD_KEYS:
         return False
     if any(isinstance(item.get(key), list) and any(isinstance(one, dict) for one in item[key]) for key in LISTS):
-        return True  # with a place of its own in a document, perhaps
+        return True  # it may have its own offsets in a document
     if item.keys() & _PLACE_KEYS:
         return False
     if not item.keys() & _CATEGORY_KEYS:
@@ -301,11 +301,11 @@ def _is_place(key: str, value: object) -> bool:
 
 
 def _check_alone(path: Path, text: str, start: int, name: str, log: IssueLog) -> None:
-    """Refuse further lists of records beside the one that is read, or behind it; other keys are an issue."""
+    """Reject more lists of records beside or after the one that is read; add an issue for other keys."""
     try:
         value, end = parse_json(text, start)
     except ValueError:
-        return  # reading the list says where it breaks
+        return  # reading the list reports where it breaks
     lists = [key for key, items in value.items() if isinstance(items, list) and items and _is_record(items[0])]
     if len(lists) > 1 or skip_space(text, end) < len(text):
         found = f"several lists of sentences ({', '.join(lists)})" if len(lists) > 1 else "several lists of sentences"
@@ -315,14 +315,14 @@ def _check_alone(path: Path, text: str, start: int, name: str, log: IssueLog) ->
 
 
 def list_items(text: str, position: int, is_inside: bool = False) -> Iterator[tuple[int, Any]]:
-    """Yield `(position, value)` for each item of a JSON list from behind its bracket on.
+    """Yield `(position, value)` for each item of a JSON list, starting after its bracket.
 
-    What breaks the list is a `ValueError` in the place of the last value.
+    If the list breaks, the last value is a `ValueError`.
 
     Args:
-        text: that holds the list.
-        position: behind its opening bracket.
-        is_inside: whether more may stand behind the list, as in an object.
+        text: contains the list.
+        position: after its opening bracket.
+        is_inside: whether more text may follow the list, as in an object.
     """
     last, position = 0, skip_space(text, position)
     while text[position : position + 1] != "]":
@@ -345,13 +345,13 @@ def list_items(text: str, position: int, is_inside: bool = False) -> Iterator[tu
 
 
 def parse_json(text: str, start: int = 0) -> tuple[Any, int]:
-    """Parse the JSON value at `start`, strictly: no NaN, no key twice.
+    """Parse the JSON value at `start` strictly: NaN and repeated keys are errors.
 
     Returns:
         The value and the position after it.
 
     Raises:
-        ValueError: whatever is wrong with it.
+        ValueError: the value is not valid; the message says why.
     """
     try:
         value, end = _DECODER.raw_decode(text, start)
@@ -363,7 +363,7 @@ def parse_json(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def parse_whole_json(text: str) -> Any:
-    """Parse the one JSON value that a text is, see `parse_json`; more text behind it is a `ValueError`, too."""
+    """Parse a text that is one JSON value, see `parse_json`; text after it is a `ValueError`, too."""
     value, end = parse_json(text)
     if end < len(text):
         raise ValueError(f"more text after the value: {quote(text[end:])}")
@@ -371,11 +371,11 @@ def parse_whole_json(text: str) -> Any:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make an object of its pairs; a key that stands twice is an error, not the loss of a value."""
+    """Build an object from its pairs; a repeated key is an error, because a value would be lost."""
     found = dict(pairs)
     if len(found) != len(pairs):
         for name, _ in pairs:
-            if name not in found:  # popped when it was met first
+            if name not in found:  # removed when it was met first
                 raise ValueError(f"the key {quote(name)} stands twice in one object")
             del found[name]
     return found
@@ -386,7 +386,7 @@ def _refuse(constant: str) -> None:
 
 
 def _finite(text: str) -> float:
-    """A number that is written as a finite one again: 1e999 would become `Infinity`, which is not JSON."""
+    """Parse a number that stays finite: 1e999 would become `Infinity`, which is not JSON."""
     number = float(text)
     if not math.isfinite(number):
         raise ValueError(f"{quote(text)} is too large a number")
@@ -398,13 +398,13 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def skip_space(text: str, start: int) -> int:
-    """Find the first character from `start` on that is not JSON white space."""
+    """Return the position of the first character from `start` on that is not JSON white space."""
     match = _SPACE.match(text, start)
     return match.end() if match else start
 
 
 def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str | None:
-    """Take the text of a record; None, with an issue, where there is none to work on."""
+    """Return the text of a record; None, with an issue, if it has no usable one."""
     text = record.get(key)
     if not isinstance(text, str):
         log.add("bad-record", f"no string under {key!r}; the record is left out", line)
@@ -419,10 +419,10 @@ def text_of(record: dict[str, Any], key: str, log: IssueLog, line: int) -> str |
 
 
 def list_of(value: object, what: str, log: IssueLog, line: int) -> list[Any] | None:
-    """Take what should be the list of a record's entities.
+    """Return the list of a record's entities.
 
     Returns:
-        The list; None, with an issue, where something else stands there: the labels are unknown then, not absent.
+        The list; None, with an issue, if there is something else: the labels are then unknown, not absent.
     """
     if isinstance(value, list):
         return value
@@ -432,7 +432,7 @@ def list_of(value: object, what: str, log: IssueLog, line: int) -> list[Any] | N
 
 
 def id_of(record: dict[str, Any], log: IssueLog, line: int) -> str:
-    """Take the id of a record as text, empty where it has none."""
+    """Return the id of a record as text; empty if it has none."""
     value = record.get("id")
     if value is None:
         return ""
@@ -445,17 +445,17 @@ def id_of(record: dict[str, Any], log: IssueLog, line: int) -> str:
 
 
 def post_hint(key: str) -> str:
-    """What to add to the issue of a key or a column that is not read; empty unless it seems to name posts."""
+    """Return a hint for the issue of an unread key or column; empty unless it seems to name posts."""
     return "; call it post_id if it names the post that the sentence is from" if _LIKE_A_POST.fullmatch(key) else ""
 
 
 def post_of(record: dict[str, Any], log: IssueLog, line: int) -> str | None:
-    """Take the post of a record, None where it names none."""
+    """Return the post of a record; None if it has none."""
     return id_of({"id": record.get("post_id")}, log, line) or None
 
 
 def meta_of(value: object, log: IssueLog, line: int) -> dict[str, Any]:
-    """Take what a record carries along for its user: one object, not nested too deeply."""
+    """Return the user's data of a record: one object, not nested too deeply."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -468,7 +468,9 @@ def meta_of(value: object, log: IssueLog, line: int) -> dict[str, Any]:
 
 
 def _deeper_than(value: object, limit: int) -> bool:
-    """Level by level instead of by recursion: foreign data must not choose our stack depth."""
+    """Whether a value is nested deeper than `limit`; checked without recursion, as foreign data must not fill our
+    stack.
+    """
     level = [value]
     for _ in range(limit):
         inner: list[object] = []
@@ -484,7 +486,7 @@ def _deeper_than(value: object, limit: int) -> bool:
 
 
 def write_json_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON list, an item a line."""
+    """Write one JSON list, one item per line."""
     with writing(path) as file:
         before = "[\n"
         for item in items:
@@ -494,7 +496,7 @@ def write_json_list(path: str | Path, items: Iterable[dict[str, Any]]) -> None:
 
 
 def labeled_only(sentences: Iterable[Sentence], log: IssueLog) -> Iterator[Sentence]:
-    """Leave out sentences without labels, each an issue: for files that cannot say so of a single sentence."""
+    """Yield labelled sentences, for files that cannot mark a single sentence as unlabelled; the others are issues."""
     for sentence in sentences:
         if is_unlabeled(sentence):
             log.add("unlabeled", "a sentence without labels would be read as one without entities", id=sentence.id)
@@ -503,7 +505,7 @@ def labeled_only(sentences: Iterable[Sentence], log: IssueLog) -> Iterator[Sente
 
 
 def entities_with_offsets(sentence: Sentence, log: IssueLog) -> Iterator[tuple[Entity, int, int]]:
-    """Yield `(entity, start, end)` for each entity that has a place; each other one is an issue."""
+    """Yield `(entity, start, end)` for each entity with offsets; the others are issues."""
     for entity in sentence.entities:
         if entity.start is None or entity.end is None:
             message = f"{entity.category} {quote(entity.text)} has no place; left out"
@@ -513,7 +515,7 @@ def entities_with_offsets(sentence: Sentence, log: IssueLog) -> Iterator[tuple[E
 
 
 def add_names(item: dict[str, Any], sentence: Sentence) -> dict[str, Any]:
-    """Add the id and the post of the sentence, where it has them, behind what the format knows."""
+    """Add the sentence's id and post, if it has them, after the fields of the format."""
     if sentence.id:
         item["id"] = sentence.id
     if sentence.post_id is not None:
@@ -522,7 +524,7 @@ def add_names(item: dict[str, Any], sentence: Sentence) -> dict[str, Any]:
 
 
 def writable_text(text: str, id: str, log: IssueLog) -> str:
-    """Put U+FFFD for lone surrogates, which is an issue, so that UTF-8 can hold the text; its length stays."""
+    """Replace lone surrogates by U+FFFD, so that UTF-8 can encode the text; add an issue. The length stays the same."""
     clean = replace_surrogates(text)
     if clean != text:
         log.add("unwritable-character", f"a lone surrogate in {quote(text)}: U+FFFD stands for it", id=id)

@@ -1,10 +1,10 @@
-"""JSON with a list of tokens and one of their tags, as data sets of Hugging Face have them.
+"""JSON with a list of tokens and one of their tags, as in data sets of Hugging Face.
 
     {"id": "0", "tokens": ["我", "爱", "北", "京"], "ner_tags": ["O", "O", "B-地点", "I-地点"]}
 
-Tokens stand under `tokens`, `words`, `text` or `sentence` (there also as one text, a character a tag), tags under
-`ner_tags`, `tags`, `labels` or `label`, in any scheme (`tags`). Tags that are numbers are refused: what they mean does
-not stand in the file.
+Tokens are under keys such as `tokens`, `words`, `text` or `sentence` (a string there has one tag per character), tags
+under keys such as `ner_tags`, `tags`, `labels` or `label`, in any scheme (`tags`). Numeric tags are rejected, because
+the file does not contain their meaning.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _TAGS = ("ner_tags", "tags", "labels", "label", "ner", "bio", "tag")
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. Of `options` the scheme and the joiner count."""
+    """Read one file; ids are empty if the file has none. Of `options`, the scheme and the joiner are used."""
     log = IssueLog(path)
     found: list[tuple[int, str, str | None, list[str], list[str] | None]] = []
     for line, record in json_records(path, log):
@@ -70,12 +70,12 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _lists(record: dict[str, Any]) -> tuple[list[str] | None, list[Any] | None]:
-    """The tokens and the tags of a record."""
+    """Return the tokens and the tags of a record."""
     tags = next((record[key] for key in _TAGS if isinstance(record.get(key), list)), None)
-    if tags is None:  # in one text, with blanks between them
+    if tags is None:  # in one string, separated by spaces
         tags = next((record[key].split() for key in _TAGS if _is_tag_text(record.get(key))), None)
     tokens = next((record[key] for key in _TOKENS if token_list(record.get(key))), None)
-    if tokens is None and tags is not None:  # a text whose characters are the tokens
+    if tokens is None and tags is not None:  # a string whose characters are the tokens
         texts = [record[key] for key in _TOKENS if isinstance(record.get(key), str)]
         tokens = next((list(text) for text in texts if len(text) == len(tags)), None) or next(
             (text.split() for text in texts if len(text.split()) == len(tags)), None
@@ -88,7 +88,7 @@ def _is_tag_text(value: object) -> bool:
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
-    """Recognise as many tags as tokens."""
+    """Recognise equally many tags and tokens."""
     if not isinstance(value, dict):
         return None
     tokens, tags = _lists(value)
@@ -96,7 +96,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
         return None
     if tags is None:
         if any(isinstance(item, (list, dict)) and item for item in value.values() if item is not tokens):
-            return None  # labels, perhaps, in a form that is unknown
+            return None  # perhaps labels in an unknown form
         key = next(key for key in _TOKENS if token_list(value.get(key)))
         return Match(35, f"with tokens under `{key}`, without tags") if key in ("tokens", "words") else None
     numbers = bool(tags) and all(type(tag) is int for tag in tags)

@@ -1,13 +1,13 @@
-"""The program's own JSON lines, one sentence a line, written without loss; and entities as other tools list them.
+"""The program's own JSON lines, one sentence per line, written without loss; and entities as other tools list them.
 
     {"id": "train-0", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}
 
-`post_id` and `meta` are optional, as are the two offsets of an entity (both or neither). A line without `entities`
-is a sentence without labels. Predictions that carry their text are read as sentences with what was predicted. One JSON
-list of such objects is read as well, and so are the spellings of other tools: triples `[start, end, label]`, or objects
+`post_id` and `meta` are optional, as are the two offsets of an entity (both or neither). A line without `entities` is a
+sentence without labels. Predictions that contain their text are read as sentences with the predicted entities. One JSON
+list of such objects is read as well, and so are the forms of other tools: triples `[start, end, label]`, or objects
 with `label`, `type`, `start_idx`, `end_offset` and the like (`regions.regions_of`), under `entities`, `spans`,
-`entity_list` and other keys, of a `content` as of a `text`. Pairs `[words, category]` and objects of categories with
-lists of words get their places from left to right (`surfaces.PairPlacer`).
+`entity_list` and other keys; the text may be `text`, `content` and the like. Pairs `[surface, category]` and objects
+that map categories to lists of surfaces are located from left to right (`surfaces.PairPlacer`).
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ _ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. Of `options` the meaning of offsets counts."""
+    """Read one file; ids are empty if the file has none. Of `options`, the meaning of offsets is used."""
     log = IssueLog(path)
     placer, by_words = RegionPlacer(log, options.offsets, fixed=False), PairPlacer(log)
     sentences = []
-    foreign: set[str] = set()  # keys already reported; one issue each, not one a line
+    foreign: set[str] = set()  # keys already reported, one issue per key
     for line, record in json_records(path, log):
         text_key, list_key = _keys(record)
         text = text_of(record, text_key, log, line)
@@ -84,19 +84,19 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _keys(record: dict[str, Any]) -> tuple[str, str]:
-    """The keys of the text and of the entities."""
+    """Return the keys of the text and of the entities."""
     if record.get("entities") and "text" in record:
         return "text", "entities"
     text = "text" if "text" in record else next((key for key in TEXTS if isinstance(record.get(key), str)), "text")
     if record.get("entities"):
         return text, "entities"
     listed = [key for key in LISTS if isinstance(record.get(key), list)]
-    # an empty list of entities says nothing beside another list that is filled
+    # an empty list of entities means nothing beside another list that is filled
     return text, next((key for key in listed if record[key]), listed[0] if listed else "entities")
 
 
 def _own_entity(item: object, text: str) -> Entity | None:
-    """An entity as this program writes it, with offsets that hold; None for everything else."""
+    """Return an entity in this program's own form with valid offsets; None for everything else."""
     if not isinstance(item, dict) or not item.keys() <= _ENTITY_KEYS:
         return None
     surface, category, start, end = item.get("text"), item.get("category"), item.get("start"), item.get("end")
@@ -113,12 +113,12 @@ def _own_entity(item: object, text: str) -> Entity | None:
 
 @lru_cache(maxsize=10_000)
 def _is_writable(text: str) -> bool:
-    """Whether UTF-8 can hold it: a half of a surrogate pair it cannot."""
+    """Whether UTF-8 can encode a text: not if it has a lone half of a surrogate pair."""
     return replace_surrogates(text) == text
 
 
 def write(path: str | Path, sentences: Iterable[Sentence], options: WriteOptions | None = None) -> list[Issue]:
-    """Write one file, whole or not at all; nothing is lost, so there are no issues. `options` changes nothing here."""
+    """Write one file atomically; nothing is lost, so there are no issues. `options` are ignored."""
     write_json_lines(path, map(sentence_to_json, sentences))
     return []
 
@@ -137,7 +137,7 @@ def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
-    """Recognise lists of entities; an empty one, or a text alone, could be of other formats too."""
+    """Recognise lists of entities; an empty one, or only a text, could be of other formats, too."""
     if not isinstance(value, dict):
         return None
     text, key = _keys(value)
@@ -152,9 +152,9 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
     if key in value:
         return Match(30, f"with `{text}` and `{key}`")
     if value.keys() & OFFSETS:
-        return None  # an entity a line
+        return None  # one entity per line
     if text != "text" or any(_is_list_of_parts(value[key]) for key in value.keys() - _SENTENCE_KEYS):
-        return None  # labels, perhaps, in a form that is unknown
+        return None  # perhaps labels in an unknown form
     return Match(9, "with `text`, without labels")
 
 

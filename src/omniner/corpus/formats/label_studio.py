@@ -4,16 +4,16 @@
       "type": "labels", "value": {"start": 2, "end": 4, "text": "北京", "labels": ["地点"]}}]}]}]
     [{"id": 1, "text": "我爱北京", "label": [{"start": 2, "end": 4, "text": "北京", "labels": ["地点"]}]}]
 
-Offsets are half-open. They count code points since October 2021, before that UTF-16 units (an emoji is two): see
-`regions`. White space in a surface need not match: Label Studio trims what it shows. A task that several people
-annotated has the first annotation read that is marked as ground truth, else the first that was not cancelled; with
-`data.annotator` that of one person (`completed_by`). Predictions are read where a task has no annotation, which is an
-issue; a task with neither has no labels. The results of types other than `labels` and `hypertextlabels` are not read,
-with an issue for each type: a file that has no others has no labels. In hypertext the text that is labelled is the page
-without its tags, with the characters that `&amp;` and the like stand for.
+Offsets are half-open. They count code points since October 2021, UTF-16 units (an emoji has two) before that: see
+`regions`. White space in a surface need not match, because Label Studio trims what it shows. Of several annotations of
+a task, the first one marked as ground truth is read, else the first that was not cancelled; with `data.annotator`, that
+of one person (`completed_by`). Predictions are read if a task has no annotation, which is an issue; a task with neither
+has no labels. Results of other types than `labels` and `hypertextlabels` are not read, with an issue for each type; a
+file with no others has no labels. In hypertext the labelled text is the page without its tags, and with the characters
+for `&amp;` and the like.
 
-Writing also makes the labelling configuration of the project, beside the file and with its name: `.xml`. The sentence's
-id and post go into `data`, which an export gives back.
+Writing also creates the labelling configuration of the project, beside the file and with its name: `.xml`. The
+sentence's id and post are written to `data`, which an export contains again.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ from omniner.files import write_text
 from omniner.records import PREDICTED_BY, UNLABELED, Issue, Sentence, is_unlabeled, own_meta
 from omniner.registry import first_line
 
-_SAMPLE = 200  # tasks looked at to find out what the text is called
+_SAMPLE = 200  # tasks examined to find the key of the text
 CONFIGURATION = ".xml"  # suffix of the file that describes a project
-RESULTS = ("annotations", "completions", "predictions")  # the second is the first before version 1.0
+RESULTS = ("annotations", "completions", "predictions")  # before version 1.0 the second instead of the first
 MIN_KEYS = ("annotation_id", "annotator", "lead_time")  # of JSON_MIN only
 _DATES = ("created_at", "updated_at", "post_id")
 _LABEL_KEYS = ("labels", "hypertextlabels")
 _HYPERTEXT = ("hypertextlabels",)
 _TYPES = ("labels", *_HYPERTEXT)
 _TAGS = re.compile(r"<[^<>]*>")
-ID = "sentence_id"  # in `data`, since the id of a task is given by Label Studio
+ID = "sentence_id"  # in `data`, because Label Studio assigns the id of a task itself
 _LABELS_TAG, _TEXT_TAG = "label", "text"  # names of the tags in the written labelling configuration
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. Of `options` offsets and the annotator count."""
+    """Read one file; ids are empty if the file has none. Of `options`, offsets and annotator are used."""
     log, unread = IssueLog(path), UnreadParts()
     placer = RegionPlacer(log, options.offsets)
     if options.annotator and options.annotator not in (known := annotators(path)):
@@ -74,8 +74,8 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     keys = Counter(key for _, record in first if (key := _text_key(record)))
     usual = keys.most_common(1)[0][0] if keys else "text"
     sentences = []
-    otherwise: list[Sentence] = []  # where the annotators were asked, or said, something else alone
-    asked = False  # for entities, in any task
+    otherwise: list[Sentence] = []  # annotated, but not with entities
+    asked = False  # whether any task has entity labels
     for line, record in chain(first, tasks):
         data = record.get("data")
         fields: dict[str, Any] = data if isinstance(data, dict) else record
@@ -114,16 +114,16 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _page_text(page: str, log: IssueLog, line: int) -> str | None:
-    """The text of a page; None, with an issue, where there is none."""
+    """Return the text of a page; None, with an issue, if there is none."""
     try:
         return text_of({"text": unescape(_TAGS.sub("", page))}, "text", log, line)
-    except ValueError as error:  # a character whose number has thousands of digits
+    except ValueError as error:  # a character reference with thousands of digits
         log.add("bad-record", f"{error}; left out", line)
         return None
 
 
 def annotators(path: Path) -> list[str]:
-    """Return the names of those who annotated tasks of a file, in the order in which they are met."""
+    """Return the names of a file's annotators, in order of first appearance."""
     names: dict[str, None] = {}
     for _, record in json_or_table_records(path, IssueLog(path)):
         lists = [record[key] for key in RESULTS[:2] if isinstance(record.get(key), list)]
@@ -135,14 +135,14 @@ def annotators(path: Path) -> list[str]:
 
 
 def _annotator(value: object) -> str:
-    """The name of who completed an annotation: a number, an e-mail address, or an object with both."""
+    """Return the name of whoever completed an annotation: a number, an e-mail address, or an object with both."""
     if isinstance(value, dict):
         value = next((value[key] for key in ("email", "username", "id") if value.get(key)), None)
     return "" if value is None or isinstance(value, (list, dict)) else str(value)
 
 
 def unfinished_tasks(path: Path) -> set[str]:
-    """Give the ids of the tasks in a file that nobody has annotated, whatever a model predicted for them."""
+    """Return the ids of the tasks in a file that nobody has annotated, even if a model made predictions for them."""
     found = set()
     for _, record in json_or_table_records(path, IssueLog(path)):
         data = record.get("data")
@@ -158,7 +158,7 @@ def unfinished_tasks(path: Path) -> set[str]:
 
 
 def _text_key(record: dict[str, Any]) -> str:
-    """`text`, or what else the project calls its only text or that which its regions are about; empty = cannot tell."""
+    """Return the key of the text: `text`, the only string, or the one that contains the surfaces; empty if unclear."""
     data = record.get("data")
     fields: dict[str, Any] = data if isinstance(data, dict) else record
     if isinstance(fields.get("text"), str):
@@ -175,7 +175,7 @@ def _text_key(record: dict[str, Any]) -> str:
 
 
 def _full_results(record: dict[str, Any], annotator: str | None, log: IssueLog, line: int) -> list[Any] | None:
-    """The results of the annotation that counts; None where nobody annotated the task."""
+    """Return the results of the annotation to read; None if nobody annotated the task."""
     for key in RESULTS if annotator is None else RESULTS[:2]:
         listed = record.get(key) or []
         if not isinstance(listed, list):
@@ -200,7 +200,7 @@ def _full_results(record: dict[str, Any], annotator: str | None, log: IssueLog, 
 
 
 def _min_results(record: dict[str, Any], annotator: str | None) -> list[Any] | None:
-    """Regions of JSON_MIN stand under the name of their tag, whatever that is."""
+    """Return the regions of JSON_MIN, which are under the name of their tag, whatever that is."""
     if annotator is not None and _annotator(record.get("annotator")) != annotator:
         return None
     lists = [value for value in record.values() if isinstance(value, list)]
@@ -211,7 +211,7 @@ def _min_results(record: dict[str, Any], annotator: str | None) -> list[Any] | N
 
 
 def _is_min_region(item: object) -> bool:
-    """Whether an item of a list in JSON_MIN is a labelled stretch of text."""
+    """Whether an item of a list in JSON_MIN is a labelled span of text."""
     return isinstance(item, dict) and {"start", "end"} <= item.keys() and any(key in item for key in _LABEL_KEYS)
 
 
@@ -232,14 +232,14 @@ def _region(item: object, unread: UnreadParts, log: IssueLog, line: int) -> Regi
     if surface is not None and not isinstance(surface, str):
         log.add("bad-entity", f"{quote(surface)} is not a surface; the region is left out", line)
         return None
-    # In hypertext start and end are about a node of the page; the offsets in its text stand apart.
+    # In hypertext, start and end refer to a node of the page; the offsets in its text are separate.
     offsets = fields.get("globalOffsets")
     place = offsets if isinstance(offsets, dict) else fields
     return Region(surface or None, labels, place.get("start"), place.get("end"))
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write a list of tasks and its labelling configuration; entities without a place are issues."""
+    """Write a list of tasks and its labelling configuration; entities without offsets are issues."""
     log = IssueLog(path)
     found = {entity.category for sentence in sentences for entity in sentence.entities}
     categories = [*options.categories, *sorted(found.difference(options.categories))]
@@ -249,7 +249,7 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
 
 
 def labelling_configuration(categories: Iterable[str], log: IssueLog) -> str:
-    """Make the labelling configuration (XML) of a project in which the tasks of `make_task` can be done."""
+    """Return the labelling configuration (XML) of a project in which the tasks of `make_task` can be annotated."""
     lines = []
     for category in categories:
         if _NOT_XML.search(category):
@@ -264,7 +264,7 @@ def labelling_configuration(categories: Iterable[str], log: IssueLog) -> str:
 
 
 def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
-    """Make the task of a sentence, with its entities as annotation, or as prediction where a model found them."""
+    """Return the task of a sentence, with its entities as annotation, or as prediction if a model found them."""
     data = {"text": sentence.text}
     if sentence.id:
         data[ID] = sentence.id
@@ -281,7 +281,7 @@ def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
 
 
 def result_regions(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
-    """Make the regions of an annotation or a prediction; an entity without a place is an issue."""
+    """Return the regions of an annotation or a prediction; entities without offsets are issues."""
     regions = []
     for number, (entity, start, end) in enumerate(entities_with_offsets(sentence, log)):
         value = {"start": start, "end": end, "text": entity.text, "labels": [entity.category]}
@@ -304,7 +304,7 @@ def sniff_value(value: Any, is_list: bool) -> Match | None:
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
-    """Recognise a torn list of tasks, and the header row of a table."""
+    """Recognise a truncated list of tasks, and the header row of a table."""
     if found := next((name for name in (*RESULTS, *MIN_KEYS) if name in excerpt.keys and not excerpt.values), None):
         return Match(96, f"a JSON list of objects with `{found}`")
     names = header_of(excerpt)

@@ -1,4 +1,4 @@
-"""What files look like that no format here reads: so that they are refused by name, and not taken for plain text."""
+"""Recognise files that no format here reads, to reject them by name instead of reading them as plain text."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class Lookalike(NamedTuple):
     """What a file looks like.
 
     Attributes:
-        line: of the line among those of the excerpt that shows it.
-        what: in words.
+        line: index, in the excerpt, of the line that shows it.
+        what: description.
         fix: what to do with it.
     """
 
@@ -50,13 +50,13 @@ class Lookalike(NamedTuple):
 
 
 def _share_of(lines: Sequence[str], test: Callable[[str], object]) -> tuple[float, int]:
-    """The share of lines that pass a test, and the first that does."""
+    """Return the share of lines that pass a test, and the index of the first that does."""
     passed = [index for index, line in enumerate(lines) if test(line)]
     return len(passed) / len(lines), passed[0] if passed else 0
 
 
 def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
-    """Tell what a file is if it is no prose; None where nothing speaks against prose."""
+    """Describe a file that is not prose; None if nothing speaks against prose."""
     lines = excerpt.lines
     if excerpt.is_json:
         keys = next((value for value in excerpt.values if isinstance(value, dict)), {})
@@ -115,7 +115,7 @@ def find_lookalike(excerpt: Excerpt) -> Lookalike | None:
 
 
 def _table(lines: Sequence[str]) -> Lookalike | None:
-    """Columns: as many on each line, or a header row of names."""
+    """Recognise columns: equally many on each line, or a header row of names."""
     fix = (
         'Name its columns in a header row: text and label, a label cell being JSON ([[2, 4, "品牌"]] or '
         '[{"text": "小满", "labels": ["品牌"]}]), or words and labels, a word a row. Or convert it to JSON lines.'

@@ -4,11 +4,11 @@
     n1,我爱北京,"[{""text"": ""北京"", ""labels"": [""地点""], ""start"": 2, ""end"": 4}]"
 
 `note_id` becomes the post. An item with several labels gives an entity for each. `start` and `end` are optional; they
-are believed only where they give the surface, in whatever way they count (`regions`). Without usable offsets a surface
-is looked for from left to right (`records.locate_pairs`); one that is absent keeps its surface, has no offsets and is
-an issue, and so is one that is listed more often than it stands in the sentence, which is left out.
+are accepted only if they give the surface, in any way of counting (`regions`). Without usable offsets a surface is
+searched for from left to right (`records.locate_pairs`). An absent surface has no offsets and is an issue; a surface
+listed more often than it occurs is left out and is an issue.
 
-Written are items of one label each, with half-open offsets in code points.
+Written items have one label each, with half-open offsets in code points.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ COLUMNS = ("note_id", "sentence", "label")
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. Of `options` the meaning of offsets counts."""
+    """Read one file; ids are empty. Of `options`, the meaning of offsets is used."""
     log = IssueLog(path)
     placer = RegionPlacer(log, options.offsets, fixed=False, loose="looked for by its words")
     rows = table_rows(read_text(path, log).removeprefix("\ufeff"), log)
@@ -85,7 +85,7 @@ def _sentence(row: dict[str, str], placer: RegionPlacer, log: IssueLog, line: in
 
 
 def _items(label: str, log: IssueLog, line: int) -> list[Region] | None:
-    """The listed mentions; None where the label cannot be read: a sentence with unknown labels has no use."""
+    """Return the listed mentions; None if the label cannot be read, as a sentence with unknown labels is useless."""
     if not label:
         return []
     try:
@@ -121,15 +121,16 @@ def _item(entry: object, log: IssueLog, line: int) -> Region | None:
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
-    """Write one file, whole or not at all. Entities without a place are written so, and issues: reading aligns them.
+    """Write one file atomically. Entities without offsets are written without them, and are issues: reading aligns
+    them.
 
-    Without any labels the column is left out; a file that has it cannot hold sentences without labels, which are
-    issues then.
+    If no sentence is labelled the column is left out. A file that has it cannot hold sentences without labels, which
+    are then issues.
     """
     log = IssueLog(path)
     bare = bool(sentences) and all(map(is_unlabeled, sentences))
     with writing(path) as file:
-        # before Python 3.13 only characters of the line's end are quoted within a field: name both
+        # before Python 3.13 only characters of the line terminator are quoted within a field: name both
         table = csv.writer(file, lineterminator="\r\n")
         table.writerow(COLUMNS[:2] if bare else COLUMNS)
         for sentence in sentences if bare else labeled_only(sentences, log):

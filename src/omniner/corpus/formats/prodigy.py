@@ -1,11 +1,11 @@
-"""Prodigy's JSON lines: a text, its `spans`, and the `answer` to them; what was rejected or ignored is left out.
+"""Prodigy's JSON lines: a text, its `spans`, and the `answer` to them; rejected and ignored ones are left out.
 
     {"text": "我爱北京", "spans": [{"start": 2, "end": 4, "label": "地点"}], "answer": "accept", "_input_hash": 1}
 
-Offsets are half-open and count code points. Rejected and ignored answers are no labels of their texts: one issue for
-each kind. Several accepted answers of one session to one input make one sentence, which is an issue. With
-`data.annotator` only the answers of one session are read (`_session_id` or `_annotator_id`); without it
-a text that several sessions answered is read once, which is an issue.
+Offsets are half-open and count code points. Rejected and ignored answers are not labels of their texts: one issue for
+each kind. Several accepted answers of one session to one input are merged to one sentence, which is an issue. With
+`data.annotator` only the answers of one session are read (`_session_id` or `_annotator_id`); without it a text that
+several sessions answered is read once, which is an issue.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _SESSIONS = ("_annotator_id", "_session_id")
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. Of `options` offsets and the annotator count."""
+    """Read one file; ids are empty if the file has none. Of `options`, offsets and annotator are used."""
     log, unread = IssueLog(path), UnreadParts()
     placer = RegionPlacer(log, options.offsets)
     sentences = []
     sessions: dict[str, None] = {}
-    seen: dict[object, tuple[str, Sentence]] = {}  # by input: its session, and its sentence
+    seen: dict[object, tuple[str, Sentence]] = {}  # input -> its session and its sentence
     merged: list[int] = []  # lines of further answers
     for line, record in json_records(path, log):
         answer = record.get("answer", "accept")
@@ -76,7 +76,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def sniff_value(value: Any, is_list: bool) -> Match | None:
-    """Recognise the keys that Prodigy adds, or `spans` with tokens."""
+    """Recognise the keys that Prodigy adds."""
     if not isinstance(value, dict) or not isinstance(value.get("text"), str):
         return None
     if found := next((key for key in _SIGNS if key in value), None):

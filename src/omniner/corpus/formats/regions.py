@@ -1,13 +1,13 @@
-"""Entities as files list them: in whatever spelling, with offsets of whatever meaning.
+"""Read entities as files list them: with any spelling of keys, and offsets of any meaning.
 
-A `Region` is what a file says of one mention, not yet believed. `regions_of` reads it in the spellings that tools have:
-triples `[start, end, label]`, or objects whose keys say surface, category and offsets. `RegionPlacer` makes entities of
-the regions of a file. Two offsets can mean three things (`WAYS`), and most files do not say which:
+A `Region` is a mention as the file states it, before any check. `regions_of` reads the forms of known tools: triples
+`[start, end, label]`, or objects with keys for surface, category and offsets. `RegionPlacer` converts the regions of a
+file to entities. Two offsets can mean three things (`WAYS`), and most files do not say which:
 
-- a surface beside the offsets settles it: the first way counts in which all regions of a record fit;
-- without surfaces the file as a whole settles it: offsets behind the end of a text, or between the halves of an emoji;
-- where all that leaves it open, behind an emoji, the surfaces do that the file labels elsewhere; if they do not either,
-  code points are taken, which is an issue that names `data.offsets`.
+- surfaces beside the offsets decide: the first way in which all regions of a record fit is used;
+- without surfaces the file as a whole decides: offsets beyond the end of a text, or between the halves of an emoji;
+- if that leaves it open, after an emoji, the surfaces that the file labels elsewhere decide; if they do not either,
+  code points are assumed, which is an issue that names `data.offsets`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from omniner.corpus.formats.fields import MAX_LINE, IssueLog, join_surrogates, q
 from omniner.corpus.formats.spellings import CATEGORIES, ENDS, LENGTHS, PAIRS, STARTS, SURFACES
 from omniner.records import Entity, Issue, Sentence, replace_surrogates, utf16_places
 
-MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers alone
-_HITS = 3  # so many surfaces must speak for UTF-16 units where nothing else does
-_DEEPEST_OFFSET = 3  # lists in one another that may hold a place
+MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers only
+_HITS = 3  # minimum number of surfaces that must support UTF-16 units if nothing else does
+_DEEPEST_OFFSET = 3  # nested lists that may hold offsets
 _PLACE = itemgetter(2, 3)
 WAYS = {
     "half_open": "code points, the end behind the last one",
@@ -43,15 +43,15 @@ class Region(NamedTuple):
 
 
 def regions_of(item: object, log: IssueLog, line: int) -> list[Region]:
-    """Read one listed mention, in any of the known spellings.
+    """Read one listed mention, in any of the known forms.
 
     Args:
-        item: `[start, end, label]`, or an object; `points` in one are several places of the same label.
-        log: takes the issues.
-        line: where it stands.
+        item: `[start, end, label]`, or an object; `points` in one are several spans with the same label.
+        log: gets the issues.
+        line: of the item.
 
     Returns:
-        What it says; nothing, with an issue, where that cannot be told.
+        The regions; none, with an issue, if the item cannot be read.
     """
     if isinstance(item, list) and len(item) in (3, 4):  # the fourth is a surface, or an id of a knowledge base
         start, end, category, *_ = item
@@ -71,7 +71,7 @@ def regions_of(item: object, log: IssueLog, line: int) -> list[Region]:
     start, end = _offsets(item)
     surface = _surface(item)
     if categories == [None] and isinstance(item.get("entity"), str) and isinstance(item.get("value"), str):
-        categories, surface = [item["entity"]], item["value"]  # as Rasa has it
+        categories, surface = [item["entity"]], item["value"]  # as in Rasa
     if start is None and end is None and (odd := [key for key in item if _may_be_offset(key, item[key])]):
         log.add("unknown-offsets", f"{', '.join(map(quote, odd))} may be offsets: not read; kept without", line)
     if start is None and end is None and surface is None:
@@ -81,7 +81,7 @@ def regions_of(item: object, log: IssueLog, line: int) -> list[Region]:
 
 
 def _may_be_offset(key: object, value: object, depth: int = _DEEPEST_OFFSET) -> bool:
-    """Whether a field that is not read looks as if it held a place."""
+    """Whether an unread field looks like offsets."""
     if isinstance(value, list):
         return bool(value) and depth > 0 and all(_may_be_offset(key, part, depth - 1) for part in value)
     if isinstance(value, str):
@@ -117,7 +117,7 @@ def _offsets(item: Mapping[str, Any]) -> tuple[object, object]:
 
 
 def _number(value: object) -> object:
-    """A whole number that is written as a text or with a point, else the value itself."""
+    """Convert an integer written as a string or float; return any other value unchanged."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -133,14 +133,14 @@ class Waiting(NamedTuple):
 
 
 class RegionPlacer:
-    """Makes entities of the regions of one file, in the order of its records.
+    """Convert the regions of one file to entities, in the order of its records.
 
     Args:
-        log: takes the issues.
-        way: one of `WAYS`; `auto` = find it out.
-        assumed: the way of the format, where nothing in the file speaks against it.
-        fixed: the format says so: no other way but `utf16` is looked for.
-        loose: what happens to a surface whose offsets do not fit, for the issue.
+        log: gets the issues.
+        way: one of `WAYS`; `auto` = detect.
+        assumed: the way of the format, used if nothing in the file contradicts it.
+        fixed: the format specifies it: no other way but `utf16` is tried.
+        loose: for the issue: what happens to a surface whose offsets do not fit.
     """
 
     def __init__(
@@ -156,8 +156,8 @@ class RegionPlacer:
         self._ways = [assumed, *others] if way == "auto" else [way]
         self._open: list[Waiting] = []  # decided by the whole file
         self._done: list[Sentence] = []
-        self._names: set[str] = set()  # categories that UTF-8 can hold
-        self._changed: dict[str, tuple[Issue, int, int]] = {}  # way -> issue of the first, its place in the log, count
+        self._names: set[str] = set()  # categories that UTF-8 can encode
+        self._changed: dict[str, tuple[Issue, int, int]] = {}  # way -> first issue, its index in the log, count
 
     def add(self, sentence: Sentence, regions: Sequence[Region], line: int) -> None:
         """Give a sentence the entities of these regions, now or when `finish` is called."""
@@ -174,7 +174,7 @@ class RegionPlacer:
             self._place(sentence, regions, ways, line)
 
     def _plain(self, text: str, regions: Sequence[Region], way: str) -> list[Entity] | None:
-        """The entities where all is as it should be, which is the quick way for nearly all; None where it is not."""
+        """Return the entities if everything is valid, the fast path for nearly all sentences; None if it is not."""
         if way == "utf16":
             return None
         shift, size, names = int(way == "inclusive"), len(text), self._names
@@ -202,7 +202,7 @@ class RegionPlacer:
         return True
 
     def finish(self) -> None:
-        """Place what had to wait for the whole file, and report offsets that were not as the format has them."""
+        """Place the regions that waited for the whole file, and report offsets that differ from the format's."""
         ends = [way for way in self._ways if way != "utf16"] or self._ways
         end = ends[0] if len(ends) == 1 else self._best(ends)
         with_emoji = []
@@ -219,13 +219,13 @@ class RegionPlacer:
             self._log.items.insert(at, issue._replace(message=message))
 
     def _ways_for(self, text: str) -> list[str]:
-        """UTF-16 units are code points where there is no emoji."""
+        """Return the possible ways; without an emoji, UTF-16 units equal code points."""
         if len(self._ways) == 1 or not (text.isascii() or max(text) <= "\uffff"):
             return self._ways
         return [way for way in self._ways if way != "utf16"]
 
     def _best(self, ways: Sequence[str]) -> str:
-        """The way that fits most of the waiting regions; the first of equals."""
+        """Return the way that fits most of the waiting regions; the first of equals."""
         counts = dict.fromkeys(ways, 0)
         for waiting in self._open:
             text = waiting.sentence.text
@@ -235,7 +235,7 @@ class RegionPlacer:
         return max(ways, key=lambda way: counts[way])
 
     def _settle_units(self, waiting: Sequence[Waiting], end: str) -> None:
-        """Decide between code points and UTF-16 units for the sentences that have emoji."""
+        """Decide between code points and UTF-16 units for the sentences with emoji."""
         differing: list[tuple[str, Region, tuple[object, object]]] = []
         fitting = {end: 0, "utf16": 0}
         for one in waiting:
@@ -258,7 +258,7 @@ class RegionPlacer:
     def _settle_by_surfaces(
         self, first: Waiting, differing: Sequence[tuple[str, Region, tuple[object, object]]], end: str
     ) -> str:
-        """Believe the way that gives surfaces which the file labels elsewhere, where no emoji can shift them."""
+        """Choose the way whose surfaces the file labels elsewhere, in texts where no emoji shifts offsets."""
         known = {(entity.text, entity.category) for sentence in self._done for entity in sentence.entities}
         hits = {end: 0, "utf16": 0}
         for text, region, other in differing:
@@ -283,7 +283,7 @@ class RegionPlacer:
             self._place(sentence, regions, ways, line)
 
     def _place(self, sentence: Sentence, regions: Sequence[Region], ways: Sequence[str], line: int) -> None:
-        """One way for all regions of a sentence if one fits all, else for each the first that fits."""
+        """Place regions in one way if it fits all of a sentence, else each in the first way that fits it."""
         log, text = self._log, sentence.text
         regions = [
             region._replace(surface=join_surrogates(region.surface, log, line)) if region.surface else region
@@ -315,7 +315,7 @@ class RegionPlacer:
 def _entity(
     text: str, surface: str | None, category: object, start: object, end: object, log: IssueLog, line: int, loose: str
 ) -> Entity | None:
-    """The entity of a region, without offsets where it lists none."""
+    """Return the entity of a region, without offsets if it has none."""
     if start is not None or end is not None or surface is None:
         return entity_at(text, surface, category, start, end, log, line, loose)
     if not isinstance(category, str) or not category:
@@ -325,13 +325,13 @@ def _entity(
 
 
 def moved(text: str, region: Region, way: str, places: Mapping[int, int] | None = None) -> tuple[object, object]:
-    """Give the offsets of a region as half-open code points, if they are meant in this way.
+    """Convert the offsets of a region from one way of counting to half-open code points.
 
     Args:
         text: of the sentence.
         region: with offsets of any kind.
         way: one of `WAYS`.
-        places: of the text in UTF-16 units, where they are known already.
+        places: UTF-16 offset -> offset of the text, if already computed.
     """
     start, end = region.start, region.end
     if way == "half_open" or type(start) is not int or type(end) is not int:
@@ -343,7 +343,7 @@ def moved(text: str, region: Region, way: str, places: Mapping[int, int] | None 
 
 
 def _fits(text: str, region: Region, start: object, end: object) -> bool:
-    """Whether the place can be, and holds the surface if there is one (white space aside, which some tools trim)."""
+    """Whether offsets are valid and give the surface, if there is one; ignore white space, which some tools trim."""
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
         return False
     if region.surface is None:
@@ -354,7 +354,7 @@ def _fits(text: str, region: Region, start: object, end: object) -> bool:
 
 
 def _squeezed(surface: str) -> str:
-    """Without its white space; `\\n` in letters is how some versions write a line break."""
+    """Remove white space; some versions write a line break as the two characters `\\n`."""
     return "".join(surface.replace("\\n", "").split())
 
 
@@ -368,22 +368,22 @@ def entity_at(
     line: int,
     loose: str = "kept without offsets",
 ) -> Entity | None:
-    """Make an entity of what a file says of it; it says anything.
+    """Create an entity from a file's values, which may be anything.
 
     An entity whose offsets do not give its surface keeps the surface and loses the offsets, with an issue: the pair
-    still counts where surfaces are compared.
+    still counts in comparisons by surface.
 
     Args:
         text: of the sentence.
         surface: None = take it from the text.
         category: of the entity.
         start, end: half-open offsets in code points.
-        log: takes the issues.
-        line: where the entity stands.
-        loose: what happens to a surface whose offsets do not give it, for the issue.
+        log: gets the issues.
+        line: of the entity.
+        loose: for the issue: what happens to a surface that its offsets do not give.
 
     Returns:
-        The entity; None, with an issue, where there can be none.
+        The entity; None, with an issue, if none can be created.
     """
     if not isinstance(category, str) or not category:
         log.add("bad-entity", f"{quote(category)} is not a category; the entity is left out", line)
@@ -396,7 +396,7 @@ def entity_at(
         message = f"{category} at [{start}, {end}) holds no character; the entity is left out"
         log.add("empty-entity", message, line)
         return None
-    if surface is None and end - start > MAX_SURFACE:  # else a short file could ask for any amount of memory
+    if surface is None and end - start > MAX_SURFACE:  # else a short file could request any amount of memory
         log.add("entity-too-long", f"{category} at [{start}, {end}); the entity is left out", line)
         return None
     inside = start >= 0 and end <= len(text)
@@ -414,13 +414,13 @@ def entity_at(
 
 
 def sort_entities(entities: list[Entity]) -> list[Entity]:
-    """Sort by start, then end; equal places and entities without offsets keep their order, the latter last."""
+    """Sort by start, then end; equal offsets and entities without offsets keep their order, the latter last."""
     last = MAX_LINE + 1
     return sorted(entities, key=lambda e: (last, last) if e.start is None else (e.start, e.end or 0))
 
 
 def without_repeats(entities: list[Entity], log: IssueLog, line: int) -> list[Entity]:
-    """Keep each placed entity once; a repeat of place and category is an issue. Unplaced ones may be real repeats."""
+    """Keep each entity with offsets once and report repeats; entities without offsets may be real repeats."""
     seen: set[Entity] = set()
     kept = []
     for entity in entities:

@@ -1,4 +1,4 @@
-"""Tables with a header row, between commas or tabs: their rows, and the records that exports make of them."""
+"""Read tables with a header row, separated by commas or tabs: their rows, and the records of exports."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from omniner.errors import UserError
 from omniner.files import check_input_file, explaining
 from omniner.wording import counted
 
-_START = 4096  # bytes in which the first that is no blank must stand
-_HEADER = 2000  # characters in which the header row must end
+_START = 4096  # the first character that is not white space must be within these bytes
+_HEADER = 2000  # the header row must end within these characters
 
 
 def delimiter_of(header: str) -> str:
-    """What stands between the columns of a header row."""
+    """Return the delimiter of a header row."""
     return "\t" if header.count("\t") > header.count(",") else ","
 
 
 def header_of(excerpt: Excerpt) -> list[str]:
-    """The names in the first line, if it is a header row; else nothing."""
+    """Return the names in the first line, if it is a header row; else none."""
     line = excerpt.lines[0][:_HEADER]
     with suppress(csv.Error):
         return [name.strip() for name in next(csv.reader([line], delimiter=delimiter_of(line)), [])]
@@ -35,7 +35,7 @@ def header_of(excerpt: Excerpt) -> list[str]:
 
 def table_rows(text: str, log: IssueLog, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     """Yield `(line number, fields)` for each row that is not blank; a broken row is an issue."""
-    previous = csv.field_size_limit(MAX_LINE)  # the module's limit is the process's: put it back
+    previous = csv.field_size_limit(MAX_LINE)  # the module's limit applies to the whole process: restore it
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         while True:
@@ -54,7 +54,7 @@ def table_rows(text: str, log: IssueLog, delimiter: str = ",") -> Iterator[tuple
 
 
 def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield `(line number, cells by column)` for each row behind the header; one of another width is an issue."""
+    """Yield `(line number, cells by column)` for each row after the header; one of another width is an issue."""
     text = read_text(path, log).removeprefix("\ufeff")
     rows = table_rows(text, log, delimiter_of(text[:_HEADER].partition("\n")[0]))
     _, header = next(rows, (1, []))
@@ -71,14 +71,14 @@ def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]
 
 
 def check_header(path: Path, names: Sequence[str]) -> None:
-    """Raise a `UserError` where two columns have one name: which of them is meant cannot be told."""
+    """Raise a `UserError` if two columns have the same name, because the intended one is unknown."""
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         found = f"{counted(names.count(twice[0]), 'column')} called {quote(twice[0])}"
         raise UserError(f"{path}:1", found, "Rename or remove those that are not to be read.")
 
 
 def first_bytes(path: Path) -> bytes:
-    """Read the first bytes of a file that tell JSON from other files, without what may stand before them.
+    """Read the first bytes of a file, which distinguish JSON from other files, without leading white space.
 
     Raises:
         UserError: the file cannot be read.
@@ -89,12 +89,12 @@ def first_bytes(path: Path) -> bytes:
 
 
 def json_or_table_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` for each object of JSON, or each row of a table, whichever the file is."""
+    """Yield `(line number, object)` for each object of a JSON file, or each row of a table."""
     return (json_records if first_bytes(path)[:1] in (b"{", b"[") else table_records)(path, log)
 
 
 def table_records(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield `(line number, object)` for each row: a cell that holds JSON is that, an empty one is none."""
+    """Yield `(line number, object)` for each row; JSON in a cell is parsed, an empty cell is left out."""
     for line, cells in table_cells(path, log):
         record: dict[str, Any] = {}
         for name, cell in cells.items():

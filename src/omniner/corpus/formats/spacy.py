@@ -1,4 +1,4 @@
-"""spaCy's training tuples of a text and its entities, in one JSON list or one a line, and what ner-annotator writes.
+"""spaCy's training tuples of a text and its entities, in one JSON list or one per line, and ner-annotator's output.
 
     [["我爱北京", {"entities": [[2, 4, "地点"]]}]]
     {"classes": ["地点"], "annotations": [["我爱北京", {"entities": [[2, 4, "地点"]]}]]}
@@ -21,12 +21,12 @@ from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. Of `options` the meaning of offsets counts."""
+    """Read one file; ids are empty. Of `options`, the meaning of offsets is used."""
     log, unread = IssueLog(path), UnreadParts()
     placer = RegionPlacer(log, options.offsets)
     sentences = []
     for line, value in _tuples(path, log):
-        if value is None:  # what ner-annotator writes for a text that was skipped
+        if value is None:  # ner-annotator writes this for a skipped text
             unread.note("skipped texts", line)
             continue
         if not _is_tuple(value):
@@ -52,7 +52,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _tuples(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
-    """The tuples of the file, or of the `annotations` of its objects."""
+    """Yield the tuples of the file, or of the `annotations` of its objects."""
     for line, value in json_values(path, log):
         if isinstance(value, dict) and isinstance(value.get("annotations"), list):
             yield from ((line, item) for item in value["annotations"])

@@ -1,7 +1,7 @@
-"""Keys under which files say the same thing: the one place that knows their spellings.
+"""List the keys under which files store the same thing; no other module knows their spellings.
 
-Of several keys in one object the first in the order of these tables counts. What a value may look like stands where it
-is read: mentions in `regions`, records in `jsonl`, tables in `entity_table`.
+Of several keys in one object the first in the order of these tables is used. The form of the values is defined where
+they are read: mentions in `regions`, records in `jsonl`, tables in `entity_table`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 SURFACES = (
     *("text", "entity", "word", "surface", "span", "mention", "value", "name", "entity_text", "entity_name", "实体"),
 )
-"""Keys under which a mention has its words."""
+"""Keys under which a mention has its surface."""
 CATEGORIES = (
     *("category", "label", "type", "labels", "entity_type", "entity_label", "label_type", "tag", "class"),
     *("types", "entity_group", "类别", "类型"),
@@ -23,7 +23,7 @@ ENDS = (
     *("end_position", "stop", "to", "结束", "终止", "结束位置"),
 )
 OFFSETS = frozenset({*STARTS, *ENDS} - {"from", "to"})
-"""Keys that only a mention has; a message is from and to somebody, too."""
+"""Keys that only a mention has; `from` and `to` also occur in messages."""
 LENGTHS = ("length", "len", "长度")
 PAIRS = (
     *("char_span", "offset", "offsets", "pos", "position", "span", "index", "entity_index", "location", "spans"),

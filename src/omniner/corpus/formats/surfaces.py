@@ -1,4 +1,4 @@
-"""Entities as files list them without offsets: pairs of a surface and its category, placed by the surfaces.
+"""Locate entities that files list without offsets, as pairs of a surface and its category.
 
 The k-th mention of a surface gets its k-th occurrence (`records.locate_pairs`).
 """
@@ -17,7 +17,8 @@ def pairs_of(items: object) -> list[tuple[str, str]] | None:
     """Read a list of `[surface, category]` pairs, or an object of categories with lists of surfaces.
 
     Returns:
-        What stands where the surface is expected, and where the category is; None where `items` is neither, or empty.
+        Pairs of the value in the surface's position and the value in the category's; None if `items` is neither, or
+        empty.
     """
     if isinstance(items, dict):
         groups = [(name, surfaces) for name, surfaces in items.items() if isinstance(surfaces, list)]
@@ -34,14 +35,14 @@ def pairs_of(items: object) -> list[tuple[str, str]] | None:
 
 
 class PairPlacer:
-    """Finds the places of pairs of a surface and its category, of which a file gives no offsets.
+    """Locate pairs of a surface and its category, for which a file has no offsets.
 
-    Which of the two is the surface follows from the texts of the file: more of the surfaces stand in them. A file that
-    has the category first is an issue.
+    The texts of the file show which of the two is the surface: more of the surfaces occur in them. A file that has the
+    category first is an issue.
 
     Args:
-        log: takes the issues.
-        usual: the format never has places; else that they are missing is an issue of the file as a whole.
+        log: gets the issues.
+        usual: whether the format never has offsets; if not, missing offsets are an issue of the file as a whole.
     """
 
     def __init__(self, log: IssueLog, usual: bool = False) -> None:
@@ -52,15 +53,15 @@ class PairPlacer:
         """Give a sentence the entities of these pairs when `finish` is called.
 
         Args:
-            sentence: whose text has the surfaces.
-            pairs: the surface first, or the category in all of the file.
-            line: where they stand.
-            item: the number of the record, for issues; 0 = the line says enough.
+            sentence: its text contains the surfaces.
+            pairs: the surface first, or in the whole file the category first.
+            line: of the pairs.
+            item: the number of the record, for issues; 0 = the line is enough.
         """
         self._open.append((sentence, pairs, line, item, self._log.id))
 
     def finish(self) -> None:
-        """Place all pairs."""
+        """Locate all pairs."""
         log, is_turned = self._log, self._is_turned()
         several = total = 0
         for sentence, pairs, line, item, log.id in self._open:
@@ -81,7 +82,7 @@ class PairPlacer:
             log.add("placed-by-words", found + many, self._open[0][2])
 
     def _is_turned(self) -> bool:
-        """Whether the category comes first, which is an issue where it is met first."""
+        """Whether the category comes first; if so, add an issue at the first such pair."""
         usual = turned = line = 0
         for sentence, pairs, at, _, _ in self._open:
             for first, second in pairs:
@@ -99,13 +100,14 @@ class PairPlacer:
 
 
 def entities_of_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
-    """Make entities of pairs of a surface and its category, with places from left to right.
+    """Create entities from pairs of a surface and its category, located from left to right.
 
     Args:
         text: of the sentence.
         pairs: in their listed order.
-        log: takes an issue for each that is not in the text, and has no offsets, or is listed too often, and left out.
-        line: where they stand.
+        log: gets an issue for each pair that is not in the text (it has no offsets) or listed too often (it is left
+            out).
+        line: of the pairs.
     """
     found = locate_pairs(text, pairs)
     for pair, entity in zip(pairs, found, strict=True):
@@ -114,7 +116,7 @@ def entities_of_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog
 
 
 def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:
-    """Note an issue where `records.locate_pairs` gave a pair no entity, or one without a place."""
+    """Add an issue if `records.locate_pairs` gave a pair no entity, or one without offsets."""
     surface, category = pair
     if entity is None:
         message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
@@ -124,13 +126,13 @@ def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, li
 
 
 def add_by_words(sentence: Sentence, items: Sequence[Region], log: IssueLog, line: int) -> None:
-    """Place mentions without offsets, and entities whose offsets did not fit, beside those that have a place.
+    """Locate mentions without offsets, and entities whose offsets did not fit, beside those that have offsets.
 
     Args:
-        sentence: with the entities whose offsets are believed.
+        sentence: with the entities whose offsets were accepted.
         items: mentions without offsets.
-        log: takes the issues.
-        line: where the sentence stands.
+        log: gets the issues.
+        line: of the sentence.
     """
     placed = [entity for entity in sentence.entities if entity.start is not None]
     loose = [(entity.text, [entity.category]) for entity in sentence.entities if entity.start is None]

@@ -1,9 +1,9 @@
-"""A sentence a line, and its tags behind a tab: as many as it has tokens, or characters.
+"""One sentence per line, followed by a tab and its tags: one for each token, or character.
 
     我爱北京<tab>O O B-地点 I-地点
 
-The tokens are what stands between blanks, or between the control characters U+0002 of PaddleNLP, or the characters of
-the text: whichever gives most lines of the file as many as they have tags. Other lines are issues, and left out. A
+Tokens are separated by spaces or by the control character U+0002 of PaddleNLP, or are the characters of the text; the
+way in which most lines of the file have as many tokens as tags is used. Other lines are left out and are issues. A
 header row (`text_a<tab>label`) is left out, too.
 """
 
@@ -22,7 +22,7 @@ from omniner.registry import first_line
 from omniner.wording import counted
 
 _UNIT = "\x02"  # between tokens and tags in data sets of PaddleNLP
-_WAYS: tuple[Callable[[str], list[str]], ...] = (  # what the tokens of a text are; the first of those that fit alike
+_WAYS: tuple[Callable[[str], list[str]], ...] = (  # ways to split a text into tokens; the first of equals is used
     lambda text: text.split(_UNIT),
     lambda text: text.split(),
     lambda text: list(text),
@@ -32,7 +32,7 @@ _WAYS: tuple[Callable[[str], list[str]], ...] = (  # what the tokens of a text a
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. Of `options` the scheme and the joiner count."""
+    """Read one file; ids are empty. Of `options`, the scheme and the joiner are used."""
     log = IssueLog(path)
     lines: list[tuple[int, str, list[str]]] = []
     for number, line in enumerate(read_lines(path, log), 1):
@@ -64,12 +64,12 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _fits(tokens: list[str], tags: list[str]) -> bool:
-    """Whether these are tokens, as many as tags."""
+    """Whether there are tokens, and as many as tags."""
     return len(tokens) == len(tags) and any(tokens)
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
-    """Recognise lists of tags behind tabs."""
+    """Recognise lists of tags after tabs."""
     last = [line.rpartition("\t")[2].replace(_UNIT, " ") for line in excerpt.lines if "\t" in line]
     lists = sum(map(is_tag_list, last))
     if lists and 2 * lists >= len(excerpt.lines):

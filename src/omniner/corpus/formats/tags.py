@@ -1,11 +1,11 @@
-"""Tags of tokens: what a column or list of tags says, whatever its scheme and spelling, and the entities it makes.
+"""Interpret the tags of tokens, in a column or list, of any scheme and spelling, and build entities from them.
 
-A tag has a letter and a category: `B-PER`, `b_per`, `PER-B`; a letter alone (`B`), whose entities are all of the
-category `ENTITY`; or a category alone (`PER`), where neighbours of one category are one entity. The tags of a whole
-file decide which (`read_tags`). One rule decodes all schemes, as the CoNLL evaluation script has it: `B S U W` start an
-entity, `E S L U W` end it, and `I M E L` that continue nothing of their category start one too (`orphan-inside`), which
-in IOB1 is how entities start. An entity of a scheme with an end tag that never meets it counts as well
-(`unfinished-entity`), so an entity cut by a sentence's end gives two. The scheme only says which tags are foreign.
+A tag has a letter and a category: `B-PER`, `b_per`, `PER-B`; only a letter (`B`), whose entities all get the category
+`ENTITY`; or only a category (`PER`), where adjacent tokens of one category are one entity. The tags of the whole file
+decide which (`read_tags`). One rule decodes all schemes, that of the CoNLL evaluation script: `B S U W` start an
+entity, `E S L U W` end it, and `I M E L` that continue nothing of their category start one, too (`orphan-inside`); in
+IOB1 this is how entities start. If a scheme has an end tag, an entity without one counts as well (`unfinished-entity`),
+so an entity cut by a sentence's end becomes two. The scheme only decides which tags are foreign.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from omniner.records import Entity, Sentence
 
 Row = tuple[int, str, str]  # line number, token, tag
 
-# First letters of the tags of each scheme besides O; L and U are the BILOU names of E and S, W is that of BMEWO for S.
+# Letters of the tags of each scheme besides O; L and U are the BILOU names of E and S, W is BMEWO's name of S.
 SCHEMES = {"bio": "BI", "bios": "BIS", "bioes": "BIESLUW", "bmes": "BMESW"}
 READ_SCHEMES = {**SCHEMES, "iob1": "BI", "io": "I"}
 NO_TAG = ""  # of a row without a tag column
-ENTITY = "ENTITY"  # category of tags that are letters only
+ENTITY = "ENTITY"  # category of tags that are only letters
 _STARTS, _INSIDE, _ENDS = frozenset("BSUW"), frozenset("IMEL"), frozenset("ESLUW")
 _LETTERS = "BIMESLUW"
 _PREFIX = re.compile(rf"([{_LETTERS}{_LETTERS.lower()}])[-_](.+)", re.DOTALL)
 _SUFFIX = re.compile(rf"(.+)[-_]([{_LETTERS}{_LETTERS.lower()}])", re.DOTALL)
 _WORDED = re.compile(r"\s*(?:[BIESLUMW]|BEGIN|INSIDE|END|SINGLE|START|MIDDLE|LAST|UNIT)[-_.:]", re.IGNORECASE)
-_EMPTY = frozenset({"_", "-", "0"})  # for O, where a file has no O
-_IOB1_STARTS = 3  # so many entities must start with I before that is how the file starts them
+_EMPTY = frozenset({"_", "-", "0"})  # instead of O, in a file without O
+_IOB1_STARTS = 3  # at least this many entities must start with I before IOB1 is assumed
 _CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff]")
 
 
 class Tag(NamedTuple):
-    """What a tag says: its letter, or O; its category; the code of what is wrong with it, or nothing."""
+    """A decoded tag: its letter, or O; its category; the code of what is wrong with it, or nothing."""
 
     letter: str
     category: str = ""
@@ -50,7 +50,7 @@ class TagSet:
 
     Attributes:
         scheme: one of `READ_SCHEMES`.
-        tags: each as it is spelled, and what it says.
+        tags: each tag as spelled in the file -> the decoded tag.
     """
 
     scheme: str
@@ -58,29 +58,29 @@ class TagSet:
 
 
 def is_tag(text: str) -> bool:
-    """Tell whether a column reads like a tag with a letter and a category, in this order: `O`, `B-PER`, `S_LOC`."""
+    """Return whether a text looks like a tag with a letter and then a category: `O`, `B-PER`, `S_LOC`."""
     return text == "O" or (len(text) > 2 and text[1] in "-_" and text[0] in _LETTERS)
 
 
 def bare_tag(text: str) -> str:
-    """What a column holds without the blanks around it, unless it is a tag with them: some categories have blanks."""
+    """Return the value of a column without surrounding spaces, unless it is a tag: some categories contain spaces."""
     return text if is_tag(text) else text.strip(" \t")
 
 
 def is_tag_list(text: str) -> bool:
-    """Tell whether a text is two tags or more with blanks between them, such as `B-PER I-PER O`."""
+    """Return whether a text is two or more tags separated by spaces, such as `B-PER I-PER O`."""
     parts = text.split()
     return len(parts) > 1 and all(part in ("O", "o") or _PREFIX.fullmatch(part) for part in parts)
 
 
 def notation_of(counts: Mapping[str, int]) -> str:
-    """Find out how tags are spelled.
+    """Detect how tags are spelled.
 
     Args:
-        counts: how often each stands in the file, or in a sample of it.
+        counts: how often each occurs in the file, or in a sample of it.
 
     Returns:
-        prefix | suffix | letter | category; empty where they read like no tags.
+        prefix | suffix | letter | category; empty if they do not look like tags.
     """
     fitting = dict.fromkeys(("prefix", "suffix", "letter", "category"), 0)
     out = 0
@@ -110,19 +110,19 @@ def _scheme_of_letters(letters: set[str]) -> str:
 
 
 def read_tags(counts: Mapping[str, int], scheme: str, log: IssueLog) -> TagSet:
-    """Find out what the tags of a file say; a tag that is none counts as `O`, with an issue wherever it stands.
+    """Decode the tags of a file; an invalid tag counts as `O`, with an issue wherever it occurs.
 
     Args:
-        counts: how often each stands in the file.
+        counts: how often each occurs in the file.
         scheme: one of `READ_SCHEMES`, or `auto`.
-        log: takes the issues.
+        log: gets the issues.
 
     Raises:
         UserError: the scheme is unknown.
     """
     if scheme not in ("auto", *READ_SCHEMES):
         raise UserError("data.scheme", f"no tag scheme is called {scheme!r}", f"Use auto, {', '.join(READ_SCHEMES)}.")
-    padded = any(tag != "O" and tag.strip() == "O" for tag in counts)  # blanks are no part of categories then
+    padded = any(tag != "O" and tag.strip() == "O" for tag in counts)  # if so, spaces are not part of categories
     bare = {tag: tag.strip(" \t") if padded else bare_tag(tag) for tag in counts}
     spelled = {tag: join_surrogates(text, log, 0) for tag, text in bare.items()}
     notation = "category" if scheme == "io" else notation_of(counts) or "prefix"
@@ -154,7 +154,7 @@ def _read_tag(text: str, notation: str, outside: set[str] | frozenset[str]) -> T
 
 
 def find_joiner(tokens: Sequence[str]) -> str:
-    """What stands between tokens: nothing where they are characters or Chinese words, else a space."""
+    """Return the text between tokens: none if they are characters or Chinese words, else a space."""
     characters = sum(map(len, tokens))
     if characters <= 1.5 * len(tokens):
         return ""
@@ -163,7 +163,7 @@ def find_joiner(tokens: Sequence[str]) -> str:
 
 
 def tagged_sentence(rows: Sequence[Row], known: TagSet, joiner: str, log: IssueLog) -> Sentence:
-    """Make one sentence of its rows; offsets count the joiner between tokens."""
+    """Build one sentence from its rows; offsets include the joiner between tokens."""
     text = joiner.join([token for _, token, _ in rows])
     runs = _runs(rows, known, log)
     if not runs:
@@ -182,7 +182,7 @@ def tagged_sentence(rows: Sequence[Row], known: TagSet, joiner: str, log: IssueL
 
 
 def _runs(rows: Sequence[Row], known: TagSet, log: IssueLog) -> list[tuple[int, int, str, str]]:
-    """`(first row, last row, category, letter of the last tag)` of each entity."""
+    """Return `(first row, last row, category, letter of the last tag)` of each entity."""
     runs: list[tuple[int, int, str, str]] = []
     tags = known.tags
     current = ""  # category of the entity that the next row may continue
@@ -205,7 +205,7 @@ def _runs(rows: Sequence[Row], known: TagSet, log: IssueLog) -> list[tuple[int, 
 
 
 def starts_like_iob1(sentences: Iterable[Sequence[Row]], known: TagSet) -> bool:
-    """Whether entities start with I, and with B only right behind another of their category: so it is in IOB1."""
+    """Whether entities start with I, and with B only directly after another of their category, as in IOB1."""
     starts = 0
     for rows in sentences:
         before = ""

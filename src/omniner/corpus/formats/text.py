@@ -1,4 +1,4 @@
-"""Plain text without labels, a sentence a line; taken only where a file plainly is prose, or on request."""
+"""Plain text without labels, one sentence per line; used only if a file clearly is prose, or on request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; blank lines are no sentences. `options` changes nothing here."""
+    """Read one file; blank lines are not sentences. `options` are ignored."""
     log = IssueLog(path)
     sentences = []
     for number, line in enumerate(read_lines(path, log), 1):
@@ -24,7 +24,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
-    """Recognise what reads like nothing else."""
+    """Recognise prose: text that looks like no other format."""
     return None if find_lookalike(excerpt) else Match(10, "prose, one sentence a line, without labels")
 
 

@@ -1,4 +1,4 @@
-"""Texts that files hold as lists of tokens, and entities that are given by tokens."""
+"""Read texts that files store as lists of tokens, with entities given by token indices."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from omniner.corpus.formats.regions import entity_at, sort_entities, without_rep
 from omniner.corpus.formats.tags import find_joiner
 from omniner.records import UNLABELED, Entity, Issue, Sentence
 
-_SAMPLE = 400  # tokens looked at to find out what stands between them
+_SAMPLE = 400  # tokens examined to detect the joiner
 
 
 def token_list(value: object) -> bool:
-    """Whether a value is a list of texts, and not of none."""
+    """Whether a value is a list of strings that is not empty."""
     return isinstance(value, list) and bool(value) and all(isinstance(token, str) for token in value)
 
 
 @dataclass
 class TokenText:
-    """A text made of tokens; `starts` are where they begin in it."""
+    """A text built from tokens; `starts` are the offsets of their beginnings."""
 
     tokens: Sequence[str]
     joiner: str
@@ -39,7 +39,7 @@ class TokenText:
     def sorted_entities(
         self, mentions: Iterable[tuple[object, Sequence[object]]], log: IssueLog, line: int
     ) -> list[Entity]:
-        """Make entities of `(category, indices of the tokens)` each, by place; what is none is an issue."""
+        """Build entities from `(category, token indices)`, sorted by position; invalid ones are issues."""
         found = (self._entity(category, indices, log, line) for category, indices in mentions)
         return sort_entities(without_repeats([entity for entity in found if entity], log, line))
 
@@ -69,14 +69,15 @@ def read_mentions(
     list_keys: Sequence[str],
     mention: Callable[[object], tuple[object, Sequence[object]]],
 ) -> tuple[list[Sentence], list[Issue]]:
-    """Read JSON records of tokens with a list of mentions by tokens; ids are empty where the file has none.
+    """Read JSON records of tokens with a list of mentions by token; ids are empty if the file has none.
 
     Args:
         path: the file.
-        joiner: what to put between tokens; None = find out.
+        joiner: text between tokens; None = detect.
         tokens_key: of the tokens.
-        list_keys: of the mentions: the first that a record has; one that has none of them has no labels.
-        mention: gives the category of an item and the indices of its tokens, or something else for what is no mention.
+        list_keys: of the mentions; the first one in a record is used, a record with none of them has no labels.
+        mention: returns the category of an item and the indices of its tokens, or something invalid if it is no
+            mention.
     """
     log = IssueLog(path)
     sentences = []
@@ -102,8 +103,8 @@ def token_texts(
     Args:
         records: with their lines.
         key: of the tokens.
-        joiner: what to put between tokens; None = find out from the first records.
-        log: takes the issues.
+        joiner: text between tokens; None = detect from the first records.
+        log: gets the issues.
     """
     waiting: list[tuple[int, dict[str, Any], list[str], str]] = []
     size = 0

@@ -1,8 +1,8 @@
-"""UIE's JSON lines of PaddleNLP: a line for each text and category, which is the `prompt`.
+"""UIE's JSON lines of PaddleNLP: one line for each text and category; the category is the `prompt`.
 
     {"content": "我爱北京", "result_list": [{"text": "北京", "start": 2, "end": 4}], "prompt": "地点"}
 
-Lines of one `content` become one sentence. Offsets are half-open and count code points. Prompts of relations
+Lines with the same `content` become one sentence. Offsets are half-open and count code points. Prompts of relations
 (`北京的人口`: a surface of the text, 的, a relation) are not read, which is an issue.
 """
 
@@ -19,7 +19,7 @@ from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. Of `options` the meaning of offsets counts."""
+    """Read one file; ids are empty. Of `options`, the meaning of offsets is used."""
     log, unread = IssueLog(path), UnreadParts()
     placer = RegionPlacer(log, options.offsets)
     sentences: dict[str, Sentence] = {}

@@ -1,8 +1,8 @@
-"""W2NER's JSON: `sentence` is a list of characters, `ner` a list of mentions by the indices of theirs.
+"""W2NER's JSON: `sentence` is a list of characters, `ner` a list of mentions by character indices.
 
     [{"sentence": ["我", "爱", "北", "京"], "ner": [{"index": [2, 3], "type": "地点"}], "word": [[0], [1], [2, 3]]}]
 
-Mentions with gaps are issues. Texts are the tokens with nothing between them where they are Chinese, else a space
+Mentions with gaps are issues. Texts are the tokens joined without separator if they are Chinese, else by spaces
 (`data.joiner`).
 """
 
@@ -18,12 +18,12 @@ from omniner.registry import first_line
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty where the file has none. Of `options` the joiner counts."""
+    """Read one file; ids are empty if the file has none. Of `options`, the joiner is used."""
     return read_mentions(path, options.joiner, "sentence", ("ner", "entities"), _mention)
 
 
 def _mention(item: object) -> tuple[object, list[object]]:
-    """`(category, tokens)` of an item; anything else for what is no object with `index` and `type`."""
+    """Return `(category, tokens)` of an item; something invalid if it is not an object with `index` and `type`."""
     if isinstance(item, dict) and isinstance(item.get("index"), list):
         return item.get("type"), item["index"]
     return item, []

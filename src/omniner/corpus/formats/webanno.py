@@ -1,4 +1,4 @@
-"""WebAnno's TSV 3, as INCEpTION exports it: a token a line with its place, and the values of each layer.
+"""WebAnno's TSV 3, as INCEpTION exports it: one token per line with its offsets, and the values of each layer.
 
     #FORMAT=WebAnno TSV 3.3
     #T_SP=webanno.custom.NamedEntity|identifier|value
@@ -7,9 +7,9 @@
     1-1<tab>0-1<tab>我<tab>_<tab>_
     1-3<tab>2-4<tab>北京<tab>*<tab>地点[1]
 
-The column read is `value` of the first layer of spans that has one, else its last; other columns are not read, which is
+The first column named `value` of the span layers is read, else their last column; other columns are not read, which is
 an issue. A number in brackets joins tokens to one mention; values with `|` between them are several. A mention that
-starts or ends within a token has its value on a row of its own (`1-3.1`), behind that of the token. Texts are those of
+starts or ends within a token has its value on a separate row (`1-3.1`), after that of the token. Texts are those of
 `#Text`; offsets count UTF-16 units of the document.
 """
 
@@ -32,13 +32,13 @@ _SIGN = "#FORMAT=WebAnno TSV"
 _TEXT = "#Text="
 _LAYER = re.compile(r"#T_SP=([^|]+)((?:\|[^|]*)*)")
 _PLACE = re.compile(r"(\d{1,10})-(\d{1,10})")
-_VALUES = re.compile(r"(?:\\.|[^|])+")  # a bar of a value itself has a backslash before it
+_VALUES = re.compile(r"(?:\\.|[^|])+")  # a bar within a value has a backslash before it
 _VALUE = re.compile(r"(.+?)(?:\[(\d+)\])?")
 _ESCAPES = {"\\t": "\t", "\\n": "\n", "\\r": "\r", "\\\\": "\\"}
 
 
 class Token(NamedTuple):
-    """A row of a token or of a part of one: its line, its place in UTF-16 units of the document, and its values."""
+    """A row of a token or of a part of one: its line, its offsets in UTF-16 units of the document, and its values."""
 
     line: int
     start: int
@@ -47,7 +47,7 @@ class Token(NamedTuple):
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are empty. `options` changes nothing here."""
+    """Read one file; ids are empty. `options` are ignored."""
     log = IssueLog(path)
     lines = read_lines(path, log)
     column = _column(lines, path, log)
@@ -55,7 +55,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _column(lines: Sequence[str], path: Path, log: IssueLog) -> int:
-    """The column of categories, and issues for the others."""
+    """Return the index of the column of categories, and add issues for the others."""
     names: list[str] = []
     for line in lines:
         if match := _LAYER.fullmatch(line):
@@ -73,7 +73,7 @@ def _column(lines: Sequence[str], path: Path, log: IssueLog) -> int:
 
 
 def _blocks(lines: Sequence[str], column: int, log: IssueLog) -> Iterator[tuple[str, list[Token]]]:
-    """The text and the tokens of each sentence."""
+    """Yield the text and the tokens of each sentence."""
     text, tokens = "", list[Token]()
     for number, line in enumerate([*lines, ""], 1):
         if line.startswith(_TEXT):
@@ -93,7 +93,7 @@ def _blocks(lines: Sequence[str], column: int, log: IssueLog) -> Iterator[tuple[
 
 
 def _sentence(text: str, tokens: Sequence[Token], log: IssueLog) -> Sentence:
-    """Mentions are tokens of one value and number; without a number each token is one."""
+    """Build a sentence: tokens with the same value and number are one mention; without a number each token is one."""
     places = utf16_places(text)
     blanks = len(text) - len(text.lstrip())  # before the first token
     offset = tokens[0].start - blanks if tokens else 0
@@ -117,7 +117,7 @@ def _sentence(text: str, tokens: Sequence[Token], log: IssueLog) -> Sentence:
 
 
 def sniff_lines(excerpt: Excerpt) -> Match | None:
-    """Recognise the line that says so."""
+    """Recognise the first line."""
     return Match(90, f"`{_SIGN}` on the first line") if excerpt.lines[0].startswith(_SIGN) else None
 
 

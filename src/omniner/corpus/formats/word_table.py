@@ -1,8 +1,8 @@
-"""Tables with a word and its tag a row under a header: `sentence_id,words,labels`, or Kaggle's `Sentence
-#,Word,POS,Tag`.
+"""Tables with one word and its tag per row under a header: `sentence_id,words,labels`, or Kaggle's NER table.
 
-Rows of one sentence follow each other: its name stands in each of them, or only in the first. Without a column of
-sentences a blank row ends one. Columns that are neither words nor tags nor sentences are not read: one issue for each.
+Kaggle's header is `Sentence #,Word,POS,Tag`. Rows of one sentence follow each other: its name is in each of them, or
+only in the first. Without a column of sentences a blank row ends one. Columns that are neither words nor tags nor
+sentences are not read: one issue for each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SENTENCES = ("sentence_id", "sentence #", "sent_id", "sentence", "sentence_idx"
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
-    """Read one file; ids are those of the table. Of `options` the scheme and the joiner count."""
+    """Read one file; ids are those of the table. Of `options`, the scheme and the joiner are used."""
     log = IssueLog(path)
     sentences: list[tuple[str, list[Row]]] = []
     columns: tuple[str, str, str] | None = None
@@ -41,7 +41,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
                 if name and name not in columns:
                     log.add("unknown-key", f"the column {quote(name)} is not read", 1)
         if not any(cells.values()):
-            continue  # a blank row that has its commas
+            continue  # a blank row, of commas only
         word, tag, name = (cells.get(column, "") for column in columns)
         begins = (name and (not sentences or name != sentences[-1][0])) if columns[2] else line > last + 1
         if begins or not sentences:
@@ -58,7 +58,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     found = []
     for name, rows in sentences:
         if not rows:
-            continue  # its only words are missing, which is said
+            continue  # its only words are missing, which is already an issue
         sentence = tagged_sentence(rows, known, joiner, log)
         sentence.id = name
         found.append(sentence)
@@ -66,7 +66,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
 
 
 def _columns(header: Sequence[str]) -> tuple[str, str, str] | None:
-    """The columns of words, of tags, and of sentences (empty = none); None where it is no such table."""
+    """Return the columns of words, tags and sentences (empty = none); None if it is not such a table."""
     lower = {name.lower(): name for name in header}
     word = next((lower[name] for name in _WORDS if name in lower), None)
     tag = next((lower[name] for name in _TAGS if name in lower), None)

@@ -1,8 +1,8 @@
-"""What can be wrong with a corpus: one function a check, each with its advice, and what they find as verdicts.
+"""Check a corpus for problems: one function per check, each with its advice; the results are verdicts.
 
-Every figure is a share; above `stats.warn.<check>` a check warns, above `stats.fail.<check>` it fails, and one without
-a limit only tells. A check that has nothing to look at (leaks of a corpus with one split) is skipped and says why. To
-add a check, add a function here and its limits to `conf/stats`.
+Every figure is a share. A check warns above `stats.warn.<check>` and fails above `stats.fail.<check>`; without limits
+it only reports. A check with nothing to examine (leaks of a corpus with one split) is skipped and says why. To add a
+check, add a function here and its limits to `conf/stats`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _NAMED = 5  # categories or codes named in a line
 
 @dataclass(frozen=True, slots=True)
 class SurveyedCorpus:
-    """A corpus with all that is known of it.
+    """A corpus with everything that is known of it.
 
     Attributes:
         statistics: what was measured.
-        about: where it comes from and how it was read.
+        about: its source, and how it was read.
         issues: of reading it.
-        taxonomy: None where the categories are those of the files.
-        max_length: characters that a model takes, `encoding.max_length`.
+        taxonomy: None if the categories are those of the files.
+        max_length: number of characters that a model accepts, `encoding.max_length`.
         settings: limits of the checks, lengths of lists.
     """
 
@@ -55,13 +55,13 @@ class SurveyedCorpus:
 
 
 class Verdict(NamedTuple):
-    """What one check says of one corpus.
+    """The result of one check of one corpus.
 
     Attributes:
         check: its name.
         status: passed | warned | failed | skipped.
-        value: the share it found; 0 where it was skipped.
-        limit: the next one that the value could break, or did.
+        value: the share it found; 0 if it was skipped.
+        limit: the exceeded limit, or else the lowest one.
         found: the counts behind the value, or why it was skipped.
         advice: what to do.
     """
@@ -74,18 +74,18 @@ class Verdict(NamedTuple):
     advice: str
 
     def line(self) -> str:
-        """Write the verdict for the terminal."""
+        """Format the verdict for the terminal."""
         if self.status in (SKIPPED, PASSED):
             return f"{self.status:8}{self.check}: {self.found}"
         return f"{self.status:8}{self.check}: {self.found} (limit {100 * self.limit:g}%). {self.advice}"
 
 
 Found = tuple[float, str]  # the share, and the counts behind it in words
-Look = Callable[[SurveyedCorpus], Found | str]  # a text alone says why there is nothing to check
+Look = Callable[[SurveyedCorpus], Found | str]  # returns only a text if there is nothing to check
 
 
 class Check(NamedTuple):
-    """A check: its name as people read it, what it looks at, and what to do where it finds too much."""
+    """A check: its name for readers, its function, and what to do if it finds too much."""
 
     label: str
     look: Look
@@ -96,7 +96,7 @@ CHECKS: dict[str, Check] = {}  # filled below, in the order in which verdicts ar
 
 
 def add_check(advice: str) -> Callable[[Look], Look]:
-    """Make a function `check_<name>` a check of that name."""
+    """Register a function `check_<name>` as a check of that name."""
 
     def add(look: Look) -> Look:
         name = look.__name__.removeprefix("check_")
@@ -107,7 +107,7 @@ def add_check(advice: str) -> Callable[[Look], Look]:
 
 
 def run_checks(surveyed: SurveyedCorpus) -> list[Verdict]:
-    """Give the verdict of every check, in the order of `CHECKS`."""
+    """Return the verdict of every check, in the order of `CHECKS`."""
     settings, verdicts = surveyed.settings, []
     for name, (_, look, advice) in CHECKS.items():
         warn, fail = settings.warn.get(name, math.inf), settings.fail.get(name, math.inf)
@@ -128,14 +128,14 @@ def run_checks(surveyed: SurveyedCorpus) -> list[Verdict]:
 
 @add_check("Take them out of one side: a model has seen them.")
 def check_leakage(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences whose text stands in another split, too."""
+    """Count sentences whose text is in another split, too."""
     counts = surveyed.statistics.counts
     return _across(surveyed, lambda one, other: count_shared(counts, one, other)[0])
 
 
 @add_check("Take them out of one side, or divide anew with task=split.")
 def check_near_leakage(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences whose text, or nearly the same, stands in another split."""
+    """Count sentences with the same or nearly the same text in another split."""
     counts, near = surveyed.statistics.counts, surveyed.statistics.near
     if near is None:
         return _too_many(surveyed)
@@ -155,7 +155,7 @@ def check_posts(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Report unseen mentions apart: remembering alone explains this share.")
 def check_seen(surveyed: SurveyedCorpus) -> Found | str:
-    """Count mentions whose surface stands in train; of the split that has most."""
+    """Count mentions whose surface is in train, for the split with the largest share."""
     rows = {split: seen for split, seen in surveyed.statistics.seen.items() if seen.mentions}
     if not rows:
         return (
@@ -172,7 +172,7 @@ def check_seen(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Keep one of each, or weigh that frequent texts count more.")
 def check_duplicates(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences whose text stood in their split before."""
+    """Count sentences that repeat an earlier one of their split."""
     count = int(count_repeated(surveyed.statistics.counts).sum())
     return _of_sentences(count, surveyed, Wording("sentences repeat one of their split"))
 
@@ -190,7 +190,7 @@ def check_near_duplicates(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Have them labelled again: the guidelines, or an annotator, were unsure.")
 def check_inconsistent(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences whose text stands in the corpus again with other labels."""
+    """Count sentences whose text is in the corpus again with other labels."""
     count, texts = surveyed.statistics.disagreeing, len(surveyed.statistics.disagreements)
     share, text = _of_sentences(count, surveyed, Wording("sentences have a twin with other labels"))
     twins = Wording("{count:text}", count=texts)
@@ -241,7 +241,7 @@ def check_ambiguous(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Clean the texts before they are labelled: offsets change with them.")
 def check_odd_characters(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences with characters that no one types."""
+    """Count sentences with characters that nobody types."""
     count = int(surveyed.statistics.with_odd.sum())
     share, text = _of_sentences(count, surveyed, Wording("sentences have control or other odd characters"))
     kinds = _named([f"{odd.times:,} x U+{odd.point:04X}" for odd in surveyed.statistics.odd])
@@ -250,7 +250,7 @@ def check_odd_characters(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Take them out.")
 def check_empty(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences of nothing but white space."""
+    """Count sentences that consist only of white space."""
     return _of_sentences(int(surveyed.statistics.empty.sum()), surveyed, Wording("sentences show nothing"))
 
 
@@ -265,7 +265,7 @@ def check_no_entity(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Cut them at sentence ends, raise encoding.max_length or set encoding.on_too_long.")
 def check_too_long(surveyed: SurveyedCorpus) -> Found | str:
-    """Count sentences that a model does not take as a whole."""
+    """Count sentences that are too long for a model to read whole."""
     count = int((surveyed.statistics.flat.length > surveyed.max_length).sum())
     return _of_sentences(
         count, surveyed, Wording("sentences are longer than encoding.max_length={limit}", limit=surveyed.max_length)
@@ -281,7 +281,7 @@ def check_outliers(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Collect more of them, merge them, or leave them out (task=filter).")
 def check_rare(surveyed: SurveyedCorpus) -> Found | str:
-    """Count categories with few mentions to learn from."""
+    """Count categories with too few mentions to learn from."""
     statistics, least = surveyed.statistics, surveyed.settings.rare
     base = training_split(statistics)
     if base is None:
@@ -304,7 +304,7 @@ def check_untrained(surveyed: SurveyedCorpus) -> Found | str:
 
 @add_check("Divide anew with task=split: nothing can be said about them.")
 def check_unmeasured(surveyed: SurveyedCorpus) -> Found | str:
-    """Count categories that a split to measure on lacks; of the split that lacks most."""
+    """Count categories that a split for measuring lacks, for the split that lacks most."""
     statistics = surveyed.statistics
     labelled = labelled_splits(statistics)
     others = [split for split in labelled if split != TRAIN]
@@ -356,19 +356,19 @@ def check_issues(surveyed: SurveyedCorpus) -> Found | str:
 
 
 def _part(count: int, total: int, what: str) -> Found:
-    """The share, and `3 of 270 test sentences (1.11%)`."""
+    """Return the share and its text: `3 of 270 test sentences (1.11%)`."""
     share = count / total if total else 0.0
     values = {"count": count, "total": total, "what": what, "share": share}
     return share, Wording("{count:,} of {total:,} {what} ({share:.2%})", **values)
 
 
 def _with(text: str, parts: str) -> Wording:
-    """What was found, and what it is made of."""
+    """Join a finding with its parts."""
     return Wording.both("{text}: {parts}", "{text}：{parts}", text=text, parts=parts)
 
 
 def _part_named(names: Sequence[str], total: int, what: str) -> Found:
-    """How many of so many these are, with the first of their names."""
+    """Return the share of these names in the total, with the first of them."""
     share, text = _part(len(names), total, what)
     return share, _with(text, _named(names)) if names else text
 
@@ -383,7 +383,10 @@ def _of_mentions(count: int, surveyed: SurveyedCorpus, what: str) -> Found | str
 
 
 def _across(surveyed: SurveyedCorpus, count: Callable[[int, int], int]) -> Found | str:
-    """The worst pair of splits, and all pairs in words; `count` gives the sentences of one that the other has too."""
+    """Return the largest share over the pairs of splits, and all pairs in words.
+
+    `count` returns the number of sentences of one split that the other one has, too.
+    """
     statistics = surveyed.statistics
     pairs, splits = split_pairs(statistics), statistics.flat.splits
     if not pairs:

@@ -1,8 +1,8 @@
-"""A corpus as arrays: one row a sentence, one row a mention, so that every question is a few array operations.
+"""Convert a corpus to arrays: one row per sentence and per mention, so that every question is a few array operations.
 
-Texts, surfaces, categories and posts are numbered once, in the order they are met, and everything later compares
-numbers. Price: one pass, about 2 s of CPU and 200 MB for 195,568 sentences with 900,000 mentions, beside the sentences
-themselves.
+Texts, surfaces, categories and posts are numbered once, in order of first appearance, and everything later compares
+numbers. Cost: one pass, about 2 s of CPU and 200 MB for 195,568 sentences with 900,000 mentions, in addition to the
+sentences themselves.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ Floats = npt.NDArray[np.float64]
 Points = npt.NDArray[np.uint32]
 H = TypeVar("H", bound=Hashable)
 
-NOWHERE = -1  # the place of a mention of which only the surface is known
+NOWHERE = -1  # the offset of a mention of which only the surface is known
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusArrays:
     """N sentences, split after split, with M mentions, sentence after sentence.
 
-    `begin[i]:begin[i + 1]` are sentence i's characters in `points`. `start` and `end` are places in the sentence,
-    `NOWHERE` where only the surface is known.
+    `begin[i]:begin[i + 1]` are sentence i's characters in `points`. `start` and `end` are offsets in the sentence,
+    `NOWHERE` if only the surface is known.
     """
 
     splits: tuple[str, ...]
     sentences: list[Sentence]
-    split: Ints  # (N,) place in `splits`
-    labeled: Bools  # (N,) False where a file gives no labels, which is not the same as no entities
+    split: Ints  # (N,) index in `splits`
+    labeled: Bools  # (N,) False if a file gives no labels, which is not the same as no entities
     begin: Ints  # (N + 1,)
     points: Points  # code points of all texts
-    text: Ints  # (N,) place in `texts`
+    text: Ints  # (N,) index in `texts`
     texts: list[str]  # the distinct ones
     post: Ints  # (N,) number of the document; a sentence without a post is a document of its own
     categories: list[str]  # sorted by name
@@ -48,32 +48,32 @@ class CorpusArrays:
     owner: Ints  # (M,) sentence
     start: Ints  # (M,)
     end: Ints  # (M,)
-    category: Ints  # (M,) place in `categories`
-    surface: Ints  # (M,) place in `surfaces`
+    category: Ints  # (M,) index in `categories`
+    surface: Ints  # (M,) index in `surfaces`
 
     @property
     def length(self) -> Ints:
-        """(N,) characters of each sentence."""
+        """(N,) number of characters of each sentence."""
         return np.diff(self.begin)
 
     @property
     def mention_length(self) -> Ints:
-        """(M,) characters of each mention."""
+        """(M,) number of characters of each mention."""
         return lengths(self.surfaces)[self.surface]
 
     @property
     def mention_split(self) -> Ints:
-        """(M,) place in `splits` of each mention's sentence."""
+        """(M,) index in `splits` of each mention's sentence."""
         return self.split[self.owner]
 
     @property
     def placed(self) -> Bools:
-        """(M,) whether the place of a mention is known."""
+        """(M,) whether the offsets of a mention are known."""
         return np.not_equal(self.start, NOWHERE)
 
 
 def flatten(splits: Mapping[str, Sequence[Sentence]]) -> CorpusArrays:
-    """Turn a corpus into arrays.
+    """Convert a corpus to arrays.
 
     Args:
         splits: sentences by split, in the order in which they will be shown.
@@ -87,7 +87,7 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> CorpusArrays:
     categories = sorted(met)
     place = {name: number for number, name in enumerate(categories)}
     renumber = np.array([place[name] for name in met], np.int64)
-    # Numbers and ids are never equal, so sentences without a post stay apart from each other and from all posts.
+    # Numbers never equal ids, so sentences without a post stay separate from each other and from all posts.
     keys: list[Hashable] = [s.post_id or n for n, s in enumerate(sentences)]
     return CorpusArrays(
         splits=tuple(splits),
@@ -110,24 +110,24 @@ def flatten(splits: Mapping[str, Sequence[Sentence]]) -> CorpusArrays:
 
 
 def number_values(values: Sequence[H]) -> tuple[list[H], Ints]:
-    """Give the distinct values in the order they are met, and the number of each value among them."""
+    """Return the distinct values in order of first appearance, and the number of each value among them."""
     distinct = list(dict.fromkeys(values))
     number = {value: place for place, value in enumerate(distinct)}
     return distinct, np.fromiter(map(number.__getitem__, values), np.int64, len(values))
 
 
 def lengths(values: Sequence[Sequence[object]]) -> Ints:
-    """Give the length of each."""
+    """Return the length of each value."""
     return np.fromiter(map(len, values), np.int64, len(values))
 
 
 def code_points(texts: Sequence[str]) -> Points:
-    """Give the code points of all texts, one after the other; lone surrogates are kept."""
+    """Return the code points of all texts, concatenated; lone surrogates are kept."""
     return np.frombuffer("".join(texts).encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
 
 
 def ranges(first: Ints, count: Ints) -> Ints:
-    """Give `first[i], first[i] + 1, ...`, `count[i]` of them, for each i in turn."""
+    """Return `first[i], first[i] + 1, ...`, `count[i]` of them, for each i in turn."""
     ends = np.cumsum(count)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(first - ends + count, count)
 

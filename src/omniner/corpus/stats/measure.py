@@ -1,7 +1,7 @@
-"""All that is measured of one corpus: `measure_corpus` runs the parts of this package in order.
+"""Measure one corpus: `measure_corpus` runs the parts of this package in order.
 
-The result, `Statistics`, is plain values and examples by number, without a verdict. Figures of labels leave out
-sentences whose file gives no labels; figures of texts take in all. Price for 195,568 sentences: see
+The result, `Statistics`, holds plain values, and examples by number, without a verdict. Figures of labels exclude
+sentences whose file gives no labels; figures of texts include all. Cost for 195,568 sentences: see
 `experiments/table3_corpora`; most of it is the search for near duplicates.
 """
 
@@ -63,12 +63,12 @@ class LabelCounts:
     """Counts of the labels of one split.
 
     Attributes:
-        labeled: sentences that have labels, be it none.
-        bare: of these, sentences without an entity.
-        entities: how many there are.
-        placed: of these, with a known place in the text.
-        categories: different ones.
-        involved: entities that lie over another one.
+        labeled: number of labelled sentences, including those without entities.
+        bare: number of these without an entity.
+        entities: number of entities.
+        placed: number of these with offsets.
+        categories: number of different categories.
+        involved: number of entities that overlap another one.
     """
 
     labeled: int
@@ -81,7 +81,7 @@ class LabelCounts:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What was measured of one corpus; sentences and mentions are named by number.
+    """The measurements of one corpus; sentences and mentions are given by number.
 
     Attributes:
         name: of the corpus.
@@ -92,19 +92,19 @@ class Statistics:
         ambiguity: of each surface.
         surfaces: the most ambiguous ones.
         seen: mentions that train has, by split other than train.
-        edges: mentions with something at an end that does not belong there, by what that is.
+        edges: mentions with white space or punctuation at an end, by kind.
         overlaps: pairs of mentions.
-        counts: `(texts, splits)` how often each text stands in each split.
-        posts: documents of all splits together.
+        counts: `(texts, splits)` how often each text occurs in each split.
+        posts: number of documents of all splits together.
         split_posts: a sentence and the splits of each post that is in several.
         disagreements: texts with different labels.
-        disagreeing: sentences of such texts.
-        candidates: pairs that the search for near duplicates looks at.
-        near: its result; None where there are too many candidates.
-        odd: characters that no one types.
-        with_odd, empty: `(N,)` whether a sentence has such characters, shows nothing.
+        disagreeing: number of sentences with such texts.
+        candidates: number of pairs that the search for near duplicates examines.
+        near: its result; None if there are too many candidates.
+        odd: characters that nobody types.
+        with_odd, empty: `(N,)` whether a sentence has such characters, has only white space.
         outliers: sentences of unusual length.
-        emoji: how often each stands in the texts.
+        emoji: how often each occurs in the texts.
         seconds: CPU time of each step.
     """
 
@@ -153,7 +153,7 @@ def measure_corpus(name: str, splits: Mapping[str, Sequence[Sentence]], settings
 
     Args:
         name: for reports.
-        splits: sentences by split; the one called `train` is what others are held against.
+        splits: sentences by split; the others are compared with the one named `train`.
         settings: similarity of near duplicates, lengths of lists.
     """
     watch = _Stopwatch()
@@ -187,7 +187,7 @@ def measure_corpus(name: str, splits: Mapping[str, Sequence[Sentence]], settings
 
 
 def _rows(flat: CorpusArrays, spaced: bool, ambiguity: Ambiguity) -> tuple[list[CategoryStats], list[CategoryStats]]:
-    """By category and by primary."""
+    """Return the rows of categories and of primaries."""
     tokens = tokenize(flat, spaced)
     spans, bounds = measure_distinctiveness(flat, tokens, flat.category, len(flat.categories))
     categories = category_rows(flat, flat.categories, flat.category, ambiguity, spans, bounds)
@@ -230,7 +230,7 @@ def _near(flat: CorpusArrays, counts: Ints, settings: StatsConfig) -> tuple[int,
 
 
 def split_pairs(statistics: Statistics) -> list[tuple[int, int]]:
-    """Pair the splits that must have nothing in common: each with train first, then each with those before it."""
+    """Return the pairs of splits that must not share texts: each with train first, then each with earlier ones."""
     splits = statistics.flat.splits
     train = splits.index(TRAIN) if TRAIN in splits else None
     found = [(one, train) for one in range(len(splits)) if train is not None and one != train]
@@ -246,12 +246,12 @@ def mentions_in_split(statistics: Statistics, split: str) -> dict[str, int]:
 
 
 def labelled_splits(statistics: Statistics) -> list[str]:
-    """List the splits that have labels."""
+    """Return the splits that have labels."""
     return [split for split, labels in statistics.labels.items() if labels.labeled]
 
 
 def training_split(statistics: Statistics) -> str | None:
-    """Name the split that a model learns from: train, or the only one with labels; None where neither is there."""
+    """Return the split that a model learns from: train, or else the only one with labels; None if there is neither."""
     labelled = labelled_splits(statistics)
     if TRAIN in labelled:
         return TRAIN

@@ -1,14 +1,14 @@
-"""What there is to say of the mentions of a corpus: by category, by surface, their edges, overlaps, distinctiveness.
+"""Describe the mentions of a corpus: by category, by surface, their edges, overlaps, distinctiveness.
 
-Ambiguity is the entropy, in bits, of the category given the surface: 0 where each surface has one category, 1 where two
-are equally likely everywhere. Overlapping mentions are nested, crossing, or one place with two categories: a sweep over
-all mentions by start finds the sentences in which any two overlap, as arrays; only those are looked at pair by pair.
+Ambiguity is the entropy, in bits, of the category given the surface: 0 if each surface has one category, 1 if two are
+always equally likely. Overlapping mentions are nested, crossing, or one span with two categories. A sweep over all
+mentions by start finds, with arrays, the sentences in which any two overlap; only those are examined pair by pair.
 
-Distinctiveness, in nats, says whether a tagger can tell spans, or their edges, by single tokens; models do better where
-it is high ("Dissecting Span Identification Tasks with Performance Prediction", Papay et al., EMNLP 2020). Span
-distinctiveness is the Kullback-Leibler divergence of the tokens inside a category's spans from the tokens of the whole
-corpus; boundary distinctiveness that of the tokens right before and right after its spans. Tokens are characters, or
-words where the writing has blanks between them; a span takes in the words that it touches.
+Distinctiveness, in nats, says whether single tokens distinguish spans, or their edges, from other text; models do
+better where it is high ("Dissecting Span Identification Tasks with Performance Prediction", Papay et al., EMNLP 2020).
+Span distinctiveness is the Kullback-Leibler divergence of the tokens inside a category's spans from the tokens of the
+whole corpus; boundary distinctiveness that of the tokens directly before and after its spans. Tokens are characters, or
+words if the script puts spaces between them; a span includes all words that it touches.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from omniner.records import ranked
 
 SPACE, PUNCTUATION = "white space", "punctuation"
 NESTED, CROSSING, SAME = "nested", "crossing", "same place"
-_WORDLIKE = "%‰@#&*"  # punctuation to Unicode, but parts of names and amounts
+_WORDLIKE = "%‰@#&*"  # punctuation in Unicode, but parts of names and amounts
 _BRACKETS = dict(zip("《（(【[「『〈“‘<{", "》）)】]」』〉”’>}", strict=True))
 _CLOSING = {closing: opening for opening, closing in _BRACKETS.items()}
 
@@ -36,12 +36,12 @@ class CategoryStats(NamedTuple):
 
     Attributes:
         name: of it.
-        mentions: how many there are.
+        mentions: number of mentions.
         share: of all mentions.
         by_split: mentions in each split.
         mean, median, p95, longest: characters of a mention.
-        surfaces: distinct ones.
-        ambiguous: share of its mentions whose surface has another category, too.
+        surfaces: number of distinct surfaces.
+        ambiguous: share of its mentions whose surface also has another category.
         entropy: in bits, of the category given the surface, mean over its mentions.
         span_distinctiveness, boundary_distinctiveness: in nats.
     """
@@ -62,7 +62,7 @@ class CategoryStats(NamedTuple):
 
 
 class Ambiguity(NamedTuple):
-    """For each surface, `(surfaces,)`: its mentions, its number of categories, its category's entropy in bits."""
+    """For each surface, `(surfaces,)`: number of mentions, number of categories, entropy of its category in bits."""
 
     mentions: Ints
     kinds: Ints
@@ -70,7 +70,7 @@ class Ambiguity(NamedTuple):
 
 
 class SeenMentions(NamedTuple):
-    """Mentions of a split, and how many of them have a surface, and a surface with their category, that train has."""
+    """Number of mentions of a split; `surface`: whose surface train has; `pair`: also with the same category."""
 
     mentions: int
     surface: int
@@ -83,7 +83,7 @@ def measure_ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) ->
     Args:
         surface: (M,) number of each mention's surface.
         group: (M,) number of its category or primary.
-        surfaces, groups: how many there are of each.
+        surfaces, groups: number of each.
     """
     pairs, counts = np.unique(surface * max(groups, 1) + group, return_counts=True)
     owner = pairs // max(groups, 1)
@@ -94,7 +94,7 @@ def measure_ambiguity(surface: Ints, group: Ints, surfaces: int, groups: int) ->
 
 
 def number_primaries(flat: CorpusArrays) -> tuple[list[str], Ints]:
-    """Give the primaries, sorted by name, and `(M,)` the number of each mention's."""
+    """Return the primaries, sorted by name, and `(M,)` the number of each mention's primary."""
     of = [primary_of(category) for category in flat.categories]
     names = sorted(set(of))
     place = {name: number for number, name in enumerate(names)}
@@ -107,10 +107,11 @@ def category_rows(
     """Describe the mentions of each category or primary, in the order of `names`.
 
     Args:
+        flat: the corpus.
         names: of the categories or primaries.
-        group: (M,) which of them each mention is.
-        ambiguous: what `measure_ambiguity` gave for them.
-        spans, bounds: what `measure_distinctiveness` gave for them.
+        group: (M,) number of each mention's category or primary.
+        ambiguous: result of `measure_ambiguity` for them.
+        spans, bounds: results of `measure_distinctiveness` for them.
     """
     length, split = flat.mention_length, flat.mention_split
     width = len(flat.splits)
@@ -126,7 +127,7 @@ def category_rows(
 def _row(
     name: str, size: Ints, surface: Ints, by_split: Ints, ambiguous: Ambiguity, distinctiveness: tuple[float, float]
 ) -> CategoryStats:
-    """The row of some mentions: their sizes and surfaces; distinctiveness of the spans, and of what is around them."""
+    """Return the row of some mentions; `distinctiveness` is that of their spans and of their boundaries."""
     return CategoryStats(
         name=name,
         mentions=len(size),
@@ -154,7 +155,7 @@ class AmbiguousSurface(NamedTuple):
 
 
 def most_ambiguous(flat: CorpusArrays, ambiguous: Ambiguity, top: int) -> list[AmbiguousSurface]:
-    """Find the surfaces that leave most to guess: entropy times mentions, largest first."""
+    """Return the surfaces with the most uncertainty: entropy times mentions, largest first."""
     weight = ambiguous.entropy * ambiguous.mentions
     chosen = sorted(np.flatnonzero(ambiguous.kinds > 1).tolist(), key=lambda n: (-weight[n], flat.surfaces[n]))[:top]
     wanted = np.isin(flat.surface, np.array(chosen, np.int64))
@@ -174,7 +175,7 @@ def most_ambiguous(flat: CorpusArrays, ambiguous: Ambiguity, top: int) -> list[A
 
 
 def count_seen(flat: CorpusArrays, split: int, train: int) -> SeenMentions:
-    """Count how many of a split's mentions stand in train, too."""
+    """Count how many of a split's mentions occur in train, too."""
     known = np.zeros(len(flat.surfaces), bool)
     of = flat.mention_split
     known[flat.surface[of == train]] = True
@@ -186,7 +187,7 @@ def count_seen(flat: CorpusArrays, split: int, train: int) -> SeenMentions:
 
 
 def edge_fault(surface: str) -> str:
-    """Say what stands at an end of a surface and does not belong there: white space, punctuation, or nothing.
+    """Return what is wrong at an end of a surface: white space, punctuation, or nothing.
 
     A bracket or quotation mark whose partner is in the surface belongs to it, as do the signs of amounts and names.
     """
@@ -216,16 +217,16 @@ class Overlap(NamedTuple):
 
 
 def find_overlaps(flat: CorpusArrays) -> list[Overlap]:
-    """Find all pairs of placed mentions with a common character, sentence after sentence."""
+    """Find all pairs of mentions with offsets that share a character, sentence after sentence."""
     found: list[Overlap] = []
     placed = np.flatnonzero(flat.placed)
     if not len(placed):
         return found
-    # By sentence, start, the longer first.
+    # Sorted by sentence and start, the longer first.
     order = placed[np.lexsort((-flat.end[placed], flat.start[placed], flat.owner[placed]))]
     place = flat.begin[flat.owner[order]]
     start, end = place + flat.start[order], place + flat.end[order]
-    # Texts stand one after the other, so that no end of an earlier sentence lies beyond a start of a later one.
+    # Texts are concatenated, so no end in an earlier sentence is beyond a start in a later one.
     covered = start[1:] < np.maximum.accumulate(end)[:-1]
     concerned = np.isin(flat.owner[order], np.unique(flat.owner[order[1:][covered]]))
     kept = order[concerned]
@@ -250,21 +251,21 @@ def _pairs(flat: CorpusArrays, mentions: Ints) -> Iterator[Overlap]:
 
 
 def overlapping_mentions(flat: CorpusArrays, found: list[Overlap]) -> Bools:
-    """Tell, `(M,)`, whether a mention lies over another one."""
+    """Return `(M,)` whether a mention overlaps another one."""
     concerned = np.zeros(len(flat.owner), bool)
     concerned[[mention for overlap in found for mention in overlap[1:]]] = True
     return concerned
 
 
 class Tokens(NamedTuple):
-    """The tokens of all sentences, one after the other.
+    """The tokens of all sentences, concatenated.
 
     Attributes:
         kind: `(tokens,)` number of each token's word or character.
-        at: `(characters,)` the token of a character, or the first one after it where that is white space.
-        started: `(characters + 1,)` how many tokens begin before a character.
+        at: `(characters,)` the token of a character, or the first one after it if the character is white space.
+        started: `(characters + 1,)` number of tokens that begin before a character.
         begin: `(N + 1,)` each sentence's first token.
-        kinds: different words or characters.
+        kinds: number of different words or characters.
     """
 
     kind: Ints
@@ -275,7 +276,7 @@ class Tokens(NamedTuple):
 
 
 def tokenize(flat: CorpusArrays, words: bool) -> Tokens:
-    """Take characters for tokens, or words: the pieces between white space."""
+    """Split sentences into characters, or into words: the pieces between white space."""
     if not words:
         counts = np.bincount(flat.points, minlength=1)
         kind = (np.cumsum(counts > 0) - 1)[flat.points]
@@ -285,7 +286,7 @@ def tokenize(flat: CorpusArrays, words: bool) -> Tokens:
     distinct, kind = number_values(pieces)
     points, place = np.unique(flat.points, return_inverse=True)
     inside = np.array([not chr(point).isspace() for point in points.tolist()], bool)[place]
-    first = inside.copy()  # of a word: after white space, or first in its sentence
+    first = inside.copy()  # whether a character begins a word: after white space, or first in its sentence
     first[1:] &= ~inside[:-1]
     heads = flat.begin[:-1][np.diff(flat.begin) > 0]
     first[heads] = inside[heads]
@@ -295,12 +296,13 @@ def tokenize(flat: CorpusArrays, words: bool) -> Tokens:
 
 
 def measure_distinctiveness(flat: CorpusArrays, found: Tokens, group: Ints, groups: int) -> tuple[Floats, Floats]:
-    """Measure span and boundary distinctiveness of each group; 0 where a group has no placed mention.
+    """Measure span and boundary distinctiveness of each group; 0 if a group has no mention with offsets.
 
     Args:
-        found: what `tokenize` gave.
+        flat: the corpus.
+        found: result of `tokenize`.
         group: (M,) category or primary of each mention.
-        groups: how many there are.
+        groups: number of groups.
     """
     whole = np.repeat(flat.labeled, np.diff(found.begin))
     corpus = np.bincount(found.kind[whole], minlength=found.kinds)
@@ -308,7 +310,7 @@ def measure_distinctiveness(flat: CorpusArrays, found: Tokens, group: Ints, grou
     group, owner = group[placed], flat.owner[placed]
     first = found.at[flat.begin[owner] + flat.start[placed]]
     last = found.started[flat.begin[owner] + flat.end[placed]] - 1
-    size = last - first + 1  # 0 for a mention of nothing but white space
+    size = last - first + 1  # 0 for a mention of only white space
     inside = np.repeat(group, size) * found.kinds + found.kind[ranges(first, size)]
     before, after = first - 1 >= found.begin[owner], last + 1 < found.begin[owner + 1]
     edges = np.concatenate([
@@ -319,7 +321,7 @@ def measure_distinctiveness(flat: CorpusArrays, found: Tokens, group: Ints, grou
 
 
 def _divergence(keys: Ints, corpus: Ints, groups: int) -> Floats:
-    """KL divergence of each group's tokens (`keys` = group x kinds + token) from those of the corpus, in nats."""
+    """Return the KL divergence of each group's tokens (`keys` = group x kinds + token) from the corpus, in nats."""
     kinds = len(corpus)
     pairs, counts = np.unique(keys, return_counts=True)
     group, kind = pairs // max(kinds, 1), pairs % max(kinds, 1)

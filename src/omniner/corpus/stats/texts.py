@@ -1,16 +1,16 @@
-"""What there is to say of the texts of a corpus: their characters, and which of them stand more than once.
+"""Describe the texts of a corpus: their characters, and which texts occur more than once.
 
-Three parts, from top to bottom: characters (words, emoji, odd characters, sentences of unusual length), exact repeats
-(within a split, between splits, with other labels; posts in two splits), and texts that are nearly the same. Every
-distinct character is judged once, and texts are only looked at where one of the judged kind occurs.
+There are three parts, from top to bottom: characters (words, emoji, odd characters, sentences of unusual length), exact
+repeats (within a split, between splits, with other labels; posts in two splits), and nearly equal texts. Every distinct
+character is classified once, and texts are only examined if they contain a character of the kind.
 
 Near duplicates are an exact join on the Jaccard similarity of character n-grams: nothing is estimated and no pair is
-missed. Every text is its set of n-grams, the rarest first. Two sets as similar as asked for share a gram among the
-first few of each (prefix filter: Bayardo et al. 2007, Xiao et al. 2008), and their sizes are close, so each text looks
-up its few rarest grams among those of no larger texts. A candidate is dropped when 128-bit parity bitmaps differ in
-more places than such sets could (bitmap filter: Sandes et al. 2020), and the grams of the others are compared. Price:
-45 ns a candidate and 30 ns a gram of a pair; `candidates` says beforehand how many there will be. They grow with the
-square of the number of sentences that share all their grams with many others, as forms and templates do.
+missed. Every text is its set of n-grams, the rarest first. Two sufficiently similar sets share a gram among the first
+few of each (prefix filter: Bayardo et al. 2007, Xiao et al. 2008), and their sizes are close, so each text looks up its
+few rarest grams among those of texts that are not larger. A candidate is dropped if 128-bit parity bitmaps differ in
+more positions than such sets could (bitmap filter: Sandes et al. 2020); the grams of the others are compared. Cost: 45
+ns per candidate and 30 ns per gram of a pair; `candidates` returns in advance how many there will be. They grow with
+the square of the number of sentences that share all their grams with many others, as forms and templates do.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from omniner.records import Sentence, ranked
 Bits = npt.NDArray[np.uint64]
 
 _BLOCK = 1_000_000  # candidates compared at a time: 100 MB
-_LOOKUPS = 1_000_000  # grams of candidates looked up at a time, and those of one more text: 50 MB
-_SAFE = 1e-9  # bounds are taken this much looser, so that rounding drops no pair
+_LOOKUPS = 1_000_000  # grams of candidates looked up at a time, plus those of one more text: 50 MB
+_SAFE = 1e-9  # bounds are loosened by this much, so that rounding drops no pair
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: spreads neighbouring numbers
-# Writing without blanks between words: tokens of these are characters.
+# Scripts without spaces between words, whose tokens are characters.
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
-# Characters of the basic plane that are shown as emoji by themselves (Unicode: Emoji_Presentation); others need U+FE0F.
+# Characters of the basic plane shown as emoji on their own (Unicode: Emoji_Presentation); others need U+FE0F.
 _BASIC_EMOJI = (
     "\u231a\u231b\u23e9-\u23ec\u23f0\u23f3\u25fd\u25fe\u2614\u2615\u2648-\u2653\u267f\u2693\u26a1\u26aa\u26ab\u26bd"
     "\u26be\u26c4\u26c5\u26ce\u26d4\u26ea\u26f2\u26f3\u26f5\u26fa\u26fd\u2705\u270a\u270b\u2728\u274c\u274e\u2753-\u2755"
@@ -48,9 +48,9 @@ _ONE = (
     f"(?:[\U0001f000-\U0001f1e5\U0001f200-\U0001faff{_BASIC_EMOJI}][\ufe0f\U0001f3fb-\U0001f3ff]?"
     "|[\u203c-\u3299][\ufe0f][\U0001f3fb-\U0001f3ff]?|[\u261d\u26f9\u270c\u270d][\U0001f3fb-\U0001f3ff])"
 )
-# What people see as one emoji: a flag of two letters, a keycap, or pictures joined by U+200D.
+# What readers see as one emoji: a flag of two letters, a keycap, or pictures joined by U+200D.
 EMOJI = re.compile(f"{_FLAG}{{2}}|[0-9#*]\ufe0f?\u20e3|{_ONE}(?:\u200d{_ONE})*")
-_HINT = re.compile(f"[\U0001f000-\U0001faff{_BASIC_EMOJI}\ufe0f\u20e3]")  # in every emoji there is one of these
+_HINT = re.compile(f"[\U0001f000-\U0001faff{_BASIC_EMOJI}\ufe0f\u20e3]")  # every emoji contains one of these
 _PICTURES = (0x1F000, 0x1FAFF)  # blocks of pictures, in which new emoji are assigned every year
 _JOINER = 0x200D  # U+200D makes one emoji of several
 _FENCE = 3.0  # interquartile ranges above the third quartile: Tukey's outer fence
@@ -60,12 +60,12 @@ class TextCounts(NamedTuple):
     """Counts of the texts of one split.
 
     Attributes:
-        sentences, documents, characters: how many there are.
-        words: pieces between white space.
+        sentences, documents, characters: number of each.
+        words: number of pieces between white space.
         mean, median, p95, longest: characters of a sentence.
-        emoji: how many there are, each one that a reader sees as one.
-        with_emoji: sentences that have any.
-        beyond_plane: characters outside the basic plane: most emoji, rare ideographs.
+        emoji: number of emoji as readers see them.
+        with_emoji: number of sentences that have any.
+        beyond_plane: number of characters outside the basic plane: most emoji, rare ideographs.
     """
 
     sentences: int
@@ -82,13 +82,13 @@ class TextCounts(NamedTuple):
 
 
 class OddCharacter(NamedTuple):
-    """A character that no one types.
+    """A character that nobody types.
 
     Attributes:
         point: its code point.
         kind: what it is, in words.
-        times: how often it stands in the texts.
-        sentences: that have it.
+        times: how often it occurs in the texts.
+        sentences: number of sentences that have it.
         example: number of the first of these.
     """
 
@@ -100,7 +100,7 @@ class OddCharacter(NamedTuple):
 
 
 class Outlier(NamedTuple):
-    """A sentence far longer than most of its split: its number, its characters, and from how many on one is."""
+    """A sentence far longer than most of its split: its number, its length in characters, and the limit it exceeds."""
 
     sentence: int
     length: int
@@ -108,9 +108,9 @@ class Outlier(NamedTuple):
 
 
 def odd_kind(point: int) -> str:
-    """Say what is odd about a character, nothing if nothing is.
+    """Return what is odd about a character; empty if nothing is.
 
-    A tab or a line break is a control character here, though people type them: a sentence is one line, and formats of
+    A tab or a line break counts as a control character, though people type it: a sentence is one line, and formats of
     lines and columns cannot hold it otherwise. An emoji that this Python's Unicode does not know yet is not odd.
     """
     if point == 0xFFFD:
@@ -130,7 +130,7 @@ def odd_kind(point: int) -> str:
 
 
 def is_spaced(flat: CorpusArrays) -> bool:
-    """Tell whether most letters are of scripts that put blanks between words, so that tokens are words."""
+    """Return whether most letters are of scripts with spaces between words, so that tokens are words."""
     letters = Counter[bool]()
     for point, count in _histogram(flat).items():
         if unicodedata.category(chr(point)).startswith("L"):
@@ -172,7 +172,7 @@ def count_emoji(flat: CorpusArrays) -> list[tuple[str, int]]:
 
 
 def find_odd_characters(flat: CorpusArrays) -> tuple[list[OddCharacter], Bools]:
-    """Find the odd characters, the most frequent first; and `(N,)` whether a sentence has one."""
+    """Find the odd characters, the most frequent first; also return `(N,)` whether a sentence has one."""
     affected = np.zeros(len(flat.sentences), bool)
     found = []
     for point, count in _histogram(flat).items():
@@ -185,7 +185,7 @@ def find_odd_characters(flat: CorpusArrays) -> tuple[list[OddCharacter], Bools]:
 
 
 def find_empty(flat: CorpusArrays) -> Bools:
-    """Tell, `(N,)`, whether a sentence shows nothing: no character, or none but white space."""
+    """Return `(N,)` whether a sentence is empty or has only white space."""
     bare = np.array([not text.strip() for text in flat.texts], bool)
     return bare[flat.text]
 
@@ -209,8 +209,8 @@ class Disagreement(NamedTuple):
 
     Attributes:
         text: its number.
-        sentences: number of one sentence of each of its labellings, the most frequent first.
-        counts: of the sentences labelled like each of them.
+        sentences: number of one sentence for each distinct labelling, the most frequent first.
+        counts: number of sentences with each of these labellings.
     """
 
     text: int
@@ -219,7 +219,7 @@ class Disagreement(NamedTuple):
 
 
 class NearPair(NamedTuple):
-    """Two nearly equal texts by number, their similarity, and whether they stand in different splits."""
+    """Two nearly equal texts by number, their similarity, and whether they are in different splits."""
 
     left: int
     right: int
@@ -231,8 +231,8 @@ class NearRepeats(NamedTuple):
     """The near duplicates of a corpus.
 
     Attributes:
-        similar: `(texts, splits)` whether a text has a near duplicate, itself not counted, in a split.
-        pairs: how many there are.
+        similar: `(texts, splits)` whether a text has a near duplicate, not counting itself, in a split.
+        pairs: number of pairs.
         examples: some of them.
     """
 
@@ -242,26 +242,26 @@ class NearRepeats(NamedTuple):
 
 
 def count_presence(flat: CorpusArrays) -> Ints:
-    """Count, `(texts, splits)`, how often each text stands in each split."""
+    """Count, `(texts, splits)`, how often each text occurs in each split."""
     width = len(flat.splits)
     counts = np.bincount(flat.text * width + flat.split, minlength=len(flat.texts) * width)
     return counts.reshape(len(flat.texts), width)
 
 
 def count_repeated(counts: Ints) -> Ints:
-    """Count, `(splits,)`, the sentences whose text stood in the split before."""
+    """Count, `(splits,)`, the sentences that repeat an earlier one of their split."""
     found: Ints = np.maximum(counts - 1, 0).sum(axis=0)
     return found
 
 
 def count_shared(counts: Ints, one: int, other: int) -> tuple[int, int]:
-    """Count the sentences of `one` whose text stands in `other`, and the distinct texts among them."""
+    """Count the sentences of `one` whose text is in `other`, and the distinct texts among them."""
     both = (counts[:, one] > 0) & (counts[:, other] > 0)
     return int(counts[both, one].sum()), int(both.sum())
 
 
 def most_repeated(counts: Ints, top: int) -> Ints:
-    """Give the numbers of the texts that stand most often, at most `top`, more than once each."""
+    """Return the numbers of the most frequent texts, at most `top`, each occurring more than once."""
     total: Ints = counts.sum(axis=1)
     order: Ints = np.argsort(-total, kind="stable")[:top]
     return order[total[order] > 1]
@@ -271,7 +271,7 @@ def find_split_posts(flat: CorpusArrays) -> tuple[int, list[tuple[int, tuple[int
     """Find the posts with sentences in more than one split.
 
     Returns:
-        How many posts there are, and of each of those found the number of a sentence and its splits.
+        The number of all posts, and for each post found the number of a sentence and its splits.
     """
     keys = np.unique(flat.post * len(flat.splits) + flat.split)
     posts, splits = np.divmod(keys, len(flat.splits))
@@ -286,7 +286,7 @@ def find_disagreements(flat: CorpusArrays) -> tuple[list[Disagreement], int]:
     """Find the texts that are labelled in more than one way.
 
     Returns:
-        These texts, those of most sentences first, and how many sentences they are.
+        These texts, those with most sentences first, and the number of their sentences.
     """
     labeled = np.flatnonzero(flat.labeled)
     often = np.bincount(flat.text[labeled], minlength=len(flat.texts)) > 1
@@ -305,7 +305,7 @@ def find_disagreements(flat: CorpusArrays) -> tuple[list[Disagreement], int]:
 
 
 def _labelling(sentence: Sentence) -> tuple[tuple[str, str, int, int], ...]:
-    """The entities of a sentence in an order of their own, so that equal labellings are equal."""
+    """Return the entities of a sentence in a canonical order, so that equal labellings are equal."""
     unplaced = -1
     return tuple(
         sorted(
@@ -316,12 +316,12 @@ def _labelling(sentence: Sentence) -> tuple[tuple[str, str, int, int], ...]:
 
 
 def collect_near_repeats(blocks: Iterable[SimilarPairs], counts: Ints, top: int) -> NearRepeats:
-    """Sum up similar pairs for the splits.
+    """Summarise similar pairs by split.
 
     Args:
-        blocks: what `NearDuplicateJoin.pairs` gives.
-        counts: what `count_presence` gave.
-        top: examples to keep: the most similar ones, those between splits first.
+        blocks: from `NearDuplicateJoin.pairs`.
+        counts: from `count_presence`.
+        top: number of examples to keep: the most similar ones, those between splits first.
     """
     here = counts > 0
     similar = np.zeros_like(here)
@@ -343,19 +343,19 @@ def collect_near_repeats(blocks: Iterable[SimilarPairs], counts: Ints, top: int)
 
 
 def count_near_shared(counts: Ints, similar: Bools, one: int, other: int) -> int:
-    """Count the sentences of `one` whose text, or one nearly the same, stands in `other`."""
+    """Count the sentences of `one` whose text, or one nearly the same, is in `other`."""
     concerned = (counts[:, one] > 0) & ((counts[:, other] > 0) | similar[:, other])
     return int(counts[concerned, one].sum())
 
 
 def count_near_repeated(counts: Ints, similar: Bools, split: int) -> int:
-    """Count the sentences of a split with another sentence in it that is the same or nearly so."""
+    """Count the sentences of a split that have an equal or nearly equal one in it."""
     concerned = (counts[:, split] > 1) | ((counts[:, split] > 0) & similar[:, split])
     return int(counts[concerned, split].sum())
 
 
 class SimilarPairs(NamedTuple):
-    """Pairs of texts, `left < right` in the list that was given, and their Jaccard similarity."""
+    """Pairs of texts, with indices `left < right` in the given list, and their Jaccard similarity."""
 
     left: Ints
     right: Ints
@@ -366,27 +366,28 @@ class SimilarPairs(NamedTuple):
 class _Sets:
     """Texts as sets of grams, smallest set first; grams are numbered from the rarest on, and sorted in each set."""
 
-    text: Ints  # (T,) the place of each set's text in the list that was given
+    text: Ints  # (T,) index of each set's text in the given list
     begin: Ints  # (T + 1,) where each set's grams begin
     size: Ints  # (T,)
     gram: Ints  # all grams
-    grams: int  # different ones
-    bits: tuple[Bits, Bits]  # (T,) each: parity of the grams that hash to each of 128 places
+    grams: int  # number of different grams
+    bits: tuple[Bits, Bits]  # (T,) each: parity of the grams that hash to each of 128 bits
 
 
 class NearDuplicateJoin:
-    """Finds all pairs of similar texts: prepared once, then run.
+    """Find all pairs of similar texts: prepared once, then run.
 
     Args:
         texts: distinct texts; one shorter than `ngram` has itself as its only gram.
         ngram: characters of a gram.
-        near: the least Jaccard similarity of a pair, above 0.
+        near: minimum Jaccard similarity of a pair, above 0.
     """
 
     def __init__(self, texts: Sequence[str], ngram: int, near: float) -> None:
         self._near = near
         self._sets = sets = _sets(texts, ngram)
-        # A set shares enough with a no larger one only if its first `probe` grams hold one of that one's first `index`.
+        # A set is similar enough to one that is not larger only if its first `probe` grams contain one of the other's
+        # first `index`.
         probe = sets.size - np.ceil(near * sets.size - _SAFE).astype(np.int64) + 1
         index = sets.size - np.ceil(2 * near / (1 + near) * sets.size - _SAFE).astype(np.int64) + 1
         count = len(sets.size)
@@ -399,11 +400,11 @@ class NearDuplicateJoin:
         least = np.searchsorted(sets.size, np.ceil(near * sets.size - _SAFE).astype(np.int64))
         self._low = np.searchsorted(keys, wanted + least[asking])
         self._found = np.searchsorted(keys, wanted + asking) - self._low
-        self._first = np.concatenate([[0], np.cumsum(probe)])  # of each set's questions
+        self._first = np.concatenate([[0], np.cumsum(probe)])  # index of each set's first lookup
 
     @property
     def candidates(self) -> int:
-        """How many pairs `pairs` will look at, which is what it costs."""
+        """The number of pairs that `pairs` will examine, which determines its cost."""
         return int(self._found.sum())
 
     def pairs(self) -> Iterator[SimilarPairs]:
@@ -418,7 +419,7 @@ class NearDuplicateJoin:
             at = to
 
     def _block(self, at: int, to: int) -> SimilarPairs:
-        """The pairs in which the sets `at` to `to` are the larger ones."""
+        """Return the pairs in which the sets `at` to `to` are the larger ones."""
         sets = self._sets
         questions = slice(int(self._first[at]), int(self._first[to]))
         found = self._found[questions]
@@ -427,7 +428,7 @@ class NearDuplicateJoin:
         small = self._owner[ranges(self._low[questions], found)]
         apart = np.bitwise_count(sets.bits[0][large] ^ sets.bits[0][small]).astype(np.int64)
         apart += np.bitwise_count(sets.bits[1][large] ^ sets.bits[1][small])
-        # |x - y| + |y - x| of a pair similar enough is at most this share of |x| + |y|.
+        # For a sufficiently similar pair, |x - y| + |y - x| is at most this share of |x| + |y|.
         most = (1 - self._near) / (1 + self._near) * (sets.size[large] + sets.size[small]) + _SAFE
         kept = np.unique(large[apart <= most] * len(sets.size) + small[apart <= most])
         large, small = np.divmod(kept, len(sets.size))
@@ -442,12 +443,12 @@ def _sets(texts: Sequence[str], ngram: int) -> _Sets:
     length = lengths(texts)
     bits = len(texts).bit_length()
     gram = _grams(texts, length, ngram, 62 - bits)
-    # Sorting values is several times quicker than sorting places: two numbers are packed into each.
+    # Sorting values is several times faster than sorting indices, so two numbers are packed into each value.
     keys = np.sort(gram << bits | np.repeat(np.arange(len(texts)), np.maximum(length - ngram + 1, 1)))
-    keys = keys[np.diff(keys, prepend=-1) > 0]  # each gram once a text
+    keys = keys[np.diff(keys, prepend=-1) > 0]  # each gram once per text
     owner = keys & (1 << bits) - 1
     gram = np.cumsum(np.diff(keys >> bits, prepend=-1) > 0) - 1
-    # Numbered anew by the number of texts that have them, and texts by the number of their grams.
+    # Renumber grams by the number of texts that have them, and texts by the number of their grams.
     often = np.bincount(gram)
     rank = np.empty_like(often)
     rank[np.argsort(often, kind="stable")] = np.arange(len(often))
@@ -462,8 +463,8 @@ def _sets(texts: Sequence[str], ngram: int) -> _Sets:
 
 
 def _grams(texts: Sequence[str], length: Ints, ngram: int, room: int) -> Ints:
-    """A number of at most `room` bits for the gram at each place of each text: equal grams, equal numbers."""
-    # Texts stand apart by blanks of their own (number 0), which a text shorter than a gram takes in.
+    """Return a number of at most `room` bits for the gram at each position of each text: equal grams, equal numbers."""
+    # Texts are separated by padding (number 0), which becomes part of the gram of a text shorter than a gram.
     padded = length + ngram
     begin = np.concatenate([[0], np.cumsum(padded)])[:-1]
     letters = np.zeros(int(padded.sum()), np.int64)
@@ -483,7 +484,7 @@ def _grams(texts: Sequence[str], length: Ints, ngram: int, room: int) -> Ints:
 
 
 def _parity(gram: Ints, begin: Ints) -> tuple[Bits, Bits]:
-    """128 bits a set: each gram turns over one of them, so sets that differ in d grams differ in at most d bits."""
+    """Return 128 bits per set: each gram flips one of them, so sets that differ in d grams differ in at most d bits."""
     hashed = (gram.astype(np.uint64) * _MIX) >> np.uint64(57)
     bit = np.uint64(1) << (hashed & np.uint64(63))
     halves = (np.where(hashed < 64, bit, np.uint64(0)), np.where(hashed < 64, np.uint64(0), bit))
@@ -494,10 +495,10 @@ def _parity(gram: Ints, begin: Ints) -> tuple[Bits, Bits]:
 
 
 def _shared(sets: _Sets, large: Ints, small: Ints) -> Ints:
-    """How many grams the sets of each pair share; pairs by their larger set."""
+    """Return how many grams the sets of each pair share; pairs are sorted by their larger set."""
     if not len(large):
         return np.zeros(0, np.int64)
-    # The grams of the larger sets of this block, each under the name of its set: sorted as they stand.
+    # The grams of this block's larger sets, each combined with the number of its set: already sorted.
     low, high = int(large.min()), int(large.max()) + 1
     held = sets.gram[sets.begin[low] : sets.begin[high]]
     keys = np.repeat(np.arange(low, high), sets.size[low:high]) * sets.grams + held
