@@ -1,4 +1,4 @@
-"""Answers of language models: from entities to the text that a model learns to write, and back from what it wrote.
+"""Answers of language models: from entities to the text that a model learns to write, and back from its output.
 
 `write_answer` writes the training target, a JSON list of `[surface, category]` in reading order; repeated mentions are
 repeated. `parse_answer` parses a model's text into (surface, category) pairs, and `prediction_from_answer` locates them
@@ -28,9 +28,9 @@ from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, locate_pairs
 from omniner.wording import counted
 
-# Separators of the JSON: those of the paper's training data (Python's own), and without spaces.
+# Separators of the JSON: those of the paper's training data (Python's default), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}
-CUT, REPEATED = "stopped by decoding.max_new_tokens", "stopped where the model repeats itself"  # why one was cut
+CUT, REPEATED = "stopped by decoding.max_new_tokens", "stopped where the model repeats itself"  # causes of a cut
 MAX_CHARS = 1_000_000  # a longer answer is a runaway generation
 
 
@@ -41,10 +41,10 @@ def check_style(style: str) -> None:
 
 
 def write_answer(entities: Iterable[Entity], style: str) -> str:
-    """Write the answer that lists these entities: `[["北京", "地点_城市"]]`.
+    """Return the answer that lists these entities: `[["北京", "地点_城市"]]`.
 
     Args:
-        entities: sorted by their places here, if all have one; kept in their order otherwise.
+        entities: sorted here by their offsets if all have offsets; kept in their order otherwise.
         style: official | compact.
     """
     entities = list(entities)
@@ -54,7 +54,7 @@ def write_answer(entities: Iterable[Entity], style: str) -> str:
 
 
 class ParsedAnswer(NamedTuple):
-    """What was read from an answer.
+    """The result of parsing an answer.
 
     Attributes:
         pairs: (surface, category) in the answer's order.
@@ -68,13 +68,13 @@ class ParsedAnswer(NamedTuple):
 
 
 def parse_answer(text: str, categories: Collection[str] = (), sentence: str = "", cut: bool = False) -> ParsedAnswer:
-    """Read a model's answer; never raises.
+    """Parse a model's answer; never raise.
 
     Args:
         text: the answer as the model wrote it.
-        categories: known names, which tell a surface from its category where nothing else does; empty = unknown.
-        sentence: what the answer is about, which helps in the same way; empty = unknown.
-        cut: whether it is known that the answer breaks off.
+        categories: known names, which distinguish a surface from its category if nothing else does; empty = unknown.
+        sentence: the sentence, which helps in the same way; empty = unknown.
+        cut: whether the answer is known to be incomplete.
     """
     if len(text) > MAX_CHARS:
         return ParsedAnswer([], "failed", f"longer than {MAX_CHARS} characters")
@@ -93,7 +93,7 @@ def _parse(text: str, categories: Collection[str], sentence: str, cut: bool) -> 
 
 
 def _judge_value(value: Any, categories: Collection[str], sentence: str) -> ParsedAnswer:
-    """Judge an answer that is JSON."""
+    """Parse an answer that is JSON."""
     pairs = strict_pairs(value) if type(value) is list else None
     if pairs is None:
         return _judge(PairReader(categories, sentence).read(value), "JSON, but not a list of pairs")
@@ -104,7 +104,7 @@ def _judge_value(value: Any, categories: Collection[str], sentence: str) -> Pars
 
 
 def _recover(text: str, why: str, categories: Collection[str], sentence: str, cut: bool) -> ParsedAnswer:
-    """Read the final answer in a text that is not JSON."""
+    """Parse the final answer in a text that is not JSON."""
     final, note = final_text(text)
     if not final.strip():
         return ParsedAnswer([], "failed", "; ".join(filter(None, [why if text.strip() else "empty answer", note])))
@@ -138,18 +138,19 @@ def prediction_from_answer(
     ended_by: str = "",
     categories: Collection[str] = (),
 ) -> Prediction:
-    """Read a model's answer about a sentence; never raises.
+    """Parse a model's answer to a sentence and locate its entities; never raise.
 
-    A surface that does not stand in the text keeps no offsets. One that does, but is listed more often than it occurs
-    there, shares a place with another category, or is dropped when it only repeats an entity; `reason` counts those.
+    A surface that is not in the text has no offsets. One that is in the text but is listed more often than it occurs
+    shares its span with another category, or is dropped if it only repeats an entity; `reason` gives the number of
+    these.
 
     Args:
-        sentence: what the answer is about.
+        sentence: the sentence that was asked about.
         raw: the answer as the model wrote it.
         prompt_sha: hash of the prompt.
-        engine: who answered.
-        ended_by: what ended the answer before the model did (`CUT`, `REPEATED`); empty = the model did.
-        categories: those that the model was told of.
+        engine: name of what answered.
+        ended_by: what ended the answer before the model did (`CUT`, `REPEATED`); empty = the model ended it.
+        categories: those in the model's prompt.
     """
     parsed = parse_answer(raw, categories, sentence.text, bool(ended_by))
     placed = locate_pairs(sentence.text, [(spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
@@ -161,7 +162,7 @@ def prediction_from_answer(
 
 
 def strict_pairs(value: list[Any]) -> list[Pair] | None:
-    """Take the pairs of a decoded list of two-string lists; None if any element is something else."""
+    """Return the pairs of a decoded list of two-string lists; None if any element is something else."""
     pairs: list[Pair] = []
     for item in value:
         if type(item) is not list or len(item) != 2:
@@ -178,10 +179,10 @@ def spelt_as_in(text: str, surface: str) -> str:
 
     Args:
         text: of the sentence.
-        surface: that a model has named.
+        surface: from a model's answer.
 
     Returns:
-        The words of the text; the surface where the text has it so, or has nothing that is canonically equivalent.
+        The spelling in the text; the surface itself if the text contains it, or nothing that is canonically equivalent.
     """
     if not surface or surface in text or unicodedata.is_normalized("NFC", text):
         return surface
@@ -195,7 +196,7 @@ def spelt_as_in(text: str, surface: str) -> str:
 
 @lru_cache(maxsize=16)
 def nfc_boundaries(text: str) -> dict[int, int]:
-    """Map places in a text's normal form (NFC) to places in the text, wherever both can be cut alike."""
+    """Map offsets in a text's normal form (NFC) to offsets in the text, at every position where both can be split."""
     whole = _nfc(text)
     return {len(_nfc(text[:at])): at for at in range(len(text) + 1) if _nfc(text[:at]) + _nfc(text[at:]) == whole}
 

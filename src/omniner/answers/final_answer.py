@@ -1,10 +1,10 @@
-"""Where the final answer stands in what a model wrote, and what is in it.
+"""Find the final answer in a model's output, and parse it.
 
-Only the final answer counts. It stands behind the last closing think tag, in the last `final` channel, in the last
-`<answer>` or `\\boxed{}`, and before the token that ends the turn. A fenced block counts over prose. Among lists and
-objects the last complete one counts; lists side by side are one answer, a single flat list such as `["a", "b"]` counts
-only where nothing better is, and lists without any pair, such as `[1]`, are none. A list that breaks off counts over
-those before other text: they were drafts.
+Only the final answer counts. It follows the last closing think tag, or is in the last `final` channel, `<answer>` or
+`\\boxed{}`, and ends at the token that ends the turn. A fenced block is preferred to prose. Of lists and objects the
+last complete one counts; adjacent lists are one answer. A single flat list such as `["a", "b"]` counts only if there is
+nothing better, and lists without any pair, such as `[1]`, never count. A list that breaks off is preferred to earlier
+ones with other text after them: those were drafts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from omniner.answers.loose_json import (
 from omniner.answers.pairs import PairReader, PairReading
 from omniner.answers.plain_lines import read_labelled_lists, read_lines
 
-MODEL_THINKS, BEHIND_THINKING = "the model thinks", "behind its thinking"  # in the notes on answers that hold thoughts
+MODEL_THINKS, BEHIND_THINKING = "the model thinks", "behind its thinking"  # in the notes on answers with thinking
 _THINK = r"think|thinking|thought|thoughts|reasoning|reflection|analysis|scratchpad|seed:think"
 _THINK_OPEN = re.compile(
     rf"<(?:{_THINK})>|\[THINK\]|<\|(?:begin_of_thought|START_THINKING|think)\|>|◁think▷", re.IGNORECASE
@@ -36,8 +36,8 @@ _THINK_CLOSE = re.compile(
     rf"</(?:{_THINK})>|\[/THINK\]|<\|(?:end_of_thought|END_THINKING|/think)\|>|◁/think▷", re.IGNORECASE
 )
 _CHANNEL = re.compile(r"<\|channel\|>([^<]*+)(?:<\|constrain\|>[^<]*+)?<\|message\|>")
-_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\u3400-\u9fff])")  # the markers of channels were left out
-_MARKUP = re.compile(r"[<◁]|THINK\]|\\boxed\{|analysis")  # without any of it, all of a text is the answer
+_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\u3400-\u9fff])")  # without channel markers
+_MARKUP = re.compile(r"[<◁]|THINK\]|\\boxed\{|analysis")  # without any of it, the whole text is the answer
 _ANSWER = r"answer|final_answer|final|output|solution|答案|最终答案"
 _ANSWER_OPEN = re.compile(rf"<(?:{_ANSWER})>|<\|(?:begin_of_solution|START_RESPONSE)\|>", re.IGNORECASE)
 _ANSWER_CLOSE = re.compile(rf"</(?:{_ANSWER})>|<\|(?:end_of_solution|END_RESPONSE)\|>", re.IGNORECASE)
@@ -45,13 +45,13 @@ _TURN_END = re.compile(
     r"<\|(?:im_end|im_start|endoftext|end_of_text|eot_id|eom_id|end|return|call|start|user|observation)\|>|</s>|<eos>"
     r"|<end_of_turn>|<｜(?:end▁of▁sentence|User)｜>|<\|END_OF_TURN_TOKEN\|>|<reserved_106>"
 )
-_NEXT_TASK = re.compile(  # a model that goes on writes the next example
+_NEXT_TASK = re.compile(  # a model that does not stop writes the next example
     r"\n[\s#*]{0,8}(?:human|user|input|sentence|question|instruction|q|用户|输入|句子|文本|问题|问|指令)"
     r"[\s*]{0,4}[:：]",
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"```[^\S\n]*[\w+-]*[^\S\n]*\n?|~~~[^\S\n]*[\w+-]*\n")
-_BESIDE = re.compile(  # between lists that are one answer
+_BESIDE = re.compile(  # between lists that form one answer
     r"(?:[\s,，、;；。.*•\-–]|\d+[.)、]|</?tool_calls?>|\[/?TOOL_CALLS\]|<\|tool_call\|>|\band\b|和)*+"
 )
 _MOST_STRETCHES, _MOST_FENCES = 10_000, 1_000
@@ -64,8 +64,8 @@ class FinalText(NamedTuple):
     """The text of the final answer.
 
     Attributes:
-        text: empty where there is none.
-        note: why other text was passed over, or why there is no answer; empty = this is all of the text.
+        text: empty if there is none.
+        note: why other text was skipped, or why there is no answer; empty = the whole text is the answer.
     """
 
     text: str
@@ -73,14 +73,14 @@ class FinalText(NamedTuple):
 
 
 class FinalAnswer(NamedTuple):
-    """What was read, and what a person should know about it."""
+    """The parsed pairs, and a note for the user."""
 
     reading: PairReading
     note: str = ""
 
 
 def final_text(text: str) -> FinalText:
-    """Take the final answer out of thinking, channels and tags."""
+    """Extract the final answer from thinking, channels and tags."""
     note = ""
     if not _MARKUP.search(text):
         return FinalText(text)
@@ -109,7 +109,7 @@ def final_text(text: str) -> FinalText:
 
 
 def _final_channel(text: str) -> str:
-    """The last message to the user or, where there is none, to a tool; empty where the model has only thought."""
+    """Return the last message to the user or, if there is none, to a tool; empty if the model has only thought."""
     if "<|channel|>" not in text:
         return text.rpartition("assistantfinal")[2] if "assistantfinal" in text else ""
     messages = list(_CHANNEL.finditer(text))
@@ -127,8 +127,8 @@ def read_final(text: str, reader: PairReader, cut: bool) -> FinalAnswer:
 
     Args:
         text: of the final answer.
-        reader: of decoded values.
-        cut: whether it is known that the text breaks off: then the last line may not be whole.
+        reader: for decoded values.
+        cut: whether the text is known to be incomplete; its last line may then be cut.
 
     Raises:
         RecursionError: it is nested too deeply.
@@ -159,20 +159,20 @@ def _read_text(text: str, reader: PairReader, cut: bool) -> FinalAnswer:
 
 
 class _Stretch(NamedTuple):
-    """Lists and objects that stand side by side, as one answer."""
+    """Adjacent lists and objects that form one answer."""
 
     reading: PairReading
-    weak: bool  # a single flat list: may be a remark
-    whole: bool  # does not break off
+    weak: bool  # a single flat list, which may be a remark
+    whole: bool  # complete, not cut off
     answers: bool  # begins like an answer
-    at_end: bool  # nothing but punctuation follows
+    at_end: bool  # followed by nothing but punctuation
 
 
 def _stretches(text: str, reader: PairReader) -> list[_Stretch]:
     found: list[_Stretch] = []
     values: list[Any] = []
     begin = end = 0
-    apart = False  # by a remark such as [1]
+    apart = False  # separated by a remark such as [1]
     while (start := find_start(text, end)) >= 0:
         between = text[end:start]
         beside = not apart and _BESIDE.fullmatch(between) is not None
@@ -185,7 +185,7 @@ def _stretches(text: str, reader: PairReader) -> list[_Stretch]:
             found.append(_stretch(values, text, begin, end, reader))
             values = []
             if len(found) == _MOST_STRETCHES:
-                return []  # no answer has so many lists
+                return []  # no answer has this many lists
             if found[-1].reading.pairs and _NEXT_TASK.search(between):
                 return found
         if not values:
@@ -199,17 +199,17 @@ def _stretches(text: str, reader: PairReader) -> list[_Stretch]:
 
 
 def _is_remark(value: Any) -> bool:
-    """A complete list such as `[1]` or `[微笑]` in prose."""
+    """Whether a value is a remark: a complete list such as `[1]` or `[微笑]` in prose."""
     return type(value) is list and bool(value) and all(item is None or isinstance(item, NumberText) for item in value)
 
 
 def _is_end(value: Any) -> bool:
-    """A list that says that there are no entities is an answer of its own."""
+    """Whether a value is an empty list, which is an answer of its own: no entities."""
     return type(value) is list and not value
 
 
 def _repeats(value: Any, values: list[Any]) -> bool:
-    """Whether a list of pairs only says the one before it again, as a model does that does not end."""
+    """Whether a list of pairs only repeats the one before it, as a model that does not stop does."""
     if not values or not isinstance(value, list) or not value or not isinstance(value[0], list):
         return False
     before = values[-1]
@@ -231,7 +231,7 @@ def _stretch(values: list[Any], text: str, begin: int, end: int, reader: PairRea
 
 
 def _choose(stretches: list[_Stretch]) -> FinalAnswer:
-    """The last answer; one that breaks off before its first pair leaves none."""
+    """Return the last answer; an answer that breaks off before its first pair gives none."""
     for stretch in reversed(stretches):
         reading = stretch.reading
         if (reading.pairs and not stretch.weak) or (reading.empty and stretch.at_end):

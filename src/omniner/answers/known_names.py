@@ -1,4 +1,4 @@
-"""Names that models give to the parts of an answer: keys of surfaces and categories, wrappers, remarks, calls."""
+"""List the names that models give to parts of an answer: keys of surfaces and categories, wrappers, remarks, calls."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from functools import lru_cache
 
 
 def _names(text: str) -> dict[str, int]:
-    """Names with their rank: the first of them that an object has counts."""
+    """Return names with their rank; if an object has several of them, the first counts."""
     return {name: rank for rank, name in enumerate(text.split())}
 
 
-# All without blanks, `_` and `-`, in lower case.
+# All without spaces, `_` and `-`, in lower case.
 SURFACE_KEYS = _names(
     "surface surfaceform surfacetext entitytext entityname entitymention entityvalue entityspan entitycontent entitystr"
     " entityword extractiontext mentiontext spantext textspan namedentity 实体文本 实体名称 实体名 实体内容 实体提及"
@@ -25,7 +25,7 @@ CATEGORY_KEYS = _names(
     " 实体类 类型名称 类别名称 标签名称 category label labels type class tag 类别 标签 类型 分类 种类 类 标注"
     " categories types classes tags classification kind cls ner t"
 )
-EITHER_KEYS = ("entity", "name", "实体", "名称")  # the category beside another key for the surface, if no key is
+EITHER_KEYS = ("entity", "name", "实体", "名称")  # keys of the category, if another key has the surface
 CALL_KEYS = frozenset(
     _names("arguments parameters args kwargs toolinput actioninput functionarguments 参数")  # of a tool
 )
@@ -60,17 +60,17 @@ _KEY_NOISE = re.compile(r"[\s_\-*]+")
 
 @lru_cache(maxsize=1024)
 def normal_key(key: object) -> str:
-    """Spell a key as the tables here have it."""
+    """Normalise a key to the spelling of these tables."""
     return _KEY_NOISE.sub("", key).casefold() if isinstance(key, str) else ""
 
 
 @lru_cache(maxsize=1024)
 def is_special(key: str) -> bool:
-    """Whether a key is a known name of some part of an answer, so that it is no category."""
+    """Whether a key is a known name of a part of an answer, so that it is not a category."""
     name = normal_key(key)
     return name in SURFACE_KEYS or name in CATEGORY_KEYS or name in WRAPPERS or name in REMARKS
 
 
 def looks_like_category(name: str) -> bool:
-    """Whether a name looks like a category to someone who does not know the categories."""
+    """Whether a name looks like a category, without knowledge of the categories."""
     return bool(_TAG.fullmatch(name)) or name.casefold() in _COMMON_CATEGORIES

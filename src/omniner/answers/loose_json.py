@@ -1,9 +1,9 @@
-"""Values written in JSON or nearly so: decoded by the JSON module, or scanned by rules that forgive.
+"""Read values written in JSON or nearly so: with the JSON module, or with a lenient scanner.
 
-The scanner makes one pass without recursion, within limits on depth, and never evaluates anything. It takes any quotes
-or none, trailing and full-width commas, tuples, Python's `Entity(text='北京')`, and text that breaks off. Nothing is
-guessed about what broke off: a list or object whose end is missing is a `CutList` or `CutObject`, a string without its
-end a `CutText`, and whoever reads the values decides what is complete in them.
+The scanner makes one pass without recursion, within limits on depth, and never evaluates anything. It accepts any
+quotes or none, trailing and full-width commas, tuples, Python's `Entity(text='北京')`, and text that breaks off. It
+does not guess what is missing: a list or object without its end is a `CutList` or `CutObject`, a string without its end
+a `CutText`, and the reader of the values decides what is complete in them.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class CutList(list[Any]):
 
 
 class Object(list[tuple[Any, Any]]):
-    """The entries of an object in order; a key may stand twice."""
+    """The entries of an object in order; a key may occur twice."""
 
 
 class CutObject(Object):
@@ -56,7 +56,7 @@ def decode(text: str) -> Any:
     """Decode JSON into lists, `Object`s, `NumberText`s, strings and constants.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not JSON.
         RecursionError: it is nested more than `MAX_DEPTH` deep.
     """
     value = _DECODER.decode(text)
@@ -75,13 +75,13 @@ def _items(value: list[Any]) -> list[Any]:
 
 
 def find_start(text: str, at: int) -> int:
-    """Find where the next value begins: a list, an object, a tuple of strings, or JSON in a string; -1 = nowhere."""
+    """Return where the next value begins: a list, an object, a tuple of strings, or JSON in a string; -1 = nowhere."""
     found = _START.search(text, at)
     return found.start() if found else -1
 
 
 def unescaped(text: str) -> str:
-    """Undo one level of escapes: a whole answer is sometimes escaped once too often."""
+    """Undo one level of escapes, because a whole answer is sometimes escaped once too often."""
     return join_halves(_ESCAPE.sub(_character, text))
 
 
@@ -115,7 +115,7 @@ class _Frame:
             self.items.append(item)
 
     def colon(self) -> None:
-        """Make the last item a key, in an object, or in the brackets of a call."""
+        """Make the last item a key, in an object or in the parentheses of a call."""
         if self.opener == "[" or self.key is not None:
             return
         if self.items and isinstance(self.items[-1], str):
@@ -136,7 +136,7 @@ def scan(text: str, at: int) -> tuple[Any, int]:
     """Read the value that begins at `at`.
 
     Returns:
-        The value and the place behind it.
+        The value and the position after it.
 
     Raises:
         RecursionError: it is nested more than `MAX_DEPTH` deep.
@@ -176,7 +176,7 @@ def scan(text: str, at: int) -> tuple[Any, int]:
 
 
 def _bare_word(text: str, at: int, stack: list[_Frame]) -> int:
-    """Read what stands without quotes; in the outermost list it is a remark, no part of a pair."""
+    """Read an unquoted word; in the outermost list it is a remark, not a part of a pair."""
     found = _BARE_END.search(text, at + 1)
     end = found.start() if found else len(text)
     word, frame = text[at:end].strip(), stack[-1]
@@ -194,7 +194,7 @@ def _bare_word(text: str, at: int, stack: list[_Frame]) -> int:
 
 
 def _string(text: str, at: int) -> tuple[str, int]:
-    """Read a string from its opening quote on; a quote ends it only where an item can end: inner quotes stay."""
+    """Read a string from its opening quote on; a quote ends it only where an item can end, so inner quotes are kept."""
     if quick := _PLAIN_STRING.match(text, at):
         return quick[1], quick.end()
     closers, is_json = _QUOTES[text[at]], text[at + 1 : at + 2] in ("[", "{")

@@ -1,15 +1,14 @@
-"""From decoded values to (surface, category) pairs, whatever shape a model gave them.
+"""Extract (surface, category) pairs from decoded values, whatever shape a model gave them.
 
-An object with a known key for the surface and one for the category is an entity, whatever else it holds (scores,
-offsets, ids); its keys are never surfaces. With a known key for the category alone, and what reads like a category
-under it, the text under the only key that nobody knows is the surface, if that is certain. Any other object groups
-surfaces under its keys, which are categories; only where it is plain that they are surfaces, the values are the
-categories. Wrappers (`{"entities": ...}`) and calls of tools (`{"name": ..., "arguments": ...}`) are looked through,
-and so is JSON inside a string.
+An object with a known key for the surface and one for the category is an entity, whatever else it contains (scores,
+offsets, ids); its keys are never surfaces. If only the category has a known key, with a value that looks like a
+category, the text under the only unknown key is the surface, if that is certain. Any other object groups surfaces under
+its keys, which are categories; only if the keys clearly are surfaces, the values are the categories. Wrappers
+(`{"entities": ...}`), tool calls (`{"name": ..., "arguments": ...}`) and JSON inside a string are unwrapped.
 
-What decides between surface and category is, in this order: the keys' names, the categories that the caller knows, the
-sentence, and what names of categories commonly look like. Where nothing decides, there is no pair. Of a list or object
-that breaks off, entities that are complete count; the one that breaks off does not.
+Surface and category are distinguished, in this order, by the names of the keys, the categories that the caller knows,
+the sentence, and common forms of category names. If nothing decides, there is no pair. In a list or object that breaks
+off, complete entities count; the one that breaks off does not.
 """
 
 from __future__ import annotations
@@ -57,7 +56,9 @@ _MARKS = " \t\r*_`\"'“”‘’「」『』"
 
 
 class PairReading(NamedTuple):
-    """Pairs in their order, the number of items that are none, and whether no entities is what was said."""
+    """Pairs in their order, the number of items that are not pairs, and whether the answer says that there are no
+    entities.
+    """
 
     pairs: list[Pair]
     unread: int
@@ -65,11 +66,11 @@ class PairReading(NamedTuple):
 
 
 class PairReader:
-    """Finds the pairs in decoded values.
+    """Find the pairs in decoded values.
 
     Args:
-        categories: those that are known; empty = none are.
-        sentence: what the answer is about; empty = unknown.
+        categories: the known ones; empty = none are known.
+        sentence: the sentence that was asked about; empty = unknown.
     """
 
     def __init__(self, categories: Collection[str] = (), sentence: str = "") -> None:
@@ -81,11 +82,11 @@ class PairReader:
         return PairReading(_plain(pairs), unread, not pairs and says_nothing(value))
 
     def read_rows(self, values: list[Any]) -> PairReading:
-        """Read values that stand side by side, such as JSON lines or the calls of a tool."""
+        """Read adjacent values, such as JSON lines or tool calls."""
         pairs, unread = self._list(values, "", 0, row=False)
         return PairReading(_plain(pairs), unread, not pairs and all(map(says_nothing, values)))
 
-    # What decides between surface and category:
+    # Distinguishing surface and category:
 
     def is_category(self, name: str) -> bool:
         """Whether a name is one of the known categories or, if none are known, looks like one."""
@@ -100,13 +101,13 @@ class PairReader:
         return bool(self.sentence) and surface in self.sentence and category not in self.sentence
 
     def ordered(self, first: str, second: str) -> Pair | None:
-        """The pair of two names in the order that is certain, if one is."""
+        """Return the pair of two names in its certain order; None if neither is certain."""
         if self.is_pair(first, second):
             return first, second
         return (second, first) if self.is_pair(second, first) else None
 
     def is_swapped(self, pairs: Sequence[Pair]) -> bool:
-        """Whether all of these name the category first, for certain."""
+        """Whether all of these certainly have the category first."""
         known, text = self.categories, self.sentence
         if not pairs or not (known or text):
             return False
@@ -117,7 +118,7 @@ class PairReader:
             return all(a in known and b not in known for a, b in pairs)
         return all(a not in text and b in text for a, b in pairs)
 
-    # Values; `row` = an item of a list, where the form that was asked for has a pair:
+    # Values; `row` = an item of a list, where the requested form has a pair:
 
     def _any(self, value: Any, group: str, depth: int, row: bool = False) -> tuple[list[Pair], int]:
         if depth > MAX_DEPTH:
@@ -131,20 +132,20 @@ class PairReader:
         return [], 1
 
     def _text(self, text: str, group: str, depth: int) -> tuple[list[Pair], int]:
-        """JSON in a string, a surface of the group, or `surface, category` in one string."""
+        """Read JSON in a string, a surface of the group, or `surface, category` in one string."""
         if _is_json(text) and (inner := decode_inner(text)) is not None:
             pairs, unread = self._any(inner, group, depth + MAX_DEPTH // _MAX_LAYERS)
             if pairs or says_nothing(inner):
                 return pairs, unread
         if isinstance(text, CutText) or _ANSWER.match(text.replace("\\", "").lstrip('"')):
-            return [], 1  # broken off, or an answer in more layers of strings than are read
+            return [], 1  # cut off, or an answer in more layers of strings than are read
         if group:
             return [(text, group)] if text else [], 0
         pair = cut_pair(text) or self.split_pair(text)
         return ([pair], 0) if pair else ([], 1)
 
     def split_pair(self, text: str) -> Pair | None:
-        """Take `surface: category`, `surface (category)` and the like apart where it is certain which is which."""
+        """Split `surface: category`, `surface (category)` and the like, if it is certain which is which."""
         text = text.strip(_MARKS)
         if len(text) > _LONGEST_PAIR:
             return None
@@ -176,7 +177,7 @@ class PairReader:
         unread = 0
         for item in items:
             if records and isinstance(item, Object) and not _is_record(item):
-                unread += 1  # beside entities in proper form: a remark, or the one that breaks off
+                unread += 1  # beside entities in proper form: a remark, or the entity that breaks off
                 continue
             found, bad = self._any(item, group, depth + 1, row=True)
             pairs += found
@@ -184,7 +185,7 @@ class PairReader:
         return pairs, unread
 
     def _leaves(self, items: list[Any], group: str, row: bool, trusted: bool) -> list[Pair] | None:
-        """The pairs of a list without inner lists, offsets apart; None = each item is looked at by itself."""
+        """Return the pairs of a list without inner lists except offsets; None = each item must be read separately."""
         closed = not isinstance(items, CutList)
         texts = [item for item in items if isinstance(item, str) and not isinstance(item, CutText)]
         words = [text for text in texts if not isinstance(text, NumberText)]
@@ -199,7 +200,7 @@ class PairReader:
         return self._flat(texts, words, row, trusted) if words else None
 
     def _flat(self, texts: list[str], words: list[str], row: bool, trusted: bool) -> list[Pair] | None:
-        """`[surface, category]`, also with scores, offsets or a remark; or many of them without inner brackets."""
+        """Read `[surface, category]`, perhaps with scores, offsets or a remark; or many without inner brackets."""
         if len(words) == 1:
             return [(texts[0], texts[1])] if len(texts) == 2 and words[0] == texts[1] else None
         if len(words) == 2:
@@ -221,7 +222,7 @@ class PairReader:
         return None
 
     def _columns(self, objects: list[Object]) -> list[Pair] | None:
-        """Entities under two keys that nobody knows: the known categories say which key is which."""
+        """Read entities under two unknown keys, if the known categories show which key is which."""
         keys = [key for key, _ in objects[0]]
         if len(keys) != 2 or not self.categories or any(map(is_special, keys)):
             return None
@@ -268,7 +269,7 @@ class PairReader:
         return pairs + found, max(unread + bad, int(nothing))
 
     def _entity(self, value: Object, group: str) -> list[Pair] | None:
-        """The entity that an object is, once for each of its categories; None where it is none."""
+        """Return the entity that an object is, once for each of its categories; None if it is not an entity."""
         fields = {normal_key(key): item for key, item in value}
         label, surface = self._best(fields, CATEGORY_KEYS), self._best(fields, SURFACE_KEYS)
         if surface is None or (_is_word(fields[surface]) and _ANSWER.match(fields[surface])):
@@ -285,7 +286,7 @@ class PairReader:
         """Find the keys of unknown meaning that may hold the surface of an object that names its category.
 
         Returns:
-            These keys, and the entity, once for each of its categories, where a single key leaves no doubt about it.
+            These keys, and the entity, once for each of its categories, if it is certain from a single key.
         """
         fields = {normal_key(key): item for key, item in value}
         label = self._best(fields, CATEGORY_KEYS)
@@ -303,12 +304,12 @@ class PairReader:
         return name in self.categories or looks_like_category(name)
 
     def _are_surfaces(self, item: Any) -> bool:
-        """Whether these are texts, and none of them a category."""
+        """Whether these are texts, and none of them is a category."""
         texts = _strings(item)
         return bool(texts) and all(_is_word(text) and not self.is_category(text) for text in texts)
 
     def _best(self, fields: dict[str, Any], ranks: dict[str, int]) -> str | None:
-        """The preferred key among those that hold text: one whose category is known, then by rank."""
+        """Return the preferred key among those with text: one whose category is known, then by rank."""
         found = [key for key in fields if key in ranks and _strings(fields[key])]
         if ranks is CATEGORY_KEYS:
             found = [key for key in found if not isinstance(fields[key], NumberText)]
@@ -317,7 +318,7 @@ class PairReader:
         return min(found, key=ranks.__getitem__, default=None)
 
     def _under(self, key: str, item: Any, depth: int) -> tuple[list[Pair], int]:
-        """What stands under a key that is a category, or plainly a surface."""
+        """Read the value of a key that is a category, or clearly a surface."""
         if isinstance(item, Object):
             if _is_placed(item):
                 return [(surface, key) for surface, _ in item if isinstance(surface, str)], 0
@@ -335,12 +336,12 @@ class PairReader:
         return self._any(item, key, depth + 1)
 
     def _groups_by_surface(self, entries: list[Pair]) -> bool:
-        """Whether keys are plainly surfaces: never where the sentence does not have them."""
+        """Whether keys clearly are surfaces; never if the sentence does not contain them."""
         in_text = not self.sentence or all(key in self.sentence for key, _ in entries)
         return in_text and all(self.is_pair(*entry) for entry in entries)
 
     def _single(self, entries: list[Pair], grouped: bool, closed: bool) -> tuple[list[Pair], int]:
-        """Strings under keys: surfaces of a category, or the category of a surface."""
+        """Read strings under keys: surfaces of a category, or the category of a surface."""
         if not entries:
             return [], 0
         if not grouped and (closed or self.sentence) and self._groups_by_surface(entries):
@@ -350,7 +351,7 @@ class PairReader:
         return [(part, key) for key, text in kept for part in self.parts(text)], len(entries) - len(kept)
 
     def parts(self, text: str) -> list[str]:
-        """Several surfaces in one string, where the sentence says so."""
+        """Split several surfaces in one string, if the sentence confirms it."""
         if not self.sentence:
             return [part for part in text.split("、") if part]
         parts = [part for part in _LISTED.split(text) if part]
@@ -359,12 +360,12 @@ class PairReader:
 
 
 def _plain(pairs: list[Pair]) -> list[Pair]:
-    """Numbers that are surfaces or categories become strings like all others."""
+    """Convert numbers that are surfaces or categories to plain strings."""
     return [(str(surface), str(category)) for surface, category in pairs]
 
 
 def decode_inner(text: str) -> Any:
-    """Decode JSON inside a string, also one that breaks off; None where there is none."""
+    """Decode JSON inside a string, even if it breaks off; None if there is none."""
     if not isinstance(text, CutText):
         try:
             return decode(text)
@@ -392,7 +393,7 @@ def says_nothing(value: Any) -> bool:
 
 
 def cut_pair(text: str) -> Pair | None:
-    """Take `surface, category` apart, also as `('surface', 'category')`."""
+    """Split `surface, category`, also as `('surface', 'category')`."""
     parts = _COMMAS.split(text.strip().strip("()（）"))
     if len(parts) != 2 or not all(parts):
         return None
@@ -401,7 +402,7 @@ def cut_pair(text: str) -> Pair | None:
 
 
 def _strings(value: Any) -> list[str]:
-    """A string or number, or those of a list that holds nothing else; otherwise none."""
+    """Return a string or number as a list, or the items of a list of only these; otherwise an empty list."""
     if isinstance(value, CutText):
         return []
     if isinstance(value, str):
@@ -416,14 +417,14 @@ def _is_leaf(item: Any) -> bool:
 
 
 def _is_offsets(item: Any) -> bool:
-    """A number, or lists of nothing but numbers."""
+    """Whether a value is a number, or lists of only numbers."""
     if isinstance(item, list) and not isinstance(item, Object):
         return bool(item) and all(map(_is_offsets, item))
     return isinstance(item, NumberText)
 
 
 def _is_placed(item: Any) -> bool:
-    """Surfaces of a category with their offsets or scores, as CLUENER has them: `{"王芳": [[0, 1]]}`."""
+    """Whether an object maps surfaces to their offsets or scores, as in CLUENER: `{"王芳": [[0, 1]]}`."""
     return isinstance(item, Object) and bool(item) and all(_is_offsets(place) for _, place in item)
 
 
@@ -440,7 +441,7 @@ def _is_container(item: Any) -> bool:
 
 
 def _is_call(key: Any, item: Any) -> bool:
-    """Whether this entry of an object holds the arguments of a tool's call."""
+    """Whether this entry of an object holds the arguments of a tool call."""
     name = normal_key(key)
     return (name in CALL_KEYS and _is_container(item)) or (name == "input" and isinstance(item, Object))
 

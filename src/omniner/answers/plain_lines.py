@@ -1,8 +1,7 @@
-"""Answers without brackets: tables, lists in Markdown, a category before its surfaces; taken only where they are plain.
+"""Read answers without brackets, if they are clear: tables, Markdown lists, a category before its surfaces.
 
-A table needs a header with known names, or cells of which the known categories are one. In a list, the categories or
-the sentence must say of every line which side is which; a line that is no pair makes prose of it, unless it has no mark
-and all pairs have one.
+A table needs a header with known names. In a list, the categories or the sentence must show for every line which side
+is which. A line that is not a pair makes the text prose, unless it has no list marker and all pairs have one.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def read_labelled_lists(text: str, reader: PairReader) -> PairReading:
 
 
 def read_lines(text: str, reader: PairReader, cut: bool) -> PairReading:
-    """Read a table, records of `key: value` lines, tagged surfaces, or one pair a line.
+    """Read a table, records of `key: value` lines, tagged surfaces, or one pair per line.
 
     Args:
         text: without lists in brackets.
-        reader: says which side is which.
-        cut: whether the last line may be broken.
+        reader: decides which side is which.
+        cut: whether the last line may be cut.
     """
     lines = text.splitlines()[:_MAX_LINES]
     if cut and lines and not text.endswith("\n"):
@@ -64,7 +63,7 @@ def read_lines(text: str, reader: PairReader, cut: bool) -> PairReading:
 
 
 def _table(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
-    """Rows of a Markdown table, or of comma or tab separated values with a header."""
+    """Yield the rows of a Markdown table, or of comma or tab separated values with a header."""
     for mark in ("|", "\t", ",", "，"):
         rows = [_cells(line, mark) for line in lines if line.count(mark)]
         header = next((at for at, row in enumerate(rows) if _columns(row)), None)
@@ -80,12 +79,12 @@ def _table(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
 
 
 def _cells(line: str, mark: str) -> list[str]:
-    """The cells of a row; a row of a Markdown table that is complete ends with an empty one."""
+    """Return the cells of a row; a complete row of a Markdown table ends with an empty one."""
     return [cell.strip(_MARKS) for cell in line.strip().removeprefix(mark).split(mark)]
 
 
 def _columns(row: Sequence[str]) -> tuple[int, int] | None:
-    """Which columns of a header are the surface and the category."""
+    """Return the columns of surface and category in a header; None if it has not both."""
     keys = [normal_key(cell) for cell in row]
     categories = [at for at, key in enumerate(keys) if key in CATEGORY_KEYS]
     surfaces = [at for at, key in enumerate(keys) if key in SURFACE_KEYS]
@@ -93,7 +92,7 @@ def _columns(row: Sequence[str]) -> tuple[int, int] | None:
 
 
 def _records(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
-    """`实体：北京，类别：地点` on one line, or on a line each."""
+    """Read `实体：北京，类别：地点` on one line, or one field per line."""
     fields: dict[str, str] = {}
     for line in lines:
         for part in _FIELDS.split(_unmarked(line)):
@@ -110,7 +109,7 @@ def _records(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
 
 
 def _tagged(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
-    """`<人名>王芳</人名>`, of known categories."""
+    """Read `<人名>王芳</人名>`, with known categories."""
     for line in lines:
         for found in _TAGGED.finditer(line):
             if found[1] in reader.categories:
@@ -118,7 +117,7 @@ def _tagged(lines: Sequence[str], reader: PairReader) -> Iterator[Pair]:
 
 
 def _listed(lines: Sequence[str], reader: PairReader) -> list[Pair]:
-    """One pair, or one category with its surfaces, a line; or surfaces in lists below their category."""
+    """Read one pair, or one category with its surfaces, per line; or lists of surfaces below their category."""
     pairs: list[Pair] = []
     marked, group, begun = True, "", False
     for line in lines:
@@ -133,7 +132,7 @@ def _listed(lines: Sequence[str], reader: PairReader) -> list[Pair]:
             found = [(heading, group)] if heading.casefold() not in NOTHING else []
         if found is None:
             if marker or (begun and not marked):
-                return []  # prose; beside a list with marks, a line without one is a remark
+                return []  # prose; beside a list with markers, a line without one is a remark
             continue
         begun = True
         pairs += found
@@ -142,13 +141,13 @@ def _listed(lines: Sequence[str], reader: PairReader) -> list[Pair]:
 
 
 def _unmarked(line: str) -> str:
-    """A line without the mark or number of its list."""
+    """Return a line without its list marker or number."""
     marker = _MARKER.match(line)
     return line[marker.end() :] if marker else line
 
 
 def _of_line(line: str, reader: PairReader) -> list[Pair] | None:
-    """The pairs of a line: one, or several that commas part; None where it is prose."""
+    """Return the pairs of a line: one, or several separated by commas; None if it is prose."""
     text = line.strip().rstrip("。;；,，")
     if _SENTENCE_MARKS.search(text):
         return None
