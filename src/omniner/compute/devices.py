@@ -1,7 +1,7 @@
-"""Devices: what a run works on, and what `auto` becomes on this machine.
+"""Choose the devices of a run, and resolve `auto` on this machine.
 
-A GPU is used where CUDA has one; Apple's `mps` is left alone. Several devices train data-parallel, each with all
-weights (ddp) or with its share of them (fsdp, see `omniner.training.sharding`).
+A GPU is used if CUDA has one; Apple's `mps` is not used. Several devices train data-parallel, each with all weights
+(ddp) or with its share of them (fsdp, see `omniner.training.sharding`).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Devices(NamedTuple):
 
     Attributes:
         accelerator: cpu | gpu.
-        per_node: processes of a node.
-        world: processes of all nodes.
+        per_node: number of processes per node.
+        world: number of processes on all nodes.
         strategy: auto (one process) | ddp | fsdp.
         precision: of computing.
         deterministic: whether kernels must add in a fixed order.
@@ -45,14 +45,14 @@ class Devices(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """What a process that answers alone works on."""
+        """The device of a process that predicts alone."""
         return torch.device("cuda" if self.accelerator == "gpu" else "cpu")
 
     def dtype(self, learns: bool) -> torch.dtype:
-        """Return the type in which the weights of a causal model are held.
+        """Return the dtype in which the weights of a causal model are held.
 
-        Mixed precision computes in bf16 but adds small steps to the weights, which fp32 must hold. Weights that do not
-        learn get no steps.
+        Mixed precision computes in bf16 but adds small steps to the weights, which need fp32 for that. Frozen weights
+        get no steps.
         """
         exact = self.precision == "32-true" or (self.precision == "bf16-mixed" and learns)
         return torch.float32 if exact else torch.bfloat16
@@ -61,21 +61,20 @@ class Devices(NamedTuple):
 def choose_devices(
     trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None, trains: bool = True
 ) -> Devices:
-    """Choose what a model runs on, and log it; training sets this process's threads and how torch computes as well.
+    """Choose the devices of a model, and log them; for training, also set this process's threads and torch's settings.
 
-    A model that answers may be the guest of another program: it leaves the CPU threads alone, unless `trainer.threads`
-    says how many, and computes under `settings_for`. A program of ours calls `use_own_cores` before.
+    A model that predicts may run inside another program: it leaves the CPU threads alone, unless `trainer.threads` sets
+    them, and computes under `settings_for`. Our own programs call `use_own_cores` before.
 
     Args:
-        trainer: what the configuration asks for.
+        trainer: what the configuration requests.
         large: whether the model is large enough to gain from bf16 on a GPU.
-        layer: numbers per token, and inside a layer, of a pretrained model that may take bf16 on a CPU; None = no bf16
-            there.
-        trains: whether it learns, on all devices together; to answer, a process has one.
+        layer: hidden and intermediate size of a pretrained model that may use bf16 on a CPU; None = no bf16 there.
+        trains: whether the model is trained, on all devices together; for prediction a process has one device.
 
     Raises:
-        UserError: there are not so many GPUs, or they do not start; a step's sentences cannot be divided between the
-            processes.
+        UserError: there are not enough GPUs, or they do not start; a step's sentences cannot be divided evenly between
+            the processes.
     """
     accelerator, count = count_devices(trainer)
     count, nodes = (count, trainer.nodes) if trains else (1, 1)
@@ -112,10 +111,10 @@ def choose_devices(
 
 
 def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
-    """Return what a run works on here, `cpu` or `gpu`, and on how many of them.
+    """Return the accelerator that a run uses here, `cpu` or `gpu`, and the number of devices.
 
     Raises:
-        UserError: there are not so many GPUs.
+        UserError: there are not enough GPUs.
     """
     gpus = torch.cuda.device_count()
     accelerator = trainer.accelerator
@@ -130,10 +129,10 @@ def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
 
 
 def _check_gpu_starts(accelerator: str, wanted: str) -> None:
-    """Start CUDA: torch counts the GPUs that the driver names, also where it cannot use them.
+    """Start CUDA: torch counts the GPUs that the driver names, even if it cannot use them.
 
     Raises:
-        UserError: a driver older than torch's CUDA, or one whose own services do not run.
+        UserError: a driver older than torch's CUDA, or one whose services do not run.
     """
     if accelerator == "gpu":
         try:
@@ -152,10 +151,10 @@ def _torch_build() -> str:
 
 
 def use_own_cores(trainer: TrainerConfig, processes: int = 1) -> int:
-    """Set the CPU threads of this process, one of so many on this machine: `trainer.threads`, or its share of them.
+    """Set this process's CPU threads to `trainer.threads`, or to its share among `processes` on this machine.
 
     Returns:
-        how many these are.
+        The number of threads.
     """
     threads = trainer.threads or share_of_threads(processes)
     torch.set_num_threads(threads)
@@ -163,26 +162,26 @@ def use_own_cores(trainer: TrainerConfig, processes: int = 1) -> int:
 
 
 def share_of_threads(processes: int) -> int:
-    """Return the CPU threads of each of the processes: a share of the cores, or fewer where `OMP_NUM_THREADS` says so.
+    """Return the CPU threads per process: a share of the cores, or fewer if `OMP_NUM_THREADS` limits them.
 
-    joblib and Ray say so to jobs that they run side by side.
+    joblib and Ray set it for jobs that they run in parallel.
     """
     share = max(1, len(own_cores()) // processes)
-    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list is one number per level of nesting
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list has one number per level of nesting
     return min(share, int(said)) if said.isdecimal() and int(said) else share
 
 
 def send(parts: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
-    """Copy tensors from the host to a device; to a GPU in one piece, which it takes while its work goes on.
+    """Copy tensors from the host to a device; to a GPU in one asynchronous transfer.
 
-    A plain copy would wait until the GPU has done all that it was told before.
+    A plain copy would wait until the GPU has finished all queued work.
 
     Args:
-        parts: of one type, at least one.
-        device: where they go.
+        parts: of one dtype, at least one.
+        device: the target.
 
     Returns:
-        The same tensors there; where they are there already, themselves.
+        The tensors on the device; tensors that are already there are returned as they are.
     """
     if torch.device(device).type != "cuda" or parts[0].is_cuda:
         return [part.to(device) for part in parts]

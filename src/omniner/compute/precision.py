@@ -1,8 +1,9 @@
-"""The precision that a model computes in: what `auto` becomes on this machine.
+"""Choose the precision in which a model computes, and resolve `auto` on this machine.
 
-On a GPU that has bf16, large models take it. Some CPUs multiply bf16 several times as fast as fp32 (AMX, avx512_bf16):
-a pretrained model takes it there, if its own shapes gain from it. That is measured once for a processor, a version of
-torch and a shape, and kept in the user's cache, so that the next run decides alike.
+On a GPU that supports bf16, large models use it. Some CPUs multiply bf16 several times as fast as fp32 (AMX,
+avx512_bf16): a pretrained model uses it there, if its own shapes gain from it. The gain is measured once per processor,
+torch version, number of threads and shape, and stored in the user's cache, so that the next run decides in the same
+way.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ from omniner.files import make_folder, read_json, write_json
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 
 _MULTIPLIES_BF16 = {"amx_bf16", "avx512_bf16", "bf16"}  # flags of x86 and Arm processors
-_NARROW = 256  # numbers per token; below, little time goes into products
-_WORTH = 1.5  # times as fast as fp32; the casts between the products take some of it back
-_TOKENS = 512  # of the products that are measured, as in a small batch
+_NARROW = 256  # hidden size; below it, little time is spent on products
+_WORTH = 1.5  # required speed-up over fp32; the casts between the products reduce it
+_TOKENS = 512  # of the measured products, as in a small batch
 _ROUNDS = 5
 
 
 def compute_dtype(precision: str) -> torch.dtype:
-    """Return the type that matrix products are computed in at a `Precision`."""
+    """Return the dtype of matrix products at a `Precision`."""
     return torch.float32 if precision == "32-true" else torch.bfloat16
 
 
 def choose_precision(
     wanted: str, accelerator: str, large: bool, layer: tuple[int, int] | None
 ) -> tuple[Precision, str]:
-    """Decide what `auto` is: bf16 where it is quick and the model is large.
+    """Resolve `auto`: bf16 if it is fast and the model is large.
 
     Args:
         wanted: `trainer.precision`.
         accelerator: cpu | gpu.
         large: whether the model is large enough to gain from bf16 on a GPU.
-        layer: numbers per token, and inside a layer, of a model that may take bf16 on a CPU; None = no bf16 there.
+        layer: hidden and intermediate size of a model that may use bf16 on a CPU; None = no bf16 there.
 
     Returns:
-        the precision; and why, in brackets behind it, where the machine had a say.
+        The precision, and the reason in parentheses if it depended on the machine.
     """
     named: dict[str, Precision] = {name: name for name in get_args(Precision)}
     if wanted in named:
@@ -62,20 +63,20 @@ def choose_precision(
 
 
 def bf16_gain(width: int, inner: int) -> float:
-    """Return how many times as fast as in fp32 this CPU multiplies in bf16, as measured now or by an earlier run.
+    """Return the speed-up of bf16 over fp32 products on this CPU, measured now or by an earlier run.
 
     Args:
-        width, inner: numbers per token, and inside a layer, of the model.
+        width, inner: hidden and intermediate size of the model.
     """
     name = f"{processor()[0]}, torch {torch.__version__}, {torch.get_num_threads()} threads, {width} x {inner}"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "omniner"
     kept = folder / "bf16_gain.json"
     known: dict[str, float] = {}
-    with contextlib.suppress(UserError):  # a torn file is measured anew
+    with contextlib.suppress(UserError):  # a broken file is measured again
         known = read_json(kept) if kept.is_file() else {}
     if name not in known:
         known[name] = round(_measure_gain(width, inner), 2)
-        with contextlib.suppress(UserError):  # without a place to keep it, the next run measures again
+        with contextlib.suppress(UserError):  # if it cannot be stored, the next run measures again
             make_folder(folder)
             write_json(kept, known)
     return known[name]
@@ -83,7 +84,7 @@ def bf16_gain(width: int, inner: int) -> float:
 
 @torch.no_grad()
 def _measure_gain(width: int, inner: int) -> float:
-    """Take the CPU time of a layer's two products in both precisions, in turns: other work beside it does not count."""
+    """Measure the CPU time (other programs do not count) of a layer's two products, alternately in each precision."""
     best = {torch.float32: math.inf, torch.bfloat16: math.inf}
     for _ in range(_ROUNDS):
         for dtype in best:

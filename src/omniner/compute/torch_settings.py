@@ -1,7 +1,7 @@
-"""How torch rounds and adds, which it knows once for a whole process.
+"""Set torch's rounding and determinism, which are global to a process.
 
-A training sets it for its process. A model that answers may be the guest of another program: it computes in blocks,
-after which torch is as the program had it.
+Training sets them for its process. A model that predicts may run inside another program: it computes in blocks, after
+which torch has the program's settings again.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 def apply_settings(precision: Precision, deterministic: bool) -> None:
-    """Say how torch multiplies fp32, and whether its kernels may add in any order.
+    """Set how torch multiplies fp32, and whether its kernels may add in any order.
 
-    A GPU may round the factors of an fp32 product to TF32 (10 bits), which `32-true` excludes. Beside bf16 (7 bits)
-    most of the few products that stay in fp32 lose nothing by it; those that would stand under `exact_products`.
+    A GPU may round the factors of an fp32 product to TF32 (10 bits), which `32-true` excludes. Next to bf16 (7 bits)
+    most of the few products that stay in fp32 lose nothing by this; those that would use `exact_products`.
     """
     torch.set_float32_matmul_precision("highest" if precision == "32-true" else "high")
-    torch.backends.cudnn.allow_tf32 = precision != "32-true"  # its LSTMs do not go by the line above
+    torch.backends.cudnn.allow_tf32 = precision != "32-true"  # its LSTMs ignore the line above
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when cuBLAS starts
     if torch.are_deterministic_algorithms_enabled() != deterministic:  # setting it imports torch's compiler: 3 s of CPU
@@ -35,7 +35,7 @@ def apply_settings(precision: Precision, deterministic: bool) -> None:
 
 
 class _Settings(NamedTuple):
-    """What `apply_settings` changes, for the whole process."""
+    """The process-wide settings that `apply_settings` changes."""
 
     products: str
     tf32: bool
@@ -44,7 +44,7 @@ class _Settings(NamedTuple):
 
 
 def _read_settings() -> _Settings | None:
-    """Ask torch; None where the program has set single backends, which torch answers no such question about."""
+    """Read torch's settings; None if precision was set per backend, for which torch raises."""
     try:
         products, tf32 = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     except RuntimeError:
@@ -63,16 +63,16 @@ def _restore(settings: _Settings | None) -> None:
 
 
 _lock = threading.Lock()
-_blocks = 0  # of `settings_for` and `preserved_settings` that are under way, in all threads
-_before: _Settings | None = None  # what the last of them restores
+_blocks = 0  # number of active `settings_for` and `preserved_settings` blocks, in all threads
+_before: _Settings | None = None  # what the last block restores
 
 
 @contextmanager
 def settings_for(devices: Devices) -> Iterator[None]:
-    """Compute as `devices` says for the block, and leave torch to the program as it was.
+    """Compute with the settings of `devices` in the block, then restore the program's.
 
-    What the program has set itself stays: determinism, and the precision of single backends. Beside other blocks, in
-    other threads, the strictest of them counts for all.
+    Settings of the program are kept: determinism, and precision set per backend. If other threads are in such blocks,
+    the strictest settings apply to all.
     """
     with _restoring(devices):
         yield
@@ -80,7 +80,7 @@ def settings_for(devices: Devices) -> Iterator[None]:
 
 @contextmanager
 def preserved_settings() -> Iterator[None]:
-    """Leave torch to the program as it was, its CPU threads included, whatever a training sets in the block."""
+    """Restore the program's torch settings and CPU threads after the block, whatever training sets in it."""
     threads = torch.get_num_threads()
     try:
         with _restoring():
@@ -91,7 +91,7 @@ def preserved_settings() -> Iterator[None]:
 
 @contextmanager
 def _restoring(wanted: Devices | None = None) -> Iterator[None]:
-    """Change torch's settings as `wanted` says; the last block under way restores what was before the first."""
+    """Apply the settings of `wanted`; the last active block restores what was set before the first."""
     global _blocks, _before
     with _lock:
         found = _read_settings()
@@ -112,7 +112,7 @@ def _restoring(wanted: Devices | None = None) -> Iterator[None]:
 
 @contextmanager
 def exact_products() -> Iterator[None]:
-    """Compute fp32 products in full fp32 for the block, not in TF32: sums over many steps would carry the error on."""
+    """Compute fp32 products in full fp32 in the block, not in TF32, whose error would accumulate over many steps."""
     before = _read_settings()
     if before is not None:
         torch.set_float32_matmul_precision("highest")

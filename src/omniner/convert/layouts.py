@@ -1,9 +1,9 @@
-"""Checkpoints whose code lives with their weights, as Llama models: what all families have in common.
+"""Describe checkpoints that rely on their own code as Llama models: the parts that all families share.
 
-A `LlamaLayout` is the configuration of the same model as a Llama, and one `Rule` for each of its tensors: what it is
-called, its shape, and how it comes from a tensor of the checkpoint. The families (`families`, one file each) compute
-what Llama computes (RMSNorm, rotary positions on half-split heads, SwiGLU) and differ in how their weights are stored.
-`Settings` reads a checkpoint's JSON files, whose values are asked for with the type they must have.
+A `LlamaLayout` has the configuration of the same model as a Llama, and one `Rule` for each of its tensors: its name,
+its shape, and how it is computed from a tensor of the checkpoint. The families (`families`, one file each) compute what
+Llama computes (RMSNorm, rotary positions on half-split heads, SwiGLU) and differ in how their weights are stored.
+`Settings` reads a checkpoint's JSON files, and checks the types of requested values.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ _MOST_LAYERS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A JSON object and the file it comes from; what does not fit is a `UserError` about that file."""
+    """A JSON object and its file; an unexpected value is a `UserError` about that file."""
 
     path: Path
     values: Mapping[str, Any]
 
     def get(self, key: str, default: Any = None) -> Any:
-        """Give a value as it stands."""
+        """Return a value unchecked."""
         return self.values.get(key, default)
 
     def number(self, key: str) -> int:
-        """Give a whole number above 0."""
+        """Return an integer above 0."""
         value = self.values.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(self.path, f"{key} is {value!r}", "It must be a whole number above 0.")
         return value
 
     def real(self, key: str) -> float:
-        """Give a number above 0."""
+        """Return a number above 0."""
         value = self.values.get(key)
         if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
             raise UserError(self.path, f"{key} is {value!r}", "It must be a number above 0.")
         return float(value)
 
     def mapping(self, key: str) -> dict[str, Any]:
-        """Give an object; an absent one is empty."""
+        """Return an object; an absent one is empty."""
         value = self.values.get(key, {})
         if not isinstance(value, dict):
             raise UserError(self.path, f"{key} is {value!r}", "It must be an object.")
         return value
 
     def only(self, key: str, *allowed: object) -> None:
-        """Refuse values other than these."""
+        """Reject values other than these."""
         if (value := self.values.get(key)) not in allowed:
             fix = "Only " + " or ".join("none" if one is None else repr(one) for one in allowed) + " can be converted."
             raise UserError(self.path, f"{key} is {value!r}", fix)
@@ -75,7 +75,7 @@ Take = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A tensor of the Llama model: what it is called, its shape, and how it comes from a tensor of the checkpoint."""
+    """A tensor of the Llama model: its name, its shape, and how it is computed from a tensor of the checkpoint."""
 
     target: str
     shape: Shape
@@ -86,15 +86,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class LlamaLayout:
-    """A checkpoint as a Llama model.
+    """A checkpoint described as a Llama model.
 
     Attributes:
-        family: for people.
+        family: its name for messages.
         config: `config.json` of the Llama model, without its dtype.
-        rules: its tensors, in the order in which they are written.
-        special: ids and texts of the chat's special tokens, where the tokenizer's settings may not name them.
-        template: chat template, where the tokenizer's settings have none.
-        add_bos: whether the family's texts begin with `bos_token` unless its settings say otherwise.
+        rules: its tensors, in output order.
+        special: ids and texts of the chat's special tokens, if the tokenizer's settings may not name them.
+        template: chat template, if the tokenizer's settings have none.
+        add_bos: whether the family's texts begin with `bos_token` by default.
     """
 
     family: str
@@ -107,12 +107,12 @@ class LlamaLayout:
 
 @dataclass(frozen=True)
 class ModelFamily:
-    """All that is known of a family whose checkpoints are converted.
+    """A family whose checkpoints can be converted.
 
     Attributes:
         name: the `model_type` of its checkpoints, and the name of its file.
-        meaning: which models these are, in one line.
-        layout: reads a checkpoint's `config.json`; raises `UserError` for settings that Llama has no counterpart for.
+        meaning: one line that names the models.
+        layout: reads a checkpoint's `config.json`; raises `UserError` for settings that Llama does not support.
     """
 
     name: str
@@ -121,10 +121,10 @@ class ModelFamily:
 
 
 def find_layout(config: Settings) -> LlamaLayout:
-    """Find the layout of the checkpoint that has this `config.json`.
+    """Return the layout of the checkpoint with this `config.json`.
 
     Raises:
-        UserError: another model, or settings that Llama has no counterpart for.
+        UserError: another model, or settings that Llama does not support.
     """
     kind = config.get("model_type")
     if isinstance(kind, str) and kind in MODEL_FAMILIES:
@@ -135,14 +135,14 @@ def find_layout(config: Settings) -> LlamaLayout:
 
 
 def llama_config(config: Settings, groups: int) -> dict[str, Any]:
-    """Translate the part of the configuration that families have under Llama's names.
+    """Translate the part of the configuration that the families store under Llama's names.
 
     Args:
         config: of the checkpoint.
-        groups: key-value heads.
+        groups: number of key-value heads.
 
     Raises:
-        UserError: settings that Llama has no counterpart for.
+        UserError: settings that Llama does not support.
     """
     config.only("hidden_act", None, "silu")
     config.only("tie_word_embeddings", None, False)
@@ -173,12 +173,12 @@ def llama_config(config: Settings, groups: int) -> dict[str, Any]:
 
 
 def feed_forward_rules(written: Mapping[str, Any], to: str, names: Mapping[str, str]) -> list[Rule]:
-    """Make the rules of a layer's feed-forward module.
+    """Return the rules of a layer's feed-forward module.
 
     Args:
         written: the configuration of the Llama model.
         to: name of the layer there.
-        names: what its `gate_proj`, `up_proj` and `down_proj` are called in the checkpoint.
+        names: the checkpoint's names of its `gate_proj`, `up_proj` and `down_proj`.
     """
     size, inner = written["hidden_size"], written["intermediate_size"]
     shapes = {"gate_proj": (inner, size), "up_proj": (inner, size), "down_proj": (size, inner)}
@@ -186,5 +186,5 @@ def feed_forward_rules(written: Mapping[str, Any], to: str, names: Mapping[str, 
 
 
 def same(target: str, shape: Shape, source: str) -> Rule:
-    """Make the rule of a tensor that is taken as it is."""
+    """Return the rule of a tensor that is copied unchanged."""
     return Rule(target, shape, source, shape, lambda tensor: tensor)

@@ -1,23 +1,23 @@
-"""A SentencePiece BPE tokenizer with byte fallback as a fast tokenizer that gives the same ids.
+"""Convert a SentencePiece BPE tokenizer with byte fallback to a fast tokenizer that gives the same ids.
 
 `tokenizer.model` is a protocol buffer of a published schema (`sentencepiece_model.proto`), of which the fields of six
-messages matter. They are read here, because the processor of the `sentencepiece` package tells neither which pieces are
-user-defined nor the settings that are refused below.
+messages matter. They are read here, because the processor of the `sentencepiece` package reveals neither the
+user-defined pieces nor the settings that are rejected below.
 
-The two kinds of BPE differ in what is joined first. SentencePiece takes, of all neighbours whose joined text is a
-piece, those of the best score, and of equal scores the leftmost. `tokenizers` has a rank for each pair of pieces. So
-every way to split a piece in two becomes a merge, ranked by the score of the whole. Splits of one piece, and the few
-pieces of equal score, need an order of their own where SentencePiece goes by position: where two of them overlap,
-`xy = yz`, the left part is the longer one in all but contrived states, because joining goes from left to right; so
-longer left parts come first. User-defined pieces are cut out of the text before all else, the longest first, and never
-join: they become added tokens. A space is U+2581 inside, and a character without a piece is its UTF-8 bytes.
+The two kinds of BPE differ in what is joined first. Of all neighbours whose joined text is a piece, SentencePiece joins
+those with the best score, and of equal scores the leftmost. `tokenizers` has a rank for each pair of pieces. So every
+way to split a piece in two becomes a merge, ranked by the score of the whole. Splits of one piece, and the few pieces
+of equal score, need an order of their own where SentencePiece goes by position. If two of them overlap, `xy = yz`, the
+left part is the longer one in all but contrived states, because joining goes from left to right; so longer left parts
+come first. User-defined pieces are cut out of the text before everything else, the longest first, and never join: they
+become added tokens. A space is U+2581 internally, and a character without a piece is encoded as its UTF-8 bytes.
 
-Control pieces (`<s>`) written out in a text are plain text to SentencePiece; here they are special tokens, as chat
-templates need, and plain text again with `encode_special_tokens = True`. A NUL character keeps its own piece where
-there is one, as in all releases of SentencePiece up to 0.2.0; later ones read it as a byte.
+Control pieces (`<s>`) that are written out in a text are plain text to SentencePiece. Here they are special tokens, as
+chat templates need, and plain text with `encode_special_tokens = True`. A NUL character keeps its own piece if there is
+one, as in all releases of SentencePiece up to 0.2.0; later ones read it as a byte.
 
 Settings that a fast tokenizer could only imitate (a character map, a dummy prefix, stripped spaces, a Unigram model)
-are refused: neither Baichuan2 nor InternLM2 has them, and nearly the same ids are wrong ids.
+are rejected: neither Baichuan2 nor InternLM2 has them, and nearly the same ids are wrong ids.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ROLES = ("bos_token", "eos_token", "unk_token", "pad_token")
 
 
 class PieceKind(IntEnum):
-    """What a piece is (`SentencePiece.Type`)."""
+    """The kind of a piece (`SentencePiece.Type`)."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -58,7 +58,7 @@ class PieceKind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class TokenPiece:
-    """One entry of the vocabulary; its id is its place in the list."""
+    """One entry of the vocabulary; its id is its index in the list."""
 
     text: str
     score: float = 0.0
@@ -84,7 +84,7 @@ def read_piece_model(path: Path) -> PieceModel:
     """Read a `tokenizer.model`.
 
     Raises:
-        UserError: the file is missing or is no SentencePiece model.
+        UserError: the file is missing or is not a SentencePiece model.
     """
     with explaining(path):
         data = path.read_bytes()
@@ -137,7 +137,7 @@ def _message(value: int | bytes) -> bytes:
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The (field number, value) pairs of a message: a number for varints, raw bytes for all else."""
+    """Yield the (field number, value) pairs of a message: a number for varints, raw bytes for everything else."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -159,7 +159,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number in groups of seven bits, lowest first, and the place after it."""
+    """Read a number in groups of seven bits, lowest first; return it and the position after it."""
     number = shift = 0
     while shift < _LONGEST_VARINT:
         byte = data[at]
@@ -171,11 +171,11 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def build_tokenizer(model_file: Path, special: Mapping[int, str] | None = None) -> Tokenizer:
-    """A fast tokenizer of the same vocabulary and ids.
+    """Build a fast tokenizer with the same vocabulary and ids.
 
     Args:
         model_file: a SentencePiece BPE model with byte fallback.
-        special: special tokens by id, beside the unknown and control pieces; an id that has a piece renames it.
+        special: special tokens by id, in addition to the unknown and control pieces; an id that has a piece renames it.
 
     Raises:
         UserError: another kind of file or of model, or special tokens that do not fit its vocabulary.
@@ -206,9 +206,9 @@ def write_tokenizer(source: Path, output: Path, special: Mapping[int, str], temp
     Args:
         source: folder with `tokenizer.model` and `tokenizer_config.json`.
         output: an existing folder.
-        special: special tokens of the family, by id, beside those that the settings name.
-        template: chat template where the settings have none.
-        add_bos: whether texts begin with `bos_token` where the settings do not say.
+        special: special tokens of the family, by id, in addition to those in the settings.
+        template: chat template if the settings have none.
+        add_bos: whether texts begin with `bos_token` if the settings do not say.
 
     Returns:
         The number of tokens, special ones included.
@@ -239,7 +239,7 @@ def write_tokenizer(source: Path, output: Path, special: Mapping[int, str], temp
         "additional_special_tokens": others or None,
         "model_max_length": settings.get("model_max_length"),
         "model_input_names": ["input_ids", "attention_mask"],
-        "clean_up_tokenization_spaces": False,  # it would take spaces away before punctuation
+        "clean_up_tokenization_spaces": False,  # it would remove spaces before punctuation
         "chat_template": _template(source, settings) or template,
     }
     write_text(output / "tokenizer.json", tokenizer.to_str())
@@ -248,7 +248,7 @@ def write_tokenizer(source: Path, output: Path, special: Mapping[int, str], temp
 
 
 def _check(path: Path, model: PieceModel) -> None:
-    """Refuse what would not give the same ids."""
+    """Reject a model whose fast tokenizer would not give the same ids."""
     kinds = {piece.kind for piece in model.pieces}
     texts = {piece.text for piece in model.pieces if piece.kind in (PieceKind.NORMAL, PieceKind.USER_DEFINED)}
     wrong = {
@@ -273,7 +273,7 @@ def _check(path: Path, model: PieceModel) -> None:
 
 
 def _merges(model: PieceModel) -> list[tuple[str, str]]:
-    """Every pair of pieces that makes a piece, in the order in which pairs are joined (see the module's text)."""
+    """Return every pair of pieces that forms a piece, in joining order (see the module's docstring)."""
     scores = {piece.text: piece.score for piece in model.pieces if piece.kind == PieceKind.NORMAL}
     pairs = [
         (text[:cut], text[cut:])
@@ -285,7 +285,7 @@ def _merges(model: PieceModel) -> list[tuple[str, str]]:
 
 
 def _text(token: object, path: Path) -> str:
-    """What a token of the settings in `path` is: a text, or an object that has it."""
+    """Return the text of a token in the settings of `path`: a string, or an object that contains it."""
     text = token.get("content") if isinstance(token, dict) else token
     if not isinstance(text, str):
         raise UserError(path, f"{token!r:.60} stands where a token belongs", _COPY_AGAIN)

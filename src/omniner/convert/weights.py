@@ -1,14 +1,14 @@
-"""A Baichuan2-7B or InternLM2 checkpoint folder to one that transformers loads without code from a hub.
+"""Convert a Baichuan2-7B or InternLM2 checkpoint folder to one that transformers loads without code from a hub.
 
-A folder as published (config.json, weights, tokenizer.model, tokenizer_config.json) becomes one with a Llama model and
-a fast tokenizer: the same logits, the same token ids. It is built in a hidden folder beside its place and renamed at
-the end: it is whole or absent. All that can be wrong with the input is found before a weight is written.
+A published folder (config.json, weights, tokenizer.model, tokenizer_config.json) becomes a folder with a Llama model
+and a fast tokenizer: the same logits, the same token ids. It is built in a hidden folder beside the target and renamed
+at the end, so it appears atomically. All mistakes in the input are found before a weight is written.
 
 Tensors are read and written one at a time, from `model.safetensors` or, as Baichuan2 is published, `pytorch_model.bin`,
-in one file or several with an index; the latter with `weights_only=True`, so a file cannot run code. Both are mapped
-into memory: a tensor costs memory when it is used. All names, shapes and precisions are known before the first byte, so
-every file's header is laid out first (format: https://huggingface.co/docs/safetensors) and the tensors are copied
-behind it. A model of any size takes the memory of its largest tensor, twice for one that is computed anew.
+in one file or several with an index. The latter is read with `weights_only=True`, so a file cannot run code. Both are
+mapped into memory: a tensor takes memory only when it is used. All names, shapes and precisions are known before the
+first byte, so every file's header is written first (format: https://huggingface.co/docs/safetensors), followed by the
+tensors. A model of any size takes the memory of its largest tensor, twice for a tensor that is computed.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ SHARD_BYTES = 4 * 1024**3
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _COPY_AGAIN = "Copy the whole checkpoint again."
-# A table that follows from the configuration; older checkpoints saved it beside the weights.
+# A table that follows from the configuration; older checkpoints stored it with the weights.
 _DERIVED = re.compile(r"\.rotary_emb\.(inv_freq|cos_cached|sin_cached)$")
-# What the families' own code reads from generation_config.json, and where a file came from.
+# Keys that only the families' own code reads from generation_config.json, and those that record a file's origin.
 _FOREIGN = ("user_token_id", "assistant_token_id", "_from_model_config", "transformers_version")
 
 
@@ -109,7 +109,7 @@ class Tensors:
                 self._where[name], self._kinds[name] = path, file.kind(name)
 
     def check(self, rules: Sequence[Rule]) -> None:
-        """Make sure that the checkpoint holds what the rules read, in the shapes they expect, and nothing else."""
+        """Check that the checkpoint holds exactly the tensors that the rules read, in the expected shapes."""
         expected = {rule.source: rule.source_shape for rule in rules}
         for name in sorted(expected.keys() | self._kinds.keys()):
             if name not in self._kinds:
@@ -127,13 +127,13 @@ class Tensors:
                 raise UserError(where, found, "Name a checkpoint that is not quantized.")
 
     def dtype(self, name: str) -> torch.dtype:
-        """The precision of a tensor that was checked."""
+        """Return the precision of a tensor that was checked."""
         dtype = self._kinds[name][1]
         assert dtype is not None
         return dtype
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor, mapped from its file."""
+        """Return a tensor, mapped from its file."""
         return self._file(self._where[name]).tensor(name)
 
     def _file(self, path: Path) -> _File:
@@ -149,10 +149,10 @@ def write_weights(tensors: Tensors, rules: Sequence[Rule], folder: Path, shard_b
         tensors: checked against the rules.
         rules: in output order.
         folder: an existing folder.
-        shard_bytes: bytes of tensors in a file; a single larger tensor has a file of its own.
+        shard_bytes: bytes of tensors per file; a larger single tensor has a file of its own.
 
     Raises:
-        UserError: no room on the disk.
+        UserError: not enough space on the disk.
     """
     shards = list(_shards(tensors, rules, shard_bytes))
     total = sum(_bytes(tensors, rule) for rule in rules)
@@ -170,7 +170,7 @@ def write_weights(tensors: Tensors, rules: Sequence[Rule], folder: Path, shard_b
 
 
 def _write_shard(file: IO[bytes], tensors: Tensors, shard: Sequence[Rule]) -> None:
-    """A safetensors file: the header's length in 8 bytes, the header as JSON, the tensors' bytes."""
+    """Write a safetensors file: the header's length in 8 bytes, the header as JSON, the tensors' bytes."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for rule in shard:
@@ -205,7 +205,7 @@ def _bytes(tensors: Tensors, rule: Rule) -> int:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of weights: safetensors where there are any."""
+    """Return the files of weights: safetensors if there are any."""
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
         if index.is_file():
@@ -233,12 +233,12 @@ def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTE
     """Convert a checkpoint folder.
 
     Args:
-        source: the checkpoint as published.
+        source: the published checkpoint.
         output: a folder that does not exist or is empty.
         shard_bytes: bytes of tensors in one file of weights.
 
     Raises:
-        UserError: another model, a broken or incomplete checkpoint, an output that exists, a full disk.
+        UserError: another model, a broken or incomplete checkpoint, an existing output, a full disk.
     """
     if not source.is_dir():
         raise UserError("input", f"{source} is not a folder", "Name the folder of a checkpoint.")
@@ -259,7 +259,7 @@ def convert_checkpoint(source: Path, output: Path, shard_bytes: int = SHARD_BYTE
 
 
 def _generation(source: Path, plan: LlamaLayout) -> dict[str, Any]:
-    """How the checkpoint wants to be sampled and where it stops; from its configuration where it does not say."""
+    """Return the checkpoint's settings for sampling and stopping; from its configuration if it has no such file."""
     path = source / "generation_config.json"
     if path.is_file():
         return {key: value for key, value in layouts.read_settings(path).values.items() if key not in _FOREIGN}

@@ -1,11 +1,11 @@
 """Baichuan2-7B.
 
-Queries, keys and values stand in one matrix `W_pack`, one after the other (https://arxiv.org/abs/2309.10305). The
-output layer (NormHead there) scales every row to unit length before use: the scaled rows are what is written. Trained
-on, the converted layer is an ordinary one that is not scaled again.
+Queries, keys and values are in one matrix `W_pack`, in this order (https://arxiv.org/abs/2309.10305). The output layer
+(there named NormHead) scales every row to unit length before use: the scaled rows are written. If the converted model
+is trained further, this layer is an ordinary one that is not scaled again.
 
-Baichuan2-13B and all of Baichuan 1 are refused: the former has ALiBi where Llama has rotary positions, the latter is
-another model under the same name.
+Baichuan2-13B and all of Baichuan 1 are rejected: the former uses ALiBi where Llama has rotary positions, the latter is
+another model with the same name.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from omniner.convert.layouts import (
 from omniner.errors import UserError
 from omniner.registry import first_line
 
-_BLOCK_ROWS = 4096  # rows of the output layer that are scaled at once, in float32
-_ROPE_THETA = 10_000.0  # the family's code has it as a constant
+_BLOCK_ROWS = 4096  # rows of the output layer that are scaled at a time, in float32
+_ROPE_THETA = 10_000.0  # a constant in the family's code
 
-# System text in front, then turns that begin with their speaker's token; the model ends its own with `</s>`.
+# System text first, then turns that begin with their speaker's token; the model ends its turn with `</s>`.
 _TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message.role == 'system' and loop.first -%}{{ message.content }}"
@@ -43,7 +43,7 @@ _TEMPLATE = (
 
 
 def read_layout(config: Settings) -> LlamaLayout:
-    """Lay a checkpoint out as a Llama model, see `ModelFamily.layout`."""
+    """Describe a checkpoint as a Llama model, see `ModelFamily.layout`."""
     if "z_loss_weight" not in config.values and config.get("vocab_size") != 125_696:
         raise UserError(config.path, "this is Baichuan 1 (it has no z_loss_weight)", "Use Baichuan2-7B.")
     if "max_position_embeddings" not in config.values or config.get("num_attention_heads") == 40:
@@ -75,12 +75,12 @@ def read_layout(config: Settings) -> LlamaLayout:
 
 
 def take_rows(start: int, end: int) -> Take:
-    """Take rows `start` to `end`."""
+    """Return a function that takes rows `start` to `end`."""
     return lambda tensor: tensor[start:end]
 
 
 def unit_rows(tensor: Tensor) -> Tensor:
-    """Scale every row [V, hidden] to length 1: computed in float32, given in the tensor's own precision."""
+    """Scale every row of [V, hidden] to length 1: computed in float32, returned in the tensor's own precision."""
     scaled = torch.empty_like(tensor)
     for start in range(0, len(tensor), _BLOCK_ROWS):
         scaled[start : start + _BLOCK_ROWS] = normalize(tensor[start : start + _BLOCK_ROWS].float())

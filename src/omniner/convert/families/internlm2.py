@@ -1,6 +1,6 @@
 """InternLM2 and InternLM2.5.
 
-Queries, keys and values stand in one matrix `wqkv` (https://arxiv.org/abs/2403.17297, model structure). Its rows are
+Queries, keys and values are in one matrix `wqkv` (https://arxiv.org/abs/2403.17297, model structure). Its rows are
 grouped by key-value head: [KV, Q/KV + 2, D, hidden], the group's queries, then its key, then its value.
 """
 
@@ -23,7 +23,7 @@ from omniner.registry import first_line
 
 
 def read_layout(config: Settings) -> LlamaLayout:
-    """Lay a checkpoint out as a Llama model, see `ModelFamily.layout`."""
+    """Describe a checkpoint as a Llama model, see `ModelFamily.layout`."""
     heads, groups = config.number("num_attention_heads"), config.number("num_key_value_heads")
     if heads % groups:
         found = f"{heads} attention heads cannot share {groups} key-value heads"
@@ -57,7 +57,7 @@ def read_layout(config: Settings) -> LlamaLayout:
 
 
 def read_rope_scaling(config: Settings) -> dict[str, Any] | None:
-    """Read `rope_scaling` under Llama's names; linear and dynamic (NTK) scaling are the same formulas there."""
+    """Read `rope_scaling` under Llama's names; linear and dynamic (NTK) scaling use the same formulas there."""
     given = config.get("rope_scaling")
     if given is None:
         return None
@@ -69,7 +69,7 @@ def read_rope_scaling(config: Settings) -> dict[str, Any] | None:
 
 
 def take_grouped(groups: int, members: int, start: int, end: int) -> Take:
-    """Take members `start` to `end` of each group of rows; the tensor is [groups * members * D, ...]."""
+    """Return a function that takes members `start` to `end` of each group of rows of [groups * members * D, ...]."""
     return lambda tensor: tensor.reshape(groups, members, -1, *tensor.shape[1:])[:, start:end].flatten(0, 2)
 
 
