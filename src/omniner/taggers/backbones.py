@@ -1,17 +1,17 @@
-"""Backbones: from a batch's inputs to one state per character, [B, L, D].
+"""Define backbones: from a batch's inputs to one state per character, [B, L, D].
 
-`BiLSTM` learns character and bigram embeddings from nothing and reads each sentence both ways. `TransformerBackbone`
-runs a BERT-style encoder over subword tokens and gives each character the state of its token plus a learnt vector for
-its place there, so that the characters of one token (`Hello`, a run of emoji) can get different tags, and a character
-without a token still has a state.
+`BiLSTM` trains character and bigram embeddings from scratch and reads each sentence in both directions.
+`TransformerBackbone` runs a BERT-style encoder over subword tokens. It gives each character the state of its token plus
+a trained vector for its position in the token, so that the characters of one token (`Hello`, a run of emoji) can get
+different tags, and a character without a token still has a state.
 
-Both are exact under padding: a sentence's states do not depend on what else is in its batch. For the BiLSTM that
-means two one-way LSTMs, the second over each sentence turned round in place; on CPU this is also faster than packed
-sequences (about 1.5x a training step), because the fused kernel takes only rectangles.
+Both are exact under padding: a sentence's states do not depend on the other sentences of its batch. For the BiLSTM this
+means two one-way LSTMs, the second over each sentence reversed in place. On CPU this is also faster than packed
+sequences (about 1.5x per training step), because the fused kernel accepts only rectangles.
 
 A pretrained encoder comes from the hub or a local folder. Hub code is never executed (`trust_remote_code=False`), a
-local folder is read without a network, weights only from safetensors or by torch's safe loader. What cannot be loaded
-is one `UserError` about `model.path`.
+local folder is read without a network, weights only from safetensors or by torch's safe loader. If it cannot be loaded,
+one `UserError` names `model.path`.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Backbone(nn.Module, ABC):
 
     Attributes:
         out_dim: D, size of a state.
-        draws_for_step: whether random choices are drawn for all rows of an optimizer step, over all processes, so that
-            every process must stand at the same random state; otherwise each process draws its own.
+        draws_for_step: whether random choices are drawn for all rows of an optimizer step, over all processes; every
+            process must then have the same random state. Otherwise each process draws its own.
     """
 
     out_dim: int
@@ -63,11 +63,11 @@ class Backbone(nn.Module, ABC):
         """Build the members of a new tagger.
 
         Args:
-            config: `model` of the configuration, of the kind of this backbone.
-            texts: of the training split; they give models that are built from nothing their characters.
+            config: `model` of the configuration, of this backbone's kind.
+            texts: of the training split; models built from scratch get their characters from them.
 
         Returns:
-            What makes the inputs, and the members: one, or several side by side.
+            The text input, and the members: one, or several in parallel.
 
         Raises:
             UserError: the model cannot be loaded or built.
@@ -76,11 +76,11 @@ class Backbone(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[Any, list[Self]]:
-        """Build the members that a checkpoint describes, with weights still to be filled in.
+        """Build the members that a checkpoint describes; their weights are loaded afterwards.
 
         Args:
-            description: what `Tagger.describe` gave.
-            inputs: what makes the inputs.
+            description: from `Tagger.describe`.
+            inputs: the text input.
 
         Returns:
             `model` of the configuration, and the members.
@@ -91,20 +91,20 @@ class Backbone(nn.Module, ABC):
         """Return the states [B, L, D] of the characters."""
 
     def describe(self) -> dict[str, Any]:
-        """Return what `rebuild` needs beside the configuration and the inputs, in plain values."""
+        """Return what `rebuild` needs in addition to the configuration and the inputs, as plain values."""
         return {}
 
     def depth(self, name: str) -> int:
-        """Return how many layers lie between a weight, by its name here, and the head; 0 where none matter."""
+        """Return the number of layers between a weight (by its name here) and the head; 0 if layers do not matter."""
         return 0
 
 
 class BiLSTM(Backbone):
-    """Character and bigram embeddings, then layers of two-way LSTMs.
+    """Character and bigram embeddings, followed by layers of bidirectional LSTMs.
 
     Args:
         config: sizes and dropouts.
-        vocabulary: gives the number of embeddings.
+        vocabulary: determines the number of embeddings.
     """
 
     draws_for_step = True
@@ -161,16 +161,16 @@ class BiLSTM(Backbone):
 
 
 class StepNoise:
-    """Random choices for the rows of a step that this process has, drawn from the current random state.
+    """Random choices for this process's rows of a step, drawn from the current random state.
 
-    Every process must stand at the same random state and draws for all rows of the step, then takes its own.
+    Every process must have the same random state; it draws for all rows of the step, then takes its own.
     """
 
     def __init__(self, batch: Batch) -> None:
         self._rows, self._count, self._length = batch.rows, batch.step_sentences, batch.step_length
 
     def locked(self, states: Tensor, share: float) -> Tensor:
-        """Return states [B, L, D] after dropout: one choice per sentence and feature, for all its characters."""
+        """Return states [B, L, D] after dropout with one choice per sentence and feature, for all its characters."""
         if not share:
             return states
         keep = torch.rand(self._count, 1, states.shape[2])[self._rows] >= share
@@ -178,7 +178,7 @@ class StepNoise:
         return states * factors.to(states.dtype)
 
     def unknown_ids(self, ids: Tensor, share: float) -> Tensor:
-        """Return ids [B, n] with a share of them unknown; padding stays padding."""
+        """Return ids [B, n] with a share of them replaced by unknown; padding stays padding."""
         if not share:
             return ids
         drawn = torch.rand(self._count, self._length + 1)[self._rows, : ids.shape[1]]
@@ -187,7 +187,7 @@ class StepNoise:
 
 
 def _reversal(mask: Tensor) -> Tensor:
-    """[B, L, 1] where each place of a sentence comes from when it is turned round; padding stays where it is."""
+    """Return [B, L, 1], the source position of each position when sentences are reversed; padding stays in place."""
     lengths = mask.sum(1, keepdim=True)
     place = torch.arange(mask.shape[1], device=mask.device)[None]
     return torch.where(mask, lengths - 1 - place, place)[..., None]
@@ -198,7 +198,7 @@ def _take(states: Tensor, index: Tensor) -> Tensor:
 
 
 def _embedding(rows: int, width: int) -> nn.Embedding:
-    """Variance 1/width, so that characters and bigrams weigh alike whatever their sizes."""
+    """Create an embedding of variance 1/width, so that characters and bigrams have equal weight at any size."""
     table = nn.Embedding(rows, width, padding_idx=PAD)
     bound = math.sqrt(3 / width)
     nn.init.uniform_(table.weight, -bound, bound)
@@ -208,7 +208,7 @@ def _embedding(rows: int, width: int) -> nn.Embedding:
 
 
 def _lstm(width: int, hidden: int) -> nn.LSTM:
-    """Orthogonal recurrence per gate, and a forget gate that starts open."""
+    """Create an LSTM with orthogonal recurrence per gate, and a forget gate that starts open."""
     lstm = nn.LSTM(width, hidden, batch_first=True)
     recurrent, into, biases = lstm.weight_hh_l0, lstm.weight_ih_l0, (lstm.bias_ih_l0, lstm.bias_hh_l0)
     assert isinstance(recurrent, Tensor)
@@ -229,12 +229,12 @@ _LAYER = re.compile(r"\.layers?\.(\d+)\.")
 
 
 class TransformerBackbone(Backbone):
-    """A BERT-style encoder seen through the characters.
+    """A BERT-style encoder with one state per character.
 
     Args:
         encoder: any transformers encoder.
         dropout: on the character states.
-        places: how many places in a token are told apart.
+        places: number of distinguished positions in a token.
     """
 
     draws_for_step = False
@@ -245,7 +245,7 @@ class TransformerBackbone(Backbone):
         config: Any = encoder.config
         self.out_dim = int(config.hidden_size)
         self.place = nn.Embedding(places, self.out_dim)
-        # zero: a pretrained encoder's states are taken as they are at first
+        # zero: a pretrained encoder's states are unchanged at first
         nn.init.zeros_(self.place.weight)
         self.dropout = nn.Dropout(dropout)
 
@@ -257,7 +257,7 @@ class TransformerBackbone(Backbone):
 
     @classmethod
     def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[EncoderConfig, list[Self]]:
-        """Build an encoder of the architecture in the checkpoint."""
+        """Build an encoder of the checkpoint's architecture."""
         config = EncoderConfig(**description["model"])
         assert isinstance(inputs, TokenInput), "an encoder reads tokens"
         return config, [cls(build_encoder(description["architecture"]), config.dropout, inputs.places)]
@@ -268,7 +268,7 @@ class TransformerBackbone(Backbone):
         return {"architecture": json.loads(settings.to_json_string(use_diff=False))}
 
     def depth(self, name: str) -> int:
-        """Return 0 for the last layer and what follows it, 1 for the one before, and so on down to the embeddings."""
+        """Return 0 for the last layer and what follows it, 1 for the layer before, and so on down to the embeddings."""
         settings: Any = self.encoder.config
         if found := _LAYER.search(name):
             return int(settings.num_hidden_layers) - 1 - int(found[1])
@@ -286,24 +286,24 @@ class TransformerBackbone(Backbone):
         return dropped
 
 
-# Families whose position ids begin after the padding id: two of the positions are never used.
+# Families whose position ids begin after the padding id: two of their positions are never used.
 _SHIFTED = ("roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm")
 _FOLDER = "The folder must hold config.json, tokenizer.json or vocab.txt, and model.safetensors."
 _MIN_COUNT = 1  # a random encoder knows every character of its training text
 
 
 def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module, TokenInput]:
-    """Load the encoder that a configuration asks for.
+    """Load the encoder of a configuration.
 
     Args:
         config: a hub name or a folder, or the architecture of a random one.
-        texts: those that give a random one its characters.
+        texts: the source of a random encoder's characters.
 
     Returns:
-        The encoder in fp32, and what makes its inputs.
+        The encoder in fp32, and its text input.
 
     Raises:
-        UserError: it cannot be loaded or built, or is a model that only looks to the left.
+        UserError: it cannot be loaded or built, or is a causal model.
     """
     if config.path is None:
         return _random_encoder(config, texts)
@@ -333,7 +333,7 @@ def build_encoder(architecture: dict[str, Any]) -> nn.Module:
 
 
 def max_tokens(settings: Any) -> int:
-    """Return how many tokens an encoder takes, its special tokens included."""
+    """Return the maximum number of tokens of an encoder, including special tokens."""
     positions = int(getattr(settings, "max_position_embeddings", 0) or 0)
     if positions <= 0:
         return 1_000_000  # relative positions only: no limit of its own
@@ -363,7 +363,7 @@ def _random_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Mod
 
 
 def _check_encoder(path: str, settings: Any) -> None:
-    """A tagging head needs a model that sees both sides of a character."""
+    """Reject generative models: a tagging head needs a model that sees both sides of a character."""
     names = list(getattr(settings, "architectures", None) or [])
     causal = [name for name in names if name.endswith(("ForCausalLM", "LMHeadModel"))]
     if causal or getattr(settings, "is_decoder", False) or getattr(settings, "is_encoder_decoder", False):
@@ -376,13 +376,13 @@ def _check_encoder(path: str, settings: Any) -> None:
 
 
 def _without_pooler(settings: Any) -> dict[str, Any]:
-    """BERT's pooler, and that of its like, would be an unused parameter, which DDP refuses."""
+    """Return options that omit the pooler, whose parameters would be unused, which DDP rejects."""
     from transformers import MODEL_MAPPING
 
-    kind = MODEL_MAPPING.get(type(settings), None)  # or some of them
+    kind = MODEL_MAPPING.get(type(settings), None)  # or a tuple of classes
     takes_it = isinstance(kind, type) and "add_pooling_layer" in inspect.signature(kind).parameters
     return {"add_pooling_layer": False} if takes_it else {}
 
 
 BACKBONES: dict[str, type[Backbone]] = {"bilstm": BiLSTM, "encoder": TransformerBackbone}
-"""By `model.kind`."""
+"""Backbones by `model.kind`."""

@@ -1,14 +1,14 @@
-"""From sentences to padded batches, shared out between the processes of a step.
+"""Convert sentences to padded batches, divided between the processes of a step.
 
-A sentence that is too long is a mistake, is left out, or is cut, as `encoding.on_too_long` says; each such sentence
-and each gold mention beyond the cut is an issue, and so is gold that the head cannot express. Only training is poorer
-for it: scoring compares with the sentence's own entities. All is encoded before any training, so that what is wrong
-with the data is said at once; there are no worker processes, since slicing tensors costs less than sending them.
+A sentence that is too long is an error, is left out, or is cut, as `encoding.on_too_long` says. Each such sentence,
+each gold mention beyond the cut, and gold that the head cannot express is an issue. This affects only training: scoring
+compares with the sentence's own entities. Everything is encoded before training, so that errors in the data are
+reported at once. There are no worker processes, since slicing tensors costs less than sending them.
 
-The batches of an epoch follow from the seed, the epoch and the lengths alone. Each process takes every n-th sentence
-of each batch, and an epoch can begin at any batch: two processes make the same steps as one, a resumed run the same
-as an uninterrupted one. Sorting by length within windows of some batches keeps padding low (2.5 % of CLUENER in
-batches of 32) while sentences still meet other neighbours in each epoch.
+The batches of an epoch depend only on the seed, the epoch and the lengths. Each process takes every n-th sentence of
+each batch, and an epoch can begin at any batch: two processes make the same steps as one, a resumed run the same as an
+uninterrupted one. Sorting by length within windows of some batches keeps padding low (2.5 % of CLUENER in batches of
+32), while sentences are still batched with different ones in each epoch.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class EncodedSentence:
     """One sentence, ready for a model.
 
     Attributes:
-        id, text: of the sentence, whole.
-        length: characters that the model sees; fewer than `len(text)` where the text was cut.
+        id, text: of the whole sentence.
+        length: number of characters that the model sees; fewer than `len(text)` if the text was cut.
         inputs: named ids, 1-D, of the model's kind of input.
         gold: every gold entity, learnable or not.
         spans: the gold spans that can be learnt.
@@ -58,13 +58,13 @@ class EncodedSentence:
 
 
 class SentenceEncoder:
-    """Encodes sentences for one model: its input, its tags, its limits.
+    """Encode sentences for one model: its input, its tags, its limits.
 
     Args:
-        inputs: makes the ids.
+        inputs: creates the ids.
         scheme: the active categories and their tags.
         config: limits of length.
-        max_span: longest span of a head that scores spans; None for heads that read tags.
+        max_span: longest span of a head that scores spans; None for heads that use tags.
     """
 
     def __init__(self, inputs: TextInput, scheme: TagScheme, config: EncodingConfig, max_span: int | None) -> None:
@@ -72,7 +72,7 @@ class SentenceEncoder:
         self._ids = {category: number for number, category in enumerate(scheme.categories)}
 
     def encode(self, sentences: Iterable[Sentence]) -> tuple[list[EncodedSentence], list[Issue]]:
-        """Encode sentences, in their order; those that are left out are named by an issue.
+        """Encode sentences, in their order; each sentence that is left out has an issue.
 
         Raises:
             UserError: a sentence is too long, and `encoding.on_too_long` is `fail`.
@@ -89,7 +89,7 @@ class SentenceEncoder:
         return examples, issues
 
     def encode_one(self, sentence: Sentence) -> tuple[EncodedSentence | None, list[Issue]]:
-        """Encode one sentence; there is no example where it is empty, or too long and not to be cut."""
+        """Encode one sentence; there is no example if it is empty, or too long and not to be cut."""
         if not sentence.text:
             return None, [Issue("empty-text", "nothing to tag", id=sentence.id)]
         inputs, length = self.inputs.encode_fitting(sentence.text[: self.config.max_length])
@@ -120,7 +120,7 @@ class SentenceEncoder:
             )
 
     def _learnable(self, sentence: Sentence, length: int, issues: list[Issue]) -> list[Span]:
-        """The distinct spans with offsets, of active categories, before the cut."""
+        """Return the distinct spans with offsets, of active categories, before the cut; add issues for the others."""
         spans: set[Span] = set()
         for surface, category, start, end in sentence.entities:
             shown = f"{surface!r} ({category})"
@@ -135,7 +135,7 @@ class SentenceEncoder:
         return sorted(spans)
 
     def _unclear(self, sentence: Sentence, spans: Sequence[Span], inputs: Inputs) -> Iterator[Issue]:
-        """Issues about spans that begin or end between characters which are the same to the model."""
+        """Yield issues about spans with an end between two characters that are identical to the model."""
         for start, end, category in spans:
             if not (self.inputs.is_clear(inputs, start) and self.inputs.is_clear(inputs, end)):
                 shown = f"{sentence.text[start:end]!r} ({self.scheme.categories[category]}) at {start}"
@@ -144,11 +144,11 @@ class SentenceEncoder:
 
     @cached_property
     def _nesting(self) -> str:
-        """The heads that find a mention inside another one."""
+        """The heads that can find a mention inside another one."""
         return " or ".join(f"head={name}" for name in HEADS if HEADS.peek(name, "nested"))
 
     def _left_out(self, sentence: Sentence, left_out: LeftOut) -> Issue:
-        """The issue about a span that the head cannot express."""
+        """Return the issue about a span that the head cannot express."""
         (start, end, category), code, kept = left_out
         shown = f"{sentence.text[start:end]!r} ({self.scheme.categories[category]})"
         why = "cannot be expressed by this head"
@@ -161,21 +161,21 @@ class SentenceEncoder:
 
 @dataclass
 class Batch:
-    """The sentences of one step that this process works on (B of them, L characters at most).
+    """The sentences of one step in this process (B of them, L characters at most).
 
     Attributes:
-        inputs: what the backbone reads; each [B, its own length], padded with 0.
-        lengths: characters of each sentence.
+        inputs: input of the backbone; each [B, its own length], padded with 0.
+        lengths: number of characters of each sentence.
         mask: bool [B, L], true for characters.
-        tags: [B, L] BIOES tag ids, 0 where padded; on the host, where heads prepare what they learn from.
+        tags: [B, L] BIOES tag ids, 0 for padding; on the host, where heads prepare their targets.
         spans: the learnable gold spans of each sentence.
         gold: all gold entities of each sentence.
         ids, texts: of the sentences.
-        rows: [B] places of these sentences in the whole step.
-        step_sentences: sentences of the whole step, over all processes.
-        step_length: characters of the longest sentence of the whole step.
-        weight: 1, or 0 where the step is too small for this process to have a sentence of its own: the batch
-            then repeats one, which must not count.
+        rows: [B] indices of these sentences in the whole step.
+        step_sentences: number of sentences of the whole step, over all processes.
+        step_length: number of characters of the longest sentence of the whole step.
+        weight: 1, or 0 if the step is too small for this process to have a sentence of its own: the batch then repeats
+            one, which must not count.
     """
 
     inputs: dict[str, Tensor]
@@ -192,7 +192,7 @@ class Batch:
     weight: int
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the same batch with what the backbone reads on another device."""
+        """Return the same batch with the backbone's inputs on another device."""
         inputs = dict(zip(self.inputs, send(list(self.inputs.values()), device), strict=True))
         return replace(self, inputs=inputs, mask=send([self.mask], device)[0])
 
@@ -202,7 +202,7 @@ def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch
 
     Args:
         examples: those of the whole step, at least one.
-        rank, ranks: this process, and how many there are.
+        rank, ranks: number of this process, and number of processes.
     """
     rows = list(range(rank, len(examples), ranks))
     weight = 1 if rows else 0
@@ -228,14 +228,14 @@ def collate(examples: Sequence[EncodedSentence], rank: int, ranks: int) -> Batch
 
 
 class EvalLoader:
-    """Gives this process its part of each batch of dev, the longest sentences first.
+    """Yield this process's part of each batch of dev, the longest sentences first.
 
     All processes get equally many batches, and no sentence counts twice.
 
     Args:
         examples: all of them.
         batch_size: sentences of a batch, over all processes.
-        rank, ranks: this process, and how many there are.
+        rank, ranks: number of this process, and number of processes.
     """
 
     def __init__(self, examples: Sequence[EncodedSentence], batch_size: int, rank: int, ranks: int) -> None:

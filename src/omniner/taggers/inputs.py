@@ -1,20 +1,20 @@
-"""From a text to a model's ids, with every character accounted for.
+"""Convert a text to a model's ids, keeping track of every character.
 
-A tagger labels characters, a model may read something else. `TextInput` gives named id lists of a text:
-`CharacterInput` reads characters and bigrams; `TokenInput` reads subword tokens and adds, for each character, which
-token covers it (`token_of`) and where in that token it stands (`place`). The two differ more than one expects:
-bert-base-chinese makes one token of a run of emoji and of a Latin word with a capital, and none at all of white space
-or a zero-width joiner; XLM-R's kind makes one token of a common word, joins a space to the word behind it and puts
-an empty word mark before the first character; byte-level ones cut a rare character into several tokens. So characters
-of one token share its state and are told apart by their place, and a character without a token has place `UNCOVERED`
-and no state. Offsets come from the tokenizer; nothing is matched by spelling, so normalisation (lower case, NFC, full
-width) does no harm. Where two neighbours look the same to the model all the same, a gold mention that begins or ends
-between them is an issue (`unclear-boundary`).
+A tagger labels characters, but a model may read something else. `TextInput` returns named id lists of a text:
+`CharacterInput` reads characters and bigrams. `TokenInput` reads subword tokens and adds, for each character, the token
+that covers it (`token_of`) and its position in that token (`place`). Tokens and characters differ more than one
+expects. bert-base-chinese makes one token of a run of emoji and of a Latin word with a capital, and none of white space
+or a zero-width joiner. XLM-R's kind makes one token of a common word, joins a space to the word after it and puts an
+empty word mark before the first character. Byte-level tokenizers cut a rare character into several tokens. So
+characters of one token share its state and are distinguished by their position, and a character without a token has
+place `UNCOVERED` and no token state. Offsets come from the tokenizer; nothing is matched by spelling, so normalisation
+(lower case, NFC, full width) does no harm. If two neighbouring characters still look the same to the model, a gold
+mention that begins or ends between them is an issue (`unclear-boundary`).
 
-A `Vocabulary` has one id per character of the training texts and one per pair of neighbours, the two edges of a text
-counted (L characters make L + 1 bigrams). Ids follow the code points, so the same text always makes the same ids.
-Bigrams are most of a small model's parameters (about 40 thousand for CLUENER) and worth it: without pretrained
-weights they are the only sign of where words are.
+A `Vocabulary` has one id per character of the training texts and one per pair of neighbours, including the two edges of
+a text (L characters have L + 1 bigrams). Ids follow the code points, so the same text always gives the same ids.
+Bigrams are most of a small model's parameters (about 40 thousand for CLUENER) and worth it: without pretrained weights
+they are the only evidence of word boundaries.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any, Protocol
 from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, processors
 
 UNCOVERED, SINGLE, FIRST, INNER, LAST = range(5)
-"""Where a character stands in its token; INNER is the second of three or more."""
+"""Position of a character in its token; INNER is the second of three or more."""
 PLACES = 16
-"""The places above, then those of the third character, the fourth and so on; the last stands for all further ones."""
-_PLACES_BEFORE = 5  # of checkpoints that do not say: all between the first and the last character were INNER
+"""The positions above, then those of the third character, the fourth and so on; the last covers all further ones."""
+_PLACES_BEFORE = 5  # of checkpoints without a number: all between the first and the last character were INNER
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -39,7 +39,7 @@ Inputs = dict[str, list[int]]
 
 
 class TextInput(Protocol):
-    """What turns texts into the inputs of one kind of model.
+    """The interface that converts texts to the inputs of one kind of model.
 
     Attributes:
         kind: names the class in a checkpoint.
@@ -51,17 +51,17 @@ class TextInput(Protocol):
         """Return named lists of ids; the model of the same kind knows the names."""
 
     def encode_fitting(self, text: str) -> tuple[Inputs, int]:
-        """Encode as much of `text` as the model can take; all of it, unless there are too many tokens.
+        """Encode as much of `text` as the model can read; all of it, unless there are too many tokens.
 
         Returns:
-            what `encode` gives for that, and how many characters it is.
+            The result of `encode` for that part, and its number of characters.
         """
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
-        """Return whether the characters before and at `at` are not the same to the model; text ends are clear."""
+        """Return whether the model can distinguish the characters before and at `at`; text ends are clear."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything that `text_input_from_json` needs, in plain values."""
+        """Return everything that `text_input_from_json` needs, as plain values."""
 
 
 class CharacterInput:
@@ -73,7 +73,7 @@ class CharacterInput:
         self.vocabulary = vocabulary
 
     def encode(self, text: str) -> Inputs:
-        """Return `characters`, L ids, and `bigrams`, L + 1 ids, where the vocabulary has any."""
+        """Return `characters`, L ids, and `bigrams`, L + 1 ids, if the vocabulary has any."""
         inputs = {"characters": self.vocabulary.character_ids(text)}
         if self.vocabulary.bigrams:
             inputs["bigrams"] = self.vocabulary.bigram_ids(text)
@@ -84,7 +84,7 @@ class CharacterInput:
         return self.encode(text), len(text)
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
-        """Return True: each character has a state of its own."""
+        """Return True: each character has its own state."""
         return True
 
     def to_json(self) -> dict[str, Any]:
@@ -94,18 +94,18 @@ class CharacterInput:
 
 PAD, UNKNOWN = 0, 1
 _FIRST_ID = 2
-# Stands for the outside at both edges of a text. A control character, so no bigram of real text looks like it.
+# Stands for the outside at both edges of a text. It is a control character, so no bigram of real text equals it.
 EDGE = "\x02"
 
 
 class Vocabulary:
-    """Ids of characters and bigrams; id 0 is padding, id 1 whatever is not known.
+    """Ids of characters and bigrams; id 0 is padding, id 1 is unknown.
 
-    Ids follow the code points, not the order of the corpus or of a hash: the same text always makes the same ids.
+    Ids follow the code points, not the order of the corpus or of a hash: the same text always gives the same ids.
 
     Attributes:
         characters: known characters; the id of the first is 2.
-        bigrams: known bigrams, likewise; empty where a model has no bigram embeddings.
+        bigrams: known bigrams, likewise; empty if a model has no bigram embeddings.
     """
 
     def __init__(self, characters: Sequence[str], bigrams: Sequence[str]) -> None:
@@ -115,7 +115,7 @@ class Vocabulary:
 
     @classmethod
     def build(cls, texts: Iterable[str], min_count: int, bigrams: bool) -> Vocabulary:
-        """Collect what stands at least `min_count` times in `texts`."""
+        """Collect what occurs at least `min_count` times in `texts`."""
         characters: Counter[str] = Counter()
         pairs: Counter[str] = Counter()
         for text in texts:
@@ -126,12 +126,12 @@ class Vocabulary:
 
     @property
     def character_rows(self) -> int:
-        """Rows that an embedding table of the characters needs."""
+        """The number of rows of an embedding table of the characters."""
         return _FIRST_ID + len(self.characters)
 
     @property
     def bigram_rows(self) -> int:
-        """Rows that an embedding table of the bigrams needs."""
+        """The number of rows of an embedding table of the bigrams."""
         return _FIRST_ID + len(self.bigrams)
 
     def character_ids(self, text: str) -> list[int]:
@@ -139,16 +139,16 @@ class Vocabulary:
         return [self._character_ids.get(character, UNKNOWN) for character in text]
 
     def bigram_ids(self, text: str) -> list[int]:
-        """Return one id per pair of neighbours, edges included: `len(text) + 1` of them."""
+        """Return one id per pair of neighbours, including the edges: `len(text) + 1` ids."""
         return [self._bigram_ids.get(pair, UNKNOWN) for pair in _pairs(text)]
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain lists, to be stored with a checkpoint."""
+        """Return plain lists, to be stored in a checkpoint."""
         return {"characters": list(self.characters), "bigrams": list(self.bigrams)}
 
     @classmethod
     def from_json(cls, item: dict[str, Any]) -> Vocabulary:
-        """Rebuild what `to_json` gave."""
+        """Rebuild a vocabulary from the result of `to_json`."""
         return cls(item["characters"], item["bigrams"])
 
 
@@ -165,8 +165,8 @@ class TokenInput:
 
     Args:
         tokenizer: of the `tokenizers` library; its own truncation and padding are switched off.
-        max_tokens: the model's limit, its special tokens included.
-        places: how many places in a token the model knows.
+        max_tokens: the model's limit, including special tokens.
+        places: number of positions in a token that the model distinguishes.
     """
 
     kind = "tokens"
@@ -174,7 +174,7 @@ class TokenInput:
     def __init__(self, tokenizer: Tokenizer, max_tokens: int, places: int = PLACES) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
-        tokenizer.encode_special_tokens = True  # a text that holds `[SEP]` or `</s>` means these characters
+        tokenizer.encode_special_tokens = True  # `[SEP]` or `</s>` in a text means these characters
         self.tokenizer, self.max_tokens, self.places = tokenizer, max_tokens, places
 
     def encode(self, text: str) -> Inputs:
@@ -189,7 +189,7 @@ class TokenInput:
         return {"tokens": tokens, "attention": [1] * len(tokens), "token_of": token_of, "place": place}
 
     def encode_fitting(self, text: str) -> tuple[Inputs, int]:
-        """Encode the longest prefix whose tokens the model can take; its length is in characters."""
+        """Encode the longest prefix whose tokens the model can read; return its length in characters."""
         length = len(text)
         while True:
             encoding = self._encoding(text[:length])
@@ -197,15 +197,15 @@ class TokenInput:
             if excess <= 0 or length == 0:
                 return self._aligned(text[:length], encoding), length
             real = [o for o, s in zip(encoding.offsets, encoding.special_tokens_mask, strict=True) if not s]
-            # Cut before the first token that is too much. A cut text may be tokenised in another way: look again.
+            # Cut before the first excess token. A cut text may be tokenised differently, so check again.
             length = min(real[-excess][0], length - 1) if excess <= len(real) else 0
 
     def _encoding(self, text: str) -> Encoding:
-        """The tokens of a text; half of a surrogate pair, which is no character, counts as an unknown one."""
+        """Tokenise a text; half of a surrogate pair, which is not a character, is replaced by U+FFFD."""
         return self.tokenizer.encode(_SURROGATE.sub("\ufffd", text))
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
-        """Return whether the two characters have different tokens or places."""
+        """Return whether the two characters have different tokens or positions."""
         places, tokens = inputs["place"], inputs["token_of"]
         if not 0 < at < len(places):
             return True
@@ -218,28 +218,27 @@ class TokenInput:
         return {"kind": self.kind, "tokenizer": tokenizer, "max_tokens": self.max_tokens, "places": self.places}
 
 
-_WORD_MARK = "\u2581\u0120"  # what SentencePiece and byte-level tokenizers write for the space before a word
+_WORD_MARK = "\u2581\u0120"  # how SentencePiece and byte-level tokenizers write the space before a word
 
 
 def align_tokens(
     text: str, tokens: Sequence[str], offsets: Sequence[tuple[int, int]], places: int
 ) -> tuple[list[int], list[int]]:
-    """Find for each character of a text the token that covers it, and its place in that token.
+    """Find for each character of a text the token that covers it, and its position in that token.
 
-    For `Hi 好` and the tokens `[CLS] Hi 好 [SEP]` this gives `token_of = [1, 1, 0, 2]` and
-    `place = [FIRST, LAST, UNCOVERED, SINGLE]`; the token number of an uncovered character means nothing. Where
-    several tokens cover a character (the bytes of a rare one), the first has it, but an empty word mark gives way to
-    any other. White space that a token has before its word does not count as its first character: a word looks the
-    same with and without it.
+    For `Hi 好` and the tokens `[CLS] Hi 好 [SEP]` this returns `token_of = [1, 1, 0, 2]` and `place = [FIRST, LAST,
+    UNCOVERED, SINGLE]`; the token number of an uncovered character has no meaning. If several tokens cover a character
+    (the bytes of a rare one), the first has it, but an empty word mark has it only if no other token does. White space
+    at the start of a token does not count as its first character: a word looks the same with and without it.
 
     Args:
         text: L characters.
         tokens: as the tokenizer writes them.
-        offsets: what each token covers of the text; nothing for special ones.
-        places: how many places there are.
+        offsets: the span of each token in the text; empty for special ones.
+        places: number of positions.
 
     Returns:
-        L token numbers and L places.
+        L token numbers and L positions.
     """
     token_of, place = [0] * len(text), [UNCOVERED] * len(text)
     inner = [INNER, *range(LAST + 1, places)]
@@ -263,12 +262,12 @@ def align_tokens(
 
 
 def _is_blank(character: str) -> bool:
-    """White space, and what tokenizers take for it: zero-width and control characters."""
+    """Whether a character is white space or treated as such by tokenizers: zero-width and control characters."""
     return unicodedata.category(character) in ("Zs", "Zl", "Zp", "Cc", "Cf")
 
 
 def character_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """Build a BERT-like tokenizer whose tokens are the characters of `vocabulary`, for models built from nothing."""
+    """Build a BERT-like tokenizer whose tokens are the characters of `vocabulary`, for models built from scratch."""
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *vocabulary.characters]
     ids = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))

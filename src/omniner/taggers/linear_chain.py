@@ -1,26 +1,26 @@
 """A linear-chain CRF: exact log-likelihood with a hand-written gradient, and Viterbi, for large tag sets.
 
-`CRF` takes emissions [B, L, T], tags [B, L] and the lengths of the sentences and gives negative log-likelihoods [B] or
-best tags [B, L]. Transitions that are not allowed have no weight at all, in training as in decoding.
+`CRF` takes emissions [B, L, T], tags [B, L] and the lengths of the sentences and returns negative log-likelihoods [B]
+or best tags [B, L]. Forbidden transitions have no weight at all, in training as in decoding.
 
-The idea: the legal transitions of a BIOES scheme fall apart into complete blocks, one large (O, E, S to O, B, S) and
-one of 2 x 2 per category (B, I to I, E). `find_blocks` finds them from the table alone, so other schemes of that
-shape work as well, and no constraints at all are one block. The large block is one matrix product per step in exp
-space, for BIOES a quarter of the numbers of the full table, or in Viterbi a search among the few sources that can
-still win; the small blocks stay in log space, element by element. A batch is packed with the characters of one step
-side by side and the longest sentence first, so that each step works on a plain slice and padding costs nothing. The
-backward pass is the same recursion from the right, then the posteriors of all steps at once and one matrix product
-for the gradient of all transitions of the large block.
+The idea: the legal transitions of a BIOES scheme split into complete blocks, one large (O, E, S to O, B, S) and one of
+2 x 2 per category (B, I to I, E). `find_blocks` finds them from the table alone, so other schemes of that shape work as
+well, and without constraints there is one block. The large block is one matrix product per step in exp space (for BIOES
+a quarter of the numbers of the full table), or in Viterbi a search among the few sources that can still win. The small
+blocks stay in log space, element by element. A batch is packed with the characters of one step adjacent and the longest
+sentence first, so that each step works on a plain slice and padding costs nothing. The backward pass is the same
+recursion from the right, then the posteriors of all steps at once and one matrix product for the gradient of all
+transitions of the large block.
 
-Why it is exact for all finite emissions: a source of the large block whose weight underflows (e^-87 of the best
-source in fp32) reaches the same targets as the best source, so it could matter only if transitions within the block
-differed by as much. They are looked at: beyond `FAST_RANGE`, and for constraints that do not fall apart into blocks,
-the block is summed in log space, which is slow and needs no such condition. Scores are kept relative to the best one
-of each step, so that precision does not fade with length. Sums are fp32 at least, under autocast and where a GPU would
-round other products to TF32, too.
+Why it is exact for all finite emissions: a source of the large block whose weight underflows (e^-87 of the best source
+in fp32) reaches the same targets as the best source, so it could matter only if transitions within the block differed
+by as much. This is checked: beyond `FAST_RANGE`, and for constraints that do not split into blocks, the block is summed
+in log space, which is slow and needs no such condition. Scores are kept relative to the best one of each step, so that
+precision does not decrease with length. Sums are at least fp32, also under autocast and where a GPU would round other
+products to TF32.
 
-Nothing waits for a GPU but a rare look at the transitions: lengths and gold tags are on the host, which lays them out.
-The price: up to three numbers per character and tag are kept for the backward pass.
+Nothing waits for a GPU except a rare check of the transitions: lengths and gold tags are on the host, which computes
+the layout. Cost: up to three numbers per character and tag are kept for the backward pass.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from omniner.compute.torch_settings import exact_products
 from omniner.taggers.heads import TagScheme
 
 Index = slice | Tensor
-"""Places along an axis: a slice where they are consecutive, which makes a view instead of a copy."""
+"""Indices along an axis: a slice if they are consecutive, which gives a view instead of a copy."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Blocks:
     """Allowed transitions as complete blocks, over the tags in an inner order that makes most groups consecutive.
 
     Attributes:
-        order: [T] tag at each place of the inner order; None if it is the given order.
-        inverse: [T] place of each tag.
-        large_from, large_to: places of the F sources and the G targets of the large block, always consecutive.
-        small_from: K groups of C places, the k-th source of every small block.
+        order: [T] tag at each index of the inner order; None if it is the given order.
+        inverse: [T] inner index of each tag.
+        large_from, large_to: inner indices of the F sources and the G targets of the large block, always consecutive.
+        small_from: K groups of C inner indices, the k-th source of every small block.
         small_to: the same of their targets.
     """
 
@@ -67,16 +67,16 @@ class Blocks:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where the characters of a batch lie when packed step by step, longest sentence first (N in all).
+    """Positions of a batch's characters when packed step by step, longest sentence first (N in all).
 
     Attributes:
-        places: [N] place of each packed character in the batch seen as [B * L].
+        places: [N] index of each packed character in the batch flattened to [B * L].
         rows: [N] sentence of each packed character.
-        previous: packed places of the characters before those of the second and later steps.
-        last: [B'] packed place of the last character of each sentence that has any.
+        previous: packed indices of the characters before those of the second and later steps.
+        last: [B'] packed index of the last character of each sentence that has any.
         last_rows: [B'] these sentences.
-        counts: sentences that have a character at each step.
-        offsets: packed places where the steps begin, and N.
+        counts: number of sentences that have a character at each step.
+        offsets: packed indices at which the steps begin, and N.
     """
 
     places: Tensor
@@ -89,15 +89,15 @@ class PackedLayout:
 
     @property
     def first(self) -> int:
-        """Characters of the first step."""
+        """Number of characters of the first step."""
         return self.counts[0] if self.counts else 0
 
     def step(self, number: int) -> slice:
-        """Return the packed places of one step."""
+        """Return the packed indices of one step."""
         return slice(self.offsets[number], self.offsets[number + 1])
 
     def before(self, number: int) -> slice:
-        """Return the packed places of the step before, of the sentences that go on."""
+        """Return the packed indices of the previous step, for the sentences that continue."""
         begin = self.offsets[number - 1]
         return slice(begin, begin + self.counts[number])
 
@@ -109,12 +109,12 @@ class PackedLayout:
 
 
 def find_blocks(allowed: Tensor, device: torch.device) -> Blocks:
-    """Find the blocks of a table [T, T] of the host; it is a single one with holes if it does not fall apart."""
+    """Find the blocks of a table [T, T] on the host; if it does not split, it is one block with holes."""
     table = allowed.numpy()
     whole = np.arange(len(table))
     groups = _split(table)
     sources, targets = groups or ([whole], [whole])
-    # targets only, both, sources only, neither: both sides of the large block are consecutive
+    # targets only, both, sources only, neither: both sides of the large block become consecutive
     is_from, is_to = np.isin(whole, sources[0]), np.isin(whole, targets[0])
     order = np.argsort(np.select([is_to & ~is_from, is_to, is_from], [0, 1, 2], 3), kind="stable")
     place = np.argsort(order)
@@ -129,10 +129,10 @@ def find_blocks(allowed: Tensor, device: torch.device) -> Blocks:
 
 
 def _split(allowed: NDArray[np.bool_]) -> tuple[list[NDArray[np.intp]], list[NDArray[np.intp]]] | None:
-    """Sources and targets of the complete blocks that a table falls apart into, the large one first.
+    """Return sources and targets of the complete blocks that a table splits into, the large one first.
 
-    The others come as groups: the k-th source of each, the k-th target of each. None if the table does not
-    fall apart, or if the other blocks are not all of one shape.
+    The others are grouped: the k-th source of each, the k-th target of each. None if the table does not split, or if
+    the other blocks are not all of one shape.
     """
     rows, group = np.unique(allowed, axis=0, return_inverse=True)
     if (rows.sum(0) != 1).any() or not rows.any(1).all():
@@ -147,19 +147,19 @@ def _split(allowed: NDArray[np.bool_]) -> tuple[list[NDArray[np.intp]], list[NDA
 
 
 def compact_index(places: NDArray[np.intp], device: torch.device) -> Index:
-    """Return a slice where the places are consecutive, else the places themselves."""
+    """Return a slice if the indices are consecutive, else the indices themselves."""
     if len(places) and (np.diff(places) == 1).all():
         return slice(int(places[0]), int(places[-1]) + 1)
     return send([torch.from_numpy(places)], device)[0]
 
 
 def take_rows(values: Tensor, rows: Index) -> Tensor:
-    """Take rows of a tensor: a view where they are consecutive."""
+    """Take rows of a tensor: a view if they are consecutive."""
     return values[rows] if isinstance(rows, slice) else values.index_select(0, rows)
 
 
 def pack_by_position(lengths: Sequence[int], width: int) -> PackedLayout:
-    """Lay out sentences that are padded to `width` characters, on the host."""
+    """Compute the layout of sentences that are padded to `width` characters, on the host."""
     sizes = np.array(lengths, dtype=np.intp)
     real = np.arange(width) < sizes[:, None]
     order = np.argsort(-sizes, kind="stable")
@@ -181,15 +181,15 @@ def pack_by_position(lengths: Sequence[int], width: int) -> PackedLayout:
 
 
 class CRF(nn.Module):
-    """Linear-chain CRF over `num_tags` tags with fixed constraints; parameters as in every CRF of this kind.
+    """Linear-chain CRF over `num_tags` tags with fixed constraints; parameters are the usual ones of a CRF.
 
     Args:
         num_tags: T.
         allowed: bool [T, T], `allowed[i, j]`: tag `j` may follow tag `i`. None: all may.
-        allowed_start, allowed_end: bool [T], tags that may stand first and last. None: all may.
+        allowed_start, allowed_end: bool [T], tags that may be first and last. None: all may.
 
-    Parameters are `start_transitions` [T], `transitions` [T, T] (from, to), `end_transitions` [T]; entries
-    that are not allowed keep their first values and have no influence.
+    Parameters are `start_transitions` [T], `transitions` [T, T] (from, to), `end_transitions` [T]; forbidden entries
+    keep their initial values and have no influence.
     """
 
     allowed: Tensor
@@ -213,7 +213,7 @@ class CRF(nn.Module):
             value = torch.ones(shape, dtype=torch.bool) if given is None else given.to(torch.bool)
             if value.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, not {tuple(value.shape)}")
-            # follows from the categories, so a checkpoint need not hold it
+            # follows from the categories, so a checkpoint need not store it
             self.register_buffer(name, value.clone(), persistent=False)
         self._tables = self.allowed, self.allowed_start, self.allowed_end  # they stay on the host
         self._blocks: dict[torch.device, Blocks] = {}
@@ -225,10 +225,10 @@ class CRF(nn.Module):
         Args:
             emissions: [B, L, T], finite.
             tags: [B, L], on the host; anything beyond a sentence.
-            lengths: characters of each sentence.
+            lengths: number of characters of each sentence.
 
         Raises:
-            ValueError: tags that are not allowed: their likelihood is 0.
+            ValueError: forbidden tags: their likelihood is 0.
         """
         device = emissions.device
         with torch.autocast(device.type, enabled=False), exact_products():
@@ -249,14 +249,14 @@ class CRF(nn.Module):
             return _viterbi(*self._scores(emissions), layout, self._blocks_here())
 
     def _fits(self, transitions: Tensor, blocks: Blocks) -> bool:
-        """Whether exp space holds the transitions of the large block, relative to the largest of them.
+        """Return whether exp space can hold the transitions of the large block, relative to the largest of them.
 
-        The host must wait for a GPU's answer: it asks in every 20th training step, and once for all that is evaluated
-        with the same weights. Between, the spread can grow by some 6 learning rates a step (AdamW moves a weight by 3
-        at most); fp32 loses nothing until it is 10 above `FAST_RANGE`.
+        The host must wait for a GPU's answer, so it checks only in every 20th training step, and once per evaluation
+        with the same weights. In between, the spread can grow by about 6 learning rates per step (AdamW moves a weight
+        by 3 at most); fp32 loses nothing until it is 10 above `FAST_RANGE`.
         """
         self._calls += self.training
-        now = self._calls, self.transitions._version  # which a fused optimizer leaves as it is
+        now = self._calls, self.transitions._version  # a fused optimizer does not change the version
         old = now[0] >= self._asked[0] + _ASK_EVERY if self.training else now != self._asked
         if old or not transitions.is_cuda:
             large = _inner_order(transitions, blocks)[blocks.large_from, blocks.large_to]
@@ -264,7 +264,7 @@ class CRF(nn.Module):
         return self._answer
 
     def _scores(self, emissions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Emissions, start, transition and end scores as fp32 (fp64 stays), what is not allowed at -inf."""
+        """Return emissions, start, transition and end scores as fp32 (fp64 stays), with forbidden ones at -inf."""
         dtype = torch.float64 if emissions.dtype == torch.float64 else torch.float32
         start = self.start_transitions.to(dtype).masked_fill(~self.allowed_start, -torch.inf)
         end = self.end_transitions.to(dtype).masked_fill(~self.allowed_end, -torch.inf)
@@ -272,14 +272,14 @@ class CRF(nn.Module):
         return emissions.to(dtype), start, transitions, end
 
     def _blocks_here(self) -> Blocks:
-        """The blocks of the constraints on the device where they are."""
+        """Return the blocks of the constraints on the module's device."""
         device = self.allowed.device
         if device not in self._blocks:
             self._blocks = {device: find_blocks(self._tables[0], device)}
         return self._blocks[device]
 
     def _check(self, gold: Tensor, layout: PackedLayout) -> None:
-        """Refuse packed tags that break the constraints: their likelihood is 0, the loss would be infinite."""
+        """Reject packed tags that break the constraints: their likelihood is 0, the loss would be infinite."""
         first, (allowed, allowed_start, allowed_end) = layout.first, self._tables
         illegal = torch.zeros_like(gold, dtype=torch.bool)
         illegal[:first] = ~allowed_start[gold[:first]]
@@ -291,15 +291,15 @@ class CRF(nn.Module):
 
 
 def constrained_crf(scheme: TagScheme) -> CRF:
-    """Build a CRF in which only the transitions of the scheme exist."""
+    """Build a CRF that allows only the transitions of the scheme."""
     tables = (scheme.allowed, scheme.allowed_start, scheme.allowed_end)
     return CRF(len(scheme), *(torch.from_numpy(table) for table in tables))
 
 
 class _NegativeLogLikelihood(torch.autograd.Function):
-    """The log of the sum over all allowed paths of exp(score), less the score of the gold tags, [B].
+    """The log of the sum over all allowed paths of exp(score), minus the score of the gold tags, [B].
 
-    The sum is the forward recursion; the gradient takes the backward recursion and the posteriors of both.
+    The sum is the forward recursion; the gradient uses the backward recursion and the posteriors from both.
     """
 
     @staticmethod
@@ -314,7 +314,10 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         blocks: Blocks,
         fast: bool,
     ) -> Tensor:
-        """Args as in `CRF`, -inf where something is not allowed; `gold` [N] is packed, `fast` as `_SumStep` has it."""
+        """Compute the loss.
+
+        Args are as in `CRF`, -inf for forbidden entries; `gold` [N] is packed, `fast` as in `_SumStep`.
+        """
         packed, inner_start, inner, inner_end = _inner(emissions, start, transitions, end, layout, blocks)
         step = _SumStep(inner, blocks, forward=True, fast=fast)
         alpha = torch.empty_like(packed)  # [N, T], each row relative to the one before
@@ -338,7 +341,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients are posteriors, of each tag and of each transition, less the gold."""
+        """Return the gradients: posteriors of each tag and of each transition, minus the gold."""
         with torch.autocast(grad.device.type, enabled=False), exact_products():
             return *_gradients(ctx, grad), None, None, None, None
 
@@ -346,7 +349,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
 def _inner(
     emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: PackedLayout, blocks: Blocks
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Emissions packed [N, T], and all scores, with the tags in the inner order."""
+    """Return the emissions packed [N, T], and all scores, with the tags in the inner order."""
     packed = emissions.reshape(-1, emissions.shape[2]).index_select(0, layout.places)
     if (order := blocks.order) is None:
         return packed, start, transitions, end
@@ -354,7 +357,7 @@ def _inner(
 
 
 def _inner_order(transitions: Tensor, blocks: Blocks) -> Tensor:
-    """Transitions [T, T] with the tags in the inner order."""
+    """Return the transitions [T, T] with the tags in the inner order."""
     order = blocks.order
     return transitions if order is None else transitions.index_select(0, order).index_select(1, order)
 
@@ -362,7 +365,7 @@ def _inner_order(transitions: Tensor, blocks: Blocks) -> Tensor:
 def _score(
     emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, gold: Tensor, layout: PackedLayout
 ) -> Tensor:
-    """Score [B] of packed tags, fp64."""
+    """Compute the score [B] of packed tags, fp64."""
     first = layout.first
     score = emissions.new_zeros(len(emissions), dtype=torch.float64)
     score.index_add_(0, layout.rows, emissions.reshape(-1, emissions.shape[2])[layout.places, gold].double())
@@ -373,7 +376,7 @@ def _score(
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients by emissions, start, transitions and end, in the given order of the tags."""
+    """Return the gradients of emissions, start, transitions and end, in the given order of the tags."""
     packed, alpha, kept, best, inner, end, gold = ctx.saved_tensors
     layout: PackedLayout = ctx.layout
     blocks: Blocks = ctx.blocks
@@ -383,7 +386,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     highest = joint.amax(1, keepdim=True)
     share = joint.sub_(highest).exp_()
     size = share.sum(1, keepdim=True)
-    row_factor = grad[layout.rows, None]  # [N, 1] what the loss of the character's sentence counts
+    row_factor = grad[layout.rows, None]  # [N, 1] gradient of the loss of the character's sentence
     posterior = share.mul_(row_factor / size)  # [N, T]
 
     first = layout.first
@@ -408,10 +411,10 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _backward_recursion(
     packed: Tensor, end: Tensor, layout: PackedLayout, step: _SumStep
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-sums over what may follow: after each character [N, T], and from each later character on.
+    """Compute log-sums over all continuations: after each character [N, T], and from each later character on.
 
-    The second [M, T] includes the character's own emission and is relative to what the first is of the character
-    before, so that both sides of a transition add up; the third [M, G] is its exp where the step computes it.
+    The second [M, T] includes the character's own emission and is relative to the first at the previous character, so
+    that both sides of a transition add up; the third [M, G] is its exp if the step computes it.
     """
     beta, right, best = torch.empty_like(packed), torch.empty_like(packed), packed.new_zeros(len(packed), 1)
     kept = packed.new_empty(len(packed), len(step.large) if step.fast else 0)
@@ -434,22 +437,24 @@ def _transition_gradient(
     step: _SumStep,
     blocks: Blocks,
 ) -> Tensor:
-    """Sum [T, T] of the posteriors of all transitions, in the inner order.
+    """Sum the posteriors of all transitions, [T, T] in the inner order.
 
     Args:
         left: alpha [M, T] before each of M transitions, exp of its large block [M, F] relative to the best [M, 1].
-        right, right_kept: as `_backward_recursion` has them.
-        norm: [M, 1] log of all that goes through the place before the transition.
+        right, right_kept: from `_backward_recursion`.
+        norm: [M, 1] log of the total weight at the position before the transition.
         row_factor: [M, 1] of each transition.
         inner: [T, T] transitions.
         step: the step from right to left.
+        blocks: of the transitions.
     """
     alpha, left_kept, best = left
     gradient = torch.zeros_like(inner)
     large = gradient[blocks.large_from, blocks.large_to]
     right.sub_(norm)
     if step.fast:
-        # the factor is at most 1 / the least of `exp_large`: the best source cannot be left more often than once
+        # the factor is at most 1 / the least of `exp_large`, because the best source cannot be left more often than
+        # once
         torch.mm(left_kept.t(), right_kept.mul_((best - norm).exp_().mul_(row_factor)), out=large)
         large *= step.exp_large.t()
     else:
@@ -467,7 +472,7 @@ def _transition_gradient(
 def _viterbi(
     emissions: Tensor, start: Tensor, transitions: Tensor, end: Tensor, layout: PackedLayout, blocks: Blocks
 ) -> Tensor:
-    """Best tags [B, L]: only maxima forward; then the best source again, along the best path alone."""
+    """Return the best tags [B, L]: only maxima forward, then the best sources along the best path."""
     packed, start, inner, end = _inner(emissions, start, transitions, end, layout, blocks)
     best = torch.empty_like(packed)  # [N, T] of the best sequence that ends in a tag, relative to the row's best
     step = _MaxStep(inner, blocks)
@@ -477,7 +482,7 @@ def _viterbi(
         after = best[layout.step(number)]
         step(best[layout.before(number)], after)
         after += packed[layout.step(number)]
-    # back in the given order of the tags, so that of equally good ones the lowest is taken
+    # back in the given order of the tags, so that of equally good ones the lowest is chosen
     final = best[layout.last] + end
     if blocks.order is not None:
         best, final, inner = best[:, blocks.inverse], final[:, blocks.inverse], transitions
@@ -494,8 +499,8 @@ def _viterbi(
     return tags
 
 
-# Largest spread of the transitions of the large block for which exp space is exact: what underflows is then below
-# e^-27 of what stays.
+# Largest spread of the transitions of the large block for which exp space is exact: what underflows is then below e^-27
+# of what remains.
 FAST_RANGE = {torch.float32: 60.0, torch.float64: 600.0}
 _ASK_EVERY = 20  # training steps
 
@@ -503,10 +508,10 @@ _ASK_EVERY = 20  # training steps
 class _Step(ABC):
     """One step of the recursion: from the scores [n, T] of all sources to those of all targets, relative to the best.
 
-    Made once per batch and direction. Subclasses say how several sources are taken together for a target.
+    Created once per batch and direction. Subclasses define how several sources are combined for a target.
 
     Attributes:
-        top: the largest transition of the large block; all others are taken relative to it.
+        top: the largest transition of the large block; all others are relative to it.
         large: [F, G] transitions of the large block from its sources to its targets (of this direction).
     """
 
@@ -522,9 +527,9 @@ class _Step(ABC):
         self.small = [torch.stack([paired_entries(table, s, t) for t in self.small_target]) for s in self.small_source]
 
     def __call__(self, scores: Tensor, out: Tensor, kept: Tensor | None = None) -> Tensor:
-        """Write the result into `out` [n, T]; return what it is relative to, the best source [n, 1].
+        """Write the result to `out` [n, T]; return what it is relative to, the best source [n, 1].
 
-        `kept` [n, F] receives exp(score - best) of the sources of the large block where that is computed.
+        `kept` [n, F] receives exp(score - best) of the sources of the large block if that is computed.
         """
         best = finite_maxima(scores[:, self.source].amax(1, keepdim=True))
         scores = scores - best
@@ -540,7 +545,7 @@ class _Step(ABC):
 
     @abstractmethod
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor | None) -> None:
-        """Take the sources of the large block, [n, F], the best at 0, together for each target, `out` [n, G]."""
+        """Combine the sources of the large block, [n, F] with the best at 0, for each target, `out` [n, G]."""
 
 
 class _SumStep(_Step):
@@ -569,13 +574,13 @@ class _MaxStep(_Step):
         super().__init__(transitions, blocks, forward=True)
         self.spread = math.inf if self.large.is_cuda else -float(self.large.min())
         self.large_t = self.large.t().contiguous()
-        self.room: Tensor | None = None  # for all pairs [n, G, F]: a new one per step would cost as much as the sum
+        self.room: Tensor | None = None  # for all pairs [n, G, F]: allocating it per step would cost as much as the sum
 
     def reduce(self, scores: Tensor, out: Tensor, kept: Tensor | None) -> None:
-        """Write the maxima over the sources; nothing is kept.
+        """Write the maxima over the sources; `kept` is not used.
 
-        A source that lies further behind the best one than the transitions differ cannot win for any target, so
-        often few are left. (Counting them would make a GPU wait, so there all are tried.)
+        A source that is further behind the best one than the transitions differ cannot win for any target, so often few
+        are left. (Counting them would make a GPU wait, so a GPU tries all.)
         """
         sources = scores.shape[1]
         count = sources if math.isinf(self.spread) else int((scores >= -self.spread).sum(1).max().clamp_min(1))
@@ -583,14 +588,14 @@ class _MaxStep(_Step):
             values, places = scores.topk(count)
             torch.amax(values[:, :, None] + self.large[places], 1, out=out)
         else:
-            if self.room is None:  # later steps have fewer rows, never more
+            if self.room is None:  # later steps never have more rows
                 self.room = scores.new_empty(len(scores), *self.large_t.shape)
             ways = torch.add(scores[:, None, :], self.large_t, out=self.room[: len(scores)])
             torch.amax(ways, 2, out=out)
 
 
 def finite_maxima(best: Tensor) -> Tensor:
-    """Return maxima to subtract: 0 in place of -inf (no source can be reached), so that -inf stays -inf. In place."""
+    """Replace -inf (no source is reachable) by 0 in maxima to be subtracted, so that -inf stays -inf. In place."""
     return best.nan_to_num_(nan=torch.nan, neginf=0.0)
 
 

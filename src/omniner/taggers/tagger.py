@@ -1,8 +1,8 @@
-"""The tagger: text input, backbone, head and categories, from a checkpoint to the entities of a sentence.
+"""Define the tagger: text input, backbone, head and categories, from a checkpoint to the entities of a sentence.
 
-`Tagger.describe` gives everything but the weights as plain values (sizes, vocabulary or whole tokenizer, categories,
-limits), and `Tagger.from_description` builds the same module from that alone: no corpus, no hub, no files beside the
-checkpoint. How it is trained stands in `tagger_module`, which alone of the two waits for Lightning.
+`Tagger.describe` returns everything but the weights as plain values (sizes, vocabulary or whole tokenizer, categories,
+limits), and `Tagger.from_description` builds the same module from that alone: no corpus, no hub, no other files.
+Training is in `tagger_module`; only that module imports Lightning.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from omniner.taggers.heads import HeadModule, Span, TagScheme, build_head
 from omniner.taggers.inputs import TextInput, text_input_from_json
 from omniner.training.checkpoints import read_checkpoint
 
-POOLER = ".encoder.pooler."  # in the names of weights that older checkpoints hold, and nothing reads
+POOLER = ".encoder.pooler."  # in names of weights that older checkpoints contain and nothing reads
 
 
 def load_tagger(path: Path) -> Tagger:
     """Load the tagger of a checkpoint, ready to predict: on the CPU, in evaluation mode.
 
     Args:
-        path: `best.ckpt`, or `last.ckpt`, of which the averaged weights are taken where there are any.
+        path: `best.ckpt`, or `last.ckpt`, from which the averaged weights are taken if there are any.
 
     Raises:
-        UserError: the file holds no tagger.
+        UserError: the file does not contain a tagger.
     """
     content = _read(path)
     tagger = Tagger.from_description(content["tagger"])
@@ -46,16 +46,16 @@ def load_tagger(path: Path) -> Tagger:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Return what `Tagger.describe` gave for the tagger of a checkpoint; its weights are not read.
+    """Return the result of `Tagger.describe` in a checkpoint; its weights are not read.
 
     Raises:
-        UserError: the file holds no tagger.
+        UserError: the file does not contain a tagger.
     """
     return cast(dict[str, Any], _read(path)["tagger"])
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, which holds a tagger."""
+    """Read a checkpoint that contains a tagger."""
     content = read_checkpoint(path)
     if "tagger" not in content:
         found = f"{path} is the training state of a generative model, which holds no tagger"
@@ -64,7 +64,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _evaluated_weights(content: dict[str, Any]) -> dict[str, Tensor]:
-    """The weights as evaluated: a trainer's checkpoint has the trained ones and perhaps their average."""
+    """Return the weights as evaluated: a trainer's checkpoint has the trained ones and perhaps their average."""
     if "weights" in content:
         return cast(dict[str, Tensor], content["weights"])
     prefix = "tagger."
@@ -75,15 +75,15 @@ def _evaluated_weights(content: dict[str, Any]) -> dict[str, Tensor]:
 
 
 class Tagger(nn.Module):
-    """Backbone and head with all that belongs to them.
+    """A backbone and a head with everything that belongs to them.
 
-    There may be several backbones, the members of an ensemble: each is trained by itself (the loss is the mean of
-    theirs) under one common head, and what they say is averaged for decoding. Where the head scores tags by a linear
+    There may be several backbones, the members of an ensemble: each is trained separately (the loss is the mean of
+    theirs) under one shared head, and their states are averaged for decoding. If the head scores tags by a linear
     layer, the mean of the states gives exactly the mean of the members' scores.
 
     Args:
         model, head: their configurations.
-        inputs: makes the backbone's ids from a text.
+        inputs: converts a text to the backbone's ids.
         backbones: the members.
         categories: the active ones, in order.
     """
@@ -119,7 +119,7 @@ class Tagger(nn.Module):
         return cls(model, config.head, inputs, members, categories)
 
     def describe(self) -> dict[str, Any]:
-        """Return everything but the weights, in plain values."""
+        """Return everything but the weights, as plain values."""
         return {
             "model": dataclasses.asdict(self.model_config),
             "head": dataclasses.asdict(self.head_config),
@@ -130,7 +130,7 @@ class Tagger(nn.Module):
 
     @classmethod
     def from_description(cls, item: dict[str, Any]) -> Tagger:
-        """Build the tagger that `describe` described, with weights still to be filled in."""
+        """Build the tagger of a `describe` result; its weights are loaded afterwards."""
         inputs = text_input_from_json(item["inputs"])
         model, members = BACKBONES[item["model"]["kind"]].rebuild(item, inputs)
         return cls(model, HeadConfig(**item["head"]), inputs, members, item["categories"])
@@ -146,7 +146,7 @@ class Tagger(nn.Module):
         return self.members[0]
 
     def sentence_encoder(self, config: EncodingConfig) -> SentenceEncoder:
-        """Return what makes this tagger's examples."""
+        """Return the encoder of this tagger's examples."""
         return SentenceEncoder(self.inputs, TagScheme(self.categories), config, self.head.max_span)
 
     def states(self, batch: Batch) -> list[Tensor]:
@@ -158,11 +158,11 @@ class Tagger(nn.Module):
         return [backbone(batch).to(precision) for backbone in self.backbones]
 
     def loss(self, batch: Batch) -> Tensor:
-        """Return the sum of the sentences' losses, the mean over the members."""
+        """Return the sum of the sentences' losses, averaged over the members."""
         return self._loss(self.states(batch), batch)
 
     def loss_and_spans(self, batch: Batch) -> tuple[Tensor, list[list[Span]]]:
-        """Return `loss` and `spans` of one run of the backbones."""
+        """Return `loss` and `spans` from one run of the backbones."""
         states = self.states(batch)
         return self._loss(states, batch), self._spans(states, batch)
 
@@ -179,7 +179,7 @@ class Tagger(nn.Module):
             return self.head.decode(torch.stack(list(states)).mean(0), batch.lengths)
 
     def entities(self, batch: Batch, spans: Sequence[Sequence[Span]]) -> list[list[Entity]]:
-        """Return spans as entities of the sentences' own texts."""
+        """Convert spans to entities of the sentences' own texts."""
         return [
             [Entity(text[start:end], self.categories[category], start, end) for start, end, category in row]
             for text, row in zip(batch.texts, spans, strict=True)

@@ -1,8 +1,8 @@
-"""How a tagger is trained under Lightning: its data, its steps, its averaged weights.
+"""Train a tagger under Lightning: its data, its steps, its averaged weights.
 
 The loss of a step is the mean over the sentences of the whole step, whatever the number of processes: each divides its
-sum by the step's sentences, not by its own. With `trainer.weight_average` a second set of weights follows the trained
-ones, smoother than they are: it is evaluated and kept as the best checkpoint.
+sum by the step's sentences, not by its own. With `trainer.weight_average` a second, smoother set of weights follows the
+trained ones: it is evaluated and kept as the best checkpoint.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class TaggerData(TrainingData[EncodedSentence]):
         self._encoder = encoder
 
     def train_dataloader(self) -> TrainLoader[EncodedSentence, Batch]:
-        """Return the batches of this process, from where training stands."""
+        """Return the batches of this process, from the current step on."""
         trainer = self.attached
         return TrainLoader(
             self.epoch_examples,
@@ -67,7 +67,7 @@ class TaggerData(TrainingData[EncodedSentence]):
         return EvalLoader(self.dev, self.config.eval_batch_size, trainer.global_rank, trainer.world_size)
 
     def epoch_examples(self, epoch: int) -> Sequence[EncodedSentence]:
-        """Return the training examples of an epoch: the same ones, or with some mentions exchanged."""
+        """Return the training examples of an epoch: unchanged, or with some mentions replaced."""
         if self.replacement is None:
             return self.train
         return [self._replaced(at, epoch) for at in range(len(self.train))]
@@ -87,13 +87,13 @@ class TaggerData(TrainingData[EncodedSentence]):
 
 
 class TaggerModule(Learner):
-    """A `Tagger` that learns.
+    """Train a `Tagger`.
 
     Args:
         tagger: the network.
         config: how it is trained.
         seed: of all random choices during training.
-        unit: what counts as one entity of dev, `span` or `pair`.
+        unit: unit of dev scores, `span` or `pair`.
     """
 
     kind = "tagger"
@@ -106,19 +106,19 @@ class TaggerModule(Learner):
 
     @property
     def evaluated(self) -> Tagger:
-        """The tagger with the weights that are evaluated and kept: averaged ones from the first step on."""
+        """The tagger with the weights that are evaluated and kept: averaged ones from the first step on, if enabled."""
         return self.average.averaged if self.average is not None and self.average.steps else self.tagger
 
     def configure_optimizers(self) -> Any:
-        """Make AdamW in groups, with the schedule per step."""
+        """Create AdamW with parameter groups, and the schedule per step."""
         optimizer = AdamW(list(self._groups()), fused=True)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"}}
 
     def _groups(self) -> Iterator[dict[str, Any]]:
-        """Backbone with and without weight decay, layer by layer where their rates differ, then the head.
+        """Yield groups: backbone with and without weight decay, layer by layer if their rates differ, then the head.
 
-        The head starts from nothing and has few weights: it learns faster and is not pulled to zero. What lies deeper
-        in a pretrained encoder is more general, and may learn more slowly (`model.layer_decay`).
+        The head starts from scratch and has few weights: it gets a higher rate and no weight decay. Deeper layers of a
+        pretrained encoder are more general, and may get a lower rate (`model.layer_decay`).
         """
         model = self.tagger.model_config
         layer_decay = model.layer_decay if isinstance(model, EncoderConfig) else 1.0
@@ -146,12 +146,12 @@ class TaggerModule(Learner):
             self.average.averaged.to(self.device)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed this step, see `begin_step`; with the same numbers on all processes where the backbone needs that."""
+        """Seed this step, see `begin_step`; with the same seed on all processes if the backbone needs that."""
         self.begin_step(0 if self.tagger.member.draws_for_step else self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss over the sentences of the step (as this process's part of it)."""
-        # DDP takes the mean over processes of what is the sum over them: undo that
+        # DDP averages over processes a value that should be summed: undo that
         scale = batch.weight * self.trainer.world_size / batch.step_sentences
         loss = self.tagger.loss(batch) * scale
         self.log_step(loss, batch.step_sentences)
@@ -167,7 +167,7 @@ class TaggerModule(Learner):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm of all gradients. The trainer's own way refuses fused optimizers under mixed precision."""
+        """Clip by the norm of all gradients. The trainer's clipping rejects fused optimizers in mixed precision."""
         if self.config.gradient_clip:
             nn.utils.clip_grad_norm_(self.parameters(), self.config.gradient_clip)
 
@@ -178,13 +178,13 @@ class TaggerModule(Learner):
         optimizer: Optimizer | pl.core.optimizer.LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Take one step, and let the average follow."""
+        """Take one step, and update the average."""
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         if self.average is not None:
             self.average.update()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count one batch of dev; a repeated sentence (see `Batch.weight`) counts nothing."""
+        """Count one batch of dev; a repeated sentence (see `Batch.weight`) does not count."""
         tagger = self.evaluated
         loss, spans = tagger.loss_and_spans(batch)
         entities = tagger.entities(batch, spans)
@@ -192,7 +192,7 @@ class TaggerModule(Learner):
         self.score.update(batch.gold[:counted], entities[:counted], 0, loss * batch.weight, counted)
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Return what `describe` said, with the keys of `model` and `head` that older files lack."""
+        """Return the stored result of `describe`, with keys of `model` and `head` that older files lack."""
         stored = super().stored_description(checkpoint)
         if stored is None:
             return None
@@ -200,7 +200,7 @@ class TaggerModule(Learner):
         return {**stored, **{name: with_class_defaults(group, stored[name]) for name, group in groups.items()}}
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a state of training from when some encoders had a pooler, which the optimizer's state counts."""
+        """Reject a training state of versions whose encoders had a pooler, which is in the optimizer's state."""
         old = next((name for name in checkpoint["state_dict"] if POOLER in name), None)
         if old is not None and old not in self.state_dict():
             found = f"last.ckpt is of an older version, which trained {old} for nothing"
@@ -211,16 +211,16 @@ class TaggerModule(Learner):
         return self.tagger.describe()
 
     def save_best(self, path: Path) -> None:
-        """Write the weights as they are evaluated."""
+        """Write the weights that are evaluated."""
         if self.trainer.is_global_zero:
             write_checkpoint(path, self.tagger.describe(), self.weights())
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the tagger's weights by name, as they are evaluated."""
+        """Return the tagger's evaluated weights by name."""
         return {name: value.detach() for name, value in self.evaluated.state_dict().items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the description, and the average beside the trained weights."""
+        """Store the description, and the average in addition to the trained weights."""
         super().on_save_checkpoint(checkpoint)
         if self.average is not None:
             checkpoint["average"] = {"weights": self.average.weights(), "steps": self.average.steps}
@@ -234,18 +234,18 @@ class TaggerModule(Learner):
 class WeightAverage:
     """An exponential moving average of a tagger's weights, in a copy of it.
 
-    After each optimizer step the copy moves towards the weights by `1 - decay`; in the first steps it moves faster,
-    `(1 + n) / (10 + n)`, so that it forgets the random start. It is kept in fp32 at least: small steps would be lost in
-    bf16. (Lightning's `WeightAveraging` and torch's `AveragedModel` keep the precision of the weights, and make a GPU
-    wait at every step.) The price is one more copy of the weights.
+    After each optimizer step the copy moves towards the weights by `1 - decay`. In the first steps it moves faster: the
+    decay is at most `(1 + n) / (10 + n)`, so that it forgets the random start. It is kept in at least fp32: small steps
+    would be lost in bf16. (Lightning's `WeightAveraging` and torch's `AveragedModel` keep the precision of the weights,
+    and make a GPU wait at every step.) It costs one more copy of the weights.
 
     Args:
-        tagger: whose parameters are followed; its buffers must not change.
+        tagger: its parameters are averaged; its buffers must not change.
         decay: of the average, near 1.
 
     Attributes:
-        averaged: the tagger with the average for weights, in evaluation mode.
-        steps: updates so far.
+        averaged: the tagger with averaged weights, in evaluation mode.
+        steps: number of updates so far.
     """
 
     def __init__(self, tagger: Tagger, decay: float) -> None:
@@ -257,7 +257,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Move the average towards the weights as they are now."""
+        """Move the average towards the current weights."""
         self.steps += 1
         weights = [_precise(weight.detach()) for weight in self._tagger.parameters()]
         averages: list[Tensor] = list(self.averaged.parameters())
@@ -273,7 +273,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def load(self, weights: Mapping[str, Tensor], steps: int) -> None:
-        """Restore what `weights` gave after so many steps."""
+        """Restore a result of `weights` and its number of steps."""
         for name, weight in self.averaged.named_parameters():
             weight.copy_(weights[name])
         self.steps = steps

@@ -1,4 +1,4 @@
-"""Heads turn character states into entities, one file each; and the BIOES tags that the softmax and CRF heads share.
+"""Define heads, which turn character states into entities, one file each; and the BIOES tags of softmax and CRF heads.
 
 A head receives states [B, L, D] from a backbone and returns a loss, or the spans `(start, end, category id)` of each
 sentence, half-open in characters. Its file assigns `HEAD`, an entry with everything that the program knows of it, which
@@ -6,9 +6,8 @@ sentence, half-open in characters. Its file assigns `HEAD`, an entry with everyt
 number of sentences of a whole optimizer step, however it is divided into batches.
 
 A `TagScheme` orders tags as O, then B, I, E, S of the first category, of the second and so on: 90 categories have 361
-tags. `encode` cannot express overlapping spans; it keeps the longest and reports each that it leaves out.
-`decode_batch` handles whole batches with a few numpy calls; of an illegal sequence it takes only the well-formed
-entities.
+tags. `encode` cannot express overlapping spans; it keeps the longest and reports each one left out. `decode_batch`
+handles whole batches with a few numpy calls; of an illegal sequence it keeps only the well-formed entities.
 """
 
 from __future__ import annotations
@@ -34,12 +33,11 @@ _BEGIN, _INSIDE, _END, _SINGLE = range(4)
 
 
 class LeftOut(NamedTuple):
-    """A span that cannot be expressed, and why.
+    """A span that cannot be expressed, and the reason.
 
-    `code` is `nested-entity` (inside a kept span), `overlapping-entity` (crosses a kept span),
-    `same-place-entity` (another category on exactly the same characters), `long-entity` (more characters than the
-    limit) or `bad-span` (empty, outside the sentence, unknown category). `kept` is the span that stands in the way,
-    None where none does.
+    `code` is `nested-entity` (inside a kept span), `overlapping-entity` (crosses a kept span), `same-place-entity`
+    (another category on exactly the same characters), `long-entity` (more characters than the limit) or `bad-span`
+    (empty, outside the sentence, unknown category). `kept` is the kept span that conflicts with it, or None.
     """
 
     span: Span
@@ -51,10 +49,10 @@ class TagScheme:
     """The BIOES tags over `categories`, in their order.
 
     Attributes:
-        categories: the category names; a category id is the place in this tuple.
-        tags: the tag names, `O`, `B-<category>`, `I-...`, `E-...`, `S-...`; a tag id is the place here.
-        allowed_start: bool [T], tags a sentence may begin with (O, B, S).
-        allowed_end: bool [T], tags a sentence may end with (O, E, S).
+        categories: the category names; a category id is the index in this tuple.
+        tags: the tag names, `O`, `B-<category>`, `I-...`, `E-...`, `S-...`; a tag id is the index here.
+        allowed_start: bool [T], tags that a sentence may begin with (O, B, S).
+        allowed_end: bool [T], tags that a sentence may end with (O, E, S).
         allowed: bool [T, T], `allowed[i, j]`: tag `j` may follow tag `i`.
     """
 
@@ -64,8 +62,8 @@ class TagScheme:
         self.categories = tuple(categories)
         self.tags = ("O", *(f"{kind}-{name}" for name in self.categories for kind in "BIES"))
         ids = np.arange(len(self.tags))
-        # kind and category of each tag; O counts as a single character entity of category -1 here, because
-        # what may stand before and after it is the same
+        # kind and category of each tag; O is treated as a single-character entity of category -1 here, because the same
+        # tags may precede and follow it
         self._kind = np.where(ids == OUTSIDE, _SINGLE, (ids - 1) % 4)
         self._category = np.where(ids == OUTSIDE, -1, (ids - 1) // 4)
         opens = (self._kind == _BEGIN) | (self._kind == _INSIDE)
@@ -82,8 +80,8 @@ class TagScheme:
     def encode(self, spans: Sequence[Span], length: int) -> tuple[list[int], list[LeftOut]]:
         """Return the tag ids of a sentence of `length` characters, and the spans that could not be expressed.
 
-        Of spans that share characters the longest stays (so the outermost of a nest), of equally long ones
-        the one that starts first, then the one with the lower category id. A repeated span is one span.
+        Of spans that share characters the longest is kept (so the outermost of a nest), of equally long ones the one
+        that starts first, then the one with the lower category id. A repeated span is one span.
         """
         tags = [OUTSIDE] * length
         owner: list[Span | None] = [None] * length
@@ -93,7 +91,7 @@ class TagScheme:
             if not (0 <= start < end <= length and 0 <= category < len(self.categories)):
                 left_out.append(LeftOut(span, "bad-span", None))
                 continue
-            # a kept span is at least as long, so a clash shows at one of the two ends
+            # a kept span is at least as long, so a conflict shows at one of the two ends
             kept = owner[start] or owner[end - 1]
             if kept is not None:
                 left_out.append(LeftOut(span, _clash(span, kept), kept))
@@ -107,7 +105,7 @@ class TagScheme:
         return tags, sorted(left_out)
 
     def decode_batch(self, tags: NDArray[np.integer], lengths: Sequence[int]) -> list[list[Span]]:
-        """Return the spans of each sentence, in order of their place; what lies beyond its length is not looked at.
+        """Return the spans of each sentence, sorted by position; tags beyond its length are ignored.
 
         Args:
             tags: [B, L] tag ids, right padded with anything.
@@ -120,7 +118,7 @@ class TagScheme:
         tags = np.where(place < np.asarray(lengths)[:, None], tags, OUTSIDE)
         linked = np.zeros(tags.shape, dtype=bool)
         linked[:, 1:] = self._inside[tags[:, :-1], tags[:, 1:]]
-        # where the chain of linked characters that a character belongs to begins
+        # where the chain of linked characters containing a character begins
         begins = np.maximum.accumulate(np.where(linked, 0, place), axis=1)
         rows, ends = np.nonzero((self._kind[tags] >= _END) & (tags != OUTSIDE))
         starts, last = begins[rows, ends], tags[rows, ends]
@@ -134,9 +132,9 @@ class TagScheme:
 def fit_spans(
     spans: Sequence[Span], length: int, num_categories: int, max_span: int
 ) -> tuple[list[Span], list[LeftOut]]:
-    """Split spans into those that a table of every start and every length up to `max_span` can hold, and the others.
+    """Separate spans that fit a table of every start and every length up to `max_span` from the others.
 
-    Nested and overlapping spans stay; of two categories on the same characters the lower id does.
+    Nested and overlapping spans are kept; of two categories on the same characters the lower id is.
     """
     kept: list[Span] = []
     left_out: list[LeftOut] = []
@@ -154,7 +152,7 @@ def fit_spans(
 
 
 def _clash(span: Span, kept: Span) -> str:
-    """How a span stands to the kept one that it shares characters with."""
+    """Return how a span relates to the kept one that it shares characters with."""
     if span[:2] == kept[:2]:
         return "same-place-entity"
     inside = kept[0] <= span[0] and span[1] <= kept[1]
@@ -163,20 +161,21 @@ def _clash(span: Span, kept: Span) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """All that is known of a head.
+    """Everything that is known of a head.
 
-    Fields that are asked for before anything is built (`nested`, `members`, `keys`) are written as plain values, so
-    that `HEADS.peek` reads them without importing torch.
+    Fields that are needed before anything is built (`nested`, `members`, `keys`) are written as literals, so that
+    `HEADS.peek` reads them without importing torch.
 
     Attributes:
         name: the name of its file, and of its choice in `conf/head`.
-        description: the text of its module; the first line says what it is.
-        build: makes its layers of the size D of a state, the tags of the categories, and `head` of the configuration.
+        description: the docstring of its module; the first line describes the head.
+        build: creates its layers from the size D of a state, the tags of the categories, and `head` of the
+            configuration.
         nested: whether it finds a mention inside another one.
         members: whether the mean of several backbones' states scores like the mean of their scores, so that
             `model.members` may be above 1.
-        keys: the keys of `head` that it reads, beside `kind`; others are refused with it. None = it does not say, and
-            none is refused.
+        keys: the keys of `head` that it reads, besides `kind`; others are rejected. None = unspecified, and none is
+            rejected.
     """
 
     name: str
@@ -188,36 +187,36 @@ class Head:
 
     @property
     def meaning(self) -> str:
-        """What it is, in one line."""
+        """The description in one line."""
         return first_line(self.description)
 
 
 class LabelledBatch(Protocol):
     """What a head reads of a batch of B sentences of at most L characters.
 
-    All of it is on the host: what depends on the labels alone is prepared there and sent to the device of the states
-    (`omniner.compute.devices.send`). To ask a device about it would make the host wait.
+    All of it is on the host: values that depend only on the labels are prepared there and sent to the device of the
+    states (`omniner.compute.devices.send`). Reading them from a device would make the host wait.
     """
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Characters of each sentence."""
+        """Number of characters of each sentence."""
 
     @property
     def tags(self) -> Tensor:
-        """Long [B, L], BIOES tag ids of the gold spans that tags can express; anything where there is no character."""
+        """Long [B, L], BIOES tag ids of the gold spans that tags can express; undefined for padding."""
 
     @property
     def spans(self) -> Sequence[Sequence[Span]]:
-        """Gold spans of each sentence, nested and crossing ones too."""
+        """Gold spans of each sentence, including nested and crossing ones."""
 
 
 class HeadModule(nn.Module, ABC):
     """The layers of a head.
 
     Attributes:
-        max_span: characters of the longest span that a head which scores spans can find; None for a head that learns
-            tags, which knows no longest span but only one entity per character.
+        max_span: characters of the longest span that a span-scoring head can find; None for a head with tags, which has
+            no longest span but allows only one entity per character.
     """
 
     max_span: int | None = None
@@ -231,16 +230,16 @@ class HeadModule(nn.Module, ABC):
             batch: the labels.
 
         Returns:
-            A scalar, fp32 at least.
+            A scalar, at least fp32.
         """
 
     @abstractmethod
     def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
-        """Return the entities of each sentence in order of their place.
+        """Return the entities of each sentence, sorted by position.
 
         Args:
             states: [B, L, D].
-            lengths: characters of each sentence.
+            lengths: number of characters of each sentence.
         """
 
 
@@ -248,7 +247,7 @@ def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadCo
     """Build the layers of a head with new weights.
 
     Args:
-        kind: name of the head; `auto` must have been decided before.
+        kind: name of the head; `auto` must be resolved before.
         in_dim: D, size of a character's state.
         categories: the active ones, in order.
         config: its settings.
@@ -264,5 +263,5 @@ def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadCo
 
 
 def mask_of(lengths: Sequence[int], width: int) -> Tensor:
-    """Return bool [B, width] on the host: True where a sentence of that length has a character."""
+    """Return bool [B, width] on the host: True where a sentence has a character."""
     return torch.arange(width) < torch.tensor(lengths)[:, None]

@@ -18,7 +18,7 @@ class CRFHead(HeadModule):
     Args:
         in_dim: D, size of a state.
         scheme: the tags.
-        config: nothing of it is read.
+        config: not used.
     """
 
     def __init__(self, in_dim: int, scheme: TagScheme, config: HeadConfig) -> None:

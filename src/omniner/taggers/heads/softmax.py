@@ -23,14 +23,15 @@ class SoftmaxHead(HeadModule):
     Args:
         in_dim: D, size of a state.
         scheme: the tags.
-        config: `label_smoothing` is read: the share of the target that is spread over all tags.
+        config: `label_smoothing` is used: the share of the target that is spread over all tags.
     """
 
     def __init__(self, in_dim: int, scheme: TagScheme, config: HeadConfig) -> None:
         super().__init__()
         self.scheme, self.label_smoothing = scheme, config.label_smoothing
         self.emit = nn.Linear(in_dim, len(scheme))
-        # with all transitions at 0 the best legal sequence depends on the characters alone; nothing is learnt here
+        # with all transitions at 0 the best legal sequence depends only on the characters; these weights are not
+        # trained
         self.path = constrained_crf(scheme).requires_grad_(False)
         for parameter in self.path.parameters():
             parameter.zero_()

@@ -18,17 +18,18 @@ from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagSche
 
 
 class SpanHead(HeadModule):
-    """A score for "no entity" and for each category of every cell, a cell being a start and a length.
+    """A score for "no entity" and for each category of every cell; a cell is a start and a length.
 
-    A cell's scores are bilinear in projections of its first and its last character (a diagonal matrix per category:
-    the projections before it mix, so a full one would cost `biaffine_dim` times as much for little), plus what the
-    two characters say alone, plus what its length says. Only cells within a sentence are computed, [M, C + 1] for
-    the M cells of a batch. Two gold categories on one cell cannot both be learnt: `fit_spans` names the second.
+    A cell's scores are bilinear in projections of its first and its last character (a diagonal matrix per category: the
+    projections before it mix features, so a full matrix would cost `biaffine_dim` times as much for little gain), plus
+    a score of each of the two characters, plus a score of its length. Only cells within a sentence are computed, [M, C
+    + 1] for the M cells of a batch. Two gold categories on one cell cannot both be learnt: `fit_spans` reports the
+    second.
 
     Args:
         in_dim: D, size of a state.
-        scheme: its C categories are read.
-        config: `max_span`, `biaffine_dim` and `negative_weight` are read.
+        scheme: its C categories are used.
+        config: `max_span`, `biaffine_dim` and `negative_weight` are used.
     """
 
     max_span: int
@@ -45,12 +46,12 @@ class SpanHead(HeadModule):
         self.last_alone = nn.Linear(config.biaffine_dim, num_categories + 1, bias=False)
         self.length = nn.Embedding(config.max_span, num_categories + 1)
         nn.init.zeros_(self.length.weight)
-        # entities are rare: begin with about one cell in a hundred, not with all categories alike
+        # entities are rare: start with about one cell in a hundred, not with all categories equally likely
         nn.init.zeros_(self.both.bias)
         self.both.bias.data[0] = math.log(99 * num_categories)
 
     def loss(self, states: Tensor, batch: LabelledBatch) -> Tensor:
-        """Return the cross entropy, summed over the cells; cells without an entity count `negative_weight`."""
+        """Return the cross entropy, summed over the cells; those without an entity have weight `negative_weight`."""
         cells = self._cells(batch.lengths, states.shape[1])
         *there, gold = send([*cells, self._gold(batch)[cells]], states.device)
         costs = functional.cross_entropy(self._scores(states, there), gold, reduction="none")
@@ -58,11 +59,11 @@ class SpanHead(HeadModule):
 
     @torch.no_grad()
     def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
-        """Return the category of each cell where one beats "no entity"; of crossing ones the best."""
+        """Return the category of each cell in which one beats "no entity"; of crossing cells, the best."""
         cells = self._cells(lengths, states.shape[1])
         scores = self._scores(states, send(cells, states.device))
         best, category = scores[:, 1:].max(1)
-        # read in one piece; fp32 holds a category's number exactly
+        # read in one transfer; fp32 holds a category's number exactly
         margin, category = torch.stack([best - scores[:, 0], category.to(scores.dtype)]).cpu()
         found = margin > 0
         length, row, start = (place[found].tolist() for place in cells)
@@ -73,7 +74,7 @@ class SpanHead(HeadModule):
         return [without_crossing(sentence) for sentence in candidates]
 
     def _cells(self, lengths: Sequence[int], width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The cells that lie within a sentence: length - 1, sentence and start of each, [M] each, on the host."""
+        """Return the cells within a sentence: length - 1, sentence and start of each, [M] each, on the host."""
         mask = mask_of(lengths, width)
         ends = [mask.roll(-more, 1) for more in range(min(self.max_span, mask.shape[1]))]
         for more, end in enumerate(ends):
@@ -82,7 +83,7 @@ class SpanHead(HeadModule):
         return length, row, start
 
     def _scores(self, states: Tensor, cells: Sequence[Tensor]) -> Tensor:
-        """Scores [M, C + 1] of cells, "no entity" first; fp32 at least."""
+        """Compute the scores [M, C + 1] of cells, "no entity" first; at least fp32."""
         length, row, start = cells
         first = functional.gelu(self.first(states)).flatten(0, 1)
         last = functional.gelu(self.last(states)).flatten(0, 1)
@@ -95,7 +96,7 @@ class SpanHead(HeadModule):
         return whole
 
     def _gold(self, batch: LabelledBatch) -> Tensor:
-        """Class of each cell, [max_span, B, L]: 0, or 1 + category id. What has no cell of its own is left out."""
+        """Return the class of each cell, [max_span, B, L]: 0, or 1 + category id; spans without a cell are ignored."""
         gold = torch.zeros(self.max_span, *batch.tags.shape, dtype=torch.long)
         for row, (spans, length) in enumerate(zip(batch.spans, batch.lengths, strict=True)):
             kept, _ = fit_spans(spans, length, self.num_categories, self.max_span)
@@ -105,7 +106,7 @@ class SpanHead(HeadModule):
 
 
 def without_crossing(candidates: list[tuple[float, Span]]) -> list[Span]:
-    """Return spans in order of their place, without those that cross a span of a higher score; nested ones stay."""
+    """Return spans sorted by position, without those that cross a span with a higher score; nested ones are kept."""
     kept: list[Span] = []
     for _, span in sorted(candidates, key=lambda item: (-item[0], item[1])):
         start, end, _ = span
@@ -119,6 +120,6 @@ HEAD = Head(
     description=__doc__,
     build=SpanHead,
     nested=True,
-    members=False,  # its scores are no linear function of the states
+    members=False,  # its scores are not a linear function of the states
     keys=("max_span", "biaffine_dim", "negative_weight"),
 )
