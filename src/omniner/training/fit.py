@@ -1,16 +1,16 @@
-"""Fit a module: from its data to the best checkpoint, with what goes on around the steps.
+"""Fit a module, from its data to the best checkpoint, with evaluation, saving and interruption.
 
 `fit_module` leaves the best checkpoint (for prediction: the file `checkpoints/best.ckpt` of a tagger, the folder
-`checkpoints/best` of a causal model) and `checkpoints/last.ckpt` (to go on from). With a `last.ckpt` in the folder
-training resumes there, amid an epoch too, and ends with the same weights as a run that was never interrupted. The
-split that is reported is never looked at.
+`checkpoints/best` of a causal model) and `checkpoints/last.ckpt` (to resume from). If there is a `last.ckpt` in the
+folder, training resumes from it, even in the middle of an epoch, and ends with the same weights as an uninterrupted
+run. The reported split is never used.
 
-A signal does not raise: after SIGTERM or Ctrl-C a step is finished, `last.ckpt` is written, and `fit_module` returns
-with the signal's number, so that the caller can close its run and exit with 128 + that number. A second signal stops at
-once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`, has the best checkpoint written where
-dev F1 was never higher (of equals, where the loss was lowest: a sample of dev often gives equals), and ends training
-when patience is over or dev was perfect for long enough. `LogProgress` says a line per evaluation, and one a minute
-between them.
+A signal does not raise: after SIGTERM or Ctrl-C the current step is finished, `last.ckpt` is written, and `fit_module`
+returns with the signal's number, so that the caller can close its run and exit with 128 + that number. A second signal
+stops at once (`Interruption`). After each evaluation `KeepCheckpoints` writes `last.ckpt`. If dev F1 is a new maximum,
+it has the best checkpoint written (on equal F1, if the loss is lower, as a sample of dev often gives ties). It ends
+training when patience is over or dev was perfect often enough. `LogProgress` logs a line per evaluation, and one a
+minute in between.
 """
 
 from __future__ import annotations
@@ -55,26 +55,26 @@ from omniner.training.sharding import ShardedStrategy
 from omniner.wording import counted, first_of, shortened
 
 log = logging.getLogger("omniner")
-logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # its tips and device lists; we say what is used
-# Lightning's own use of torch; nothing that a user could mend
+logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # hides its tips and device lists; we log what is used
+# Lightning's own use of torch; users cannot fix it
 warnings.filterwarnings("ignore", message=".*LeafSpec.*", module="pytorch_lightning")
 
 _LOG_EVERY = 20  # optimizer steps between logged values: a tracker's write costs about as much as a small step
 _PROGRESS_SECONDS = 60.0  # between two lines of progress
 _AGREE_EVERY = 20  # steps; each time the processes wait for each other and for the device
-_SAME_LOSS = 1e-5  # relative; another eval_batch_size moves a loss in its seventh digit, and must not choose
+_SAME_LOSS = 1e-5  # relative; another eval_batch_size changes a loss in its seventh digit, which must not decide
 _NAMED, _LONGEST_SHOWN = 4, 60  # differences from another training in a message, and characters of a value there
-_NOTICE = 10.0  # seconds until a signal is noticed at the latest: schedulers give half a minute and more
+_NOTICE = 10.0  # seconds until a signal is noticed at the latest: schedulers give half a minute or more
 
 
 @dataclass
 class FitResult:
-    """What training came to.
+    """The result of training.
 
     Attributes:
         best_path: the checkpoint with the highest dev F1; absent on disk if training was stopped before any.
         best_f1: that F1; -1 if there was no evaluation.
-        steps: optimizer steps, those before an interruption included.
+        steps: optimizer steps, including those before an interruption.
         epochs: complete passes over the training split.
         signal: the number of the signal that stopped it; 0 = none.
         issues: what could not be encoded as it was.
@@ -97,16 +97,16 @@ def fit_module(
     logger: Logger | bool | None,
     callbacks: Sequence[Callback],
 ) -> FitResult:
-    """Train a module, or go on with it.
+    """Train a module, or resume its training.
 
     Args:
         config: `trainer` is read.
         devices: where it runs.
-        module: what learns.
-        data: its loaders; `train` is learnt from, `dev` chooses the checkpoint.
+        module: the model to train.
+        data: its loaders; `train` is trained on, `dev` selects the checkpoint.
         folder: of the run.
         logger: of Lightning, or none.
-        callbacks: further ones, before those of `trainer.callbacks`.
+        callbacks: additional ones, before those of `trainer.callbacks`.
     """
     kept = make_folder(folder / "checkpoints")
     keeper = KeepCheckpoints(kept, module.best_name, config.trainer)
@@ -118,7 +118,7 @@ def fit_module(
     if resume is not None:
         _check_same(resume, module)
         log.info("resuming from %s", resume)
-    # what was pretrained comes in evaluation mode, without dropout; Lightning leaves every module in the mode it finds
+    # pretrained parts are in evaluation mode, without dropout, and Lightning does not change the mode
     module.train()
     try:
         with _sigint_kept():
@@ -134,7 +134,7 @@ def fit_module(
         if not interruption.signal:
             raise
     _leave_group(interruption.together)
-    # what training held on a device is free for prediction now
+    # release device memory for prediction
     gc.collect()
     torch.cuda.empty_cache()
     return FitResult(
@@ -149,7 +149,7 @@ def fit_module(
 
 @contextmanager
 def _sigint_kept() -> Iterator[None]:
-    """Give Ctrl-C its handler back after the block: Lightning, interrupted, leaves the signal ignored for good."""
+    """Restore Ctrl-C's handler after the block, because an interrupted Lightning leaves the signal ignored for good."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -160,7 +160,7 @@ def _sigint_kept() -> Iterator[None]:
 
 
 def _limit(trainer: pl.Trainer) -> str:
-    """The limit of the configuration that ended a training which went on as long as it might."""
+    """Name the limit (epochs, steps, minutes) that ended training without early stopping."""
     epochs = trainer.max_epochs or 0
     if trainer.current_epoch >= epochs:
         return f"all of {counted(epochs, 'epoch')}"
@@ -168,9 +168,9 @@ def _limit(trainer: pl.Trainer) -> str:
 
 
 def _leave_group(together: bool) -> None:
-    """Take the processes apart, all at the same time: a later end would wait for ones that have gone on or are gone.
+    """Destroy the process group, in all processes together: later, one would wait for others that are gone.
 
-    Where they did not stop together, nobody can wait for the others: whoever started them ends them.
+    If the processes did not stop together, none can wait for the others: whoever started them ends them.
     """
     group = torch.distributed
     if group.is_available() and group.is_initialized() and together:
@@ -187,7 +187,7 @@ def _trainer(
     callbacks: list[Callback],
     steps: int,
 ) -> pl.Trainer:
-    """The trainer of the configuration; `steps` are those of an epoch."""
+    """Create the trainer of the configuration; `steps` is the number of steps per epoch."""
     settings = config.trainer
     trainer = pl.Trainer(
         accelerator=devices.accelerator,
@@ -208,11 +208,11 @@ def _trainer(
         enable_progress_bar=_on_terminal(),
         enable_model_summary=False,
         use_distributed_sampler=False,
-        # tensors that a model makes in an evaluation and keeps must do for training, too
+        # tensors that a model creates in an evaluation and keeps must be usable in training, too
         inference_mode=not module.keeps_own_dtype,
         default_root_dir=folder,
     )
-    # Lightning sends round before every step whether rank 0 was told to stop, and waits for the device's answer
+    # Before every step Lightning broadcasts whether rank 0 got a stop signal, and waits for the device's answer
     loop: Any = trainer.fit_loop.epoch_loop
     if hasattr(loop, "_broadcast_sigterm_tensor"):
         loop._broadcast_sigterm_tensor = lambda: None
@@ -220,33 +220,33 @@ def _trainer(
 
 
 def _started_by_hand() -> list[LightningEnvironment]:
-    """Make sure that ranks which were told their number by LOCAL_RANK go by it, within a SLURM allocation as well."""
+    """Make ranks with a LOCAL_RANK use it, even within a SLURM allocation."""
     alone = "LOCAL_RANK" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
     return [] if alone else [LightningEnvironment()]
 
 
 def _strategy(devices: Devices) -> Strategy | str:
-    """How processes work together."""
+    """Return the strategy of Lightning for the devices."""
     if devices.strategy == "fsdp":
         return ShardedStrategy(devices.world)
     if devices.strategy == "ddp":
-        # gradients live in the buckets that are sent: one copy of them less
+        # gradients are stored in the communication buckets: saves one copy of them
         return DDPStrategy(gradient_as_bucket_view=True)
     return devices.strategy
 
 
 def _lightning_precision(devices: Devices, module: Learner) -> Precision:
-    """What Lightning is to do about precision.
+    """Return the precision that Lightning applies.
 
-    A causal model is built in the type that `bf16-true` means, since Lightning would round its rotary frequencies as
-    well; and fsdp puts weights together in the type of computing by itself.
+    A causal model is already built in the dtype of `bf16-true`, because Lightning would round its rotary frequencies as
+    well; and fsdp casts weights to the compute dtype itself.
     """
     by_itself = devices.precision == "bf16-true" or devices.strategy == "fsdp"
     return "32-true" if module.keeps_own_dtype and by_itself else devices.precision
 
 
 def _own_callbacks(config: Config) -> list[Callback]:
-    """Make those of `trainer.callbacks`."""
+    """Create the callbacks of `trainer.callbacks`."""
     made: list[Callback] = []
     for name, item in config.trainer.callbacks.items():
         from hydra.utils import instantiate
@@ -263,7 +263,7 @@ def _own_callbacks(config: Config) -> list[Callback]:
 
 
 def _check_same(path: Path, module: Learner) -> None:
-    """A checkpoint of another model would fail somewhere deep; say it here."""
+    """Reject a damaged checkpoint or one of another model here, because loading it would fail obscurely."""
     try:
         content = checkpoints.read_checkpoint(path)
         damaged = zipfile.ZipFile(path).testzip() if zipfile.is_zipfile(path) else None
@@ -280,7 +280,7 @@ def _check_same(path: Path, module: Learner) -> None:
 
 
 def _differences(stored: Any, now: Any, key: str = "") -> Iterator[str]:
-    """Name the dotted keys under which two descriptions differ, with what each has there."""
+    """Yield the dotted keys under which two descriptions differ, with both values."""
     if isinstance(stored, Mapping) and isinstance(now, Mapping):
         for name in dict.fromkeys([*now, *stored]):
             yield from _differences(stored.get(name), now.get(name), f"{key}.{name}" if key else str(name))
@@ -299,7 +299,7 @@ def _on_terminal() -> bool:
 
 
 class KeepCheckpoints(Checkpoint):
-    """Keeps the best and the last checkpoint in a folder.
+    """Keep the best and the last checkpoint in a folder.
 
     Args:
         folder: of both.
@@ -308,9 +308,9 @@ class KeepCheckpoints(Checkpoint):
 
     Attributes:
         best_f1: the highest dev F1 so far; -1 before the first evaluation.
-        best_loss: the dev loss that came with it; of equal F1 the lower loss is better.
-        evaluated_step: optimizer steps at the last evaluation.
-        amid_step: set by `WholeSteps` while weights, rates and averages do not belong to the same step.
+        best_loss: the dev loss of that evaluation; on equal F1 the lower loss is better.
+        evaluated_step: number of optimizer steps at the last evaluation.
+        amid_step: set by `WholeSteps` while weights, learning rates and averages do not belong to the same step.
     """
 
     def __init__(self, folder: Path, best_name: str, config: TrainerConfig) -> None:
@@ -321,30 +321,30 @@ class KeepCheckpoints(Checkpoint):
         self.amid_step = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run must know."""
+        """Return what a resumed run needs."""
         names = ("best_f1", "best_loss", "evaluated_step", "_without_gain", "_perfect")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         for name, value in state_dict.items():
             setattr(self, name, value)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once where the evaluations before have ended training."""
+        """Stop at once if earlier evaluations have ended training."""
         self._saved = time.monotonic()
         self._end_where_due(trainer)
 
     def is_due(self) -> bool:
-        """Return whether the last save is so long ago that a kill would cost too much."""
+        """Return whether the last save was so long ago that a kill would lose too much."""
         return self._seconds > 0 and time.monotonic() - self._saved >= self._seconds
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep what was just evaluated."""
+        """Save what was just evaluated."""
         assert isinstance(pl_module, Learner)
         f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
         self.evaluated_step = trainer.global_step
-        # both are what may end training, see reason_to_end: a lower loss keeps a checkpoint, but is no gain
+        # both can end training, see reason_to_end: a lower loss updates the checkpoint, but is not an improvement
         self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
         self._perfect = self._perfect + 1 if f1 == 1 else 0
         if is_better(f1, loss, self.best_f1, self.best_loss):
@@ -356,21 +356,21 @@ class KeepCheckpoints(Checkpoint):
             self._end_where_due(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save what was reached, unless that is half a step.
+        """Save the current state, unless it is in the middle of a step.
 
-        Of several processes an error takes one alone, and the rest could not follow.
+        With several processes, an exception hits one of them alone, and the others could not take part in saving.
         """
         together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
         if together and not self.amid_step and trainer.global_step > 0 and trainer.state.fn == "fit":
             self.save_last(trainer)
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Write what training goes on from, all processes at the same step."""
+        """Write the checkpoint to resume from, in all processes at the same step."""
         trainer.save_checkpoint(self.last)
         self._saved = time.monotonic()
 
     def reason_to_end(self) -> str:
-        """Why the evaluations so far end training; empty where they do not."""
+        """Return why the evaluations so far end training; empty if they do not."""
         patience, perfect = self._config.patience, self._config.perfect_evaluations
         if perfect and self._perfect >= perfect:
             times = counted(perfect, "evaluation")
@@ -385,19 +385,19 @@ class KeepCheckpoints(Checkpoint):
 
 
 def is_better(f1: float, loss: float, best_f1: float, best_loss: float) -> bool:
-    """Tell whether a state of the model is better than the best one: by dev F1, of equal F1 by a clearly lower loss."""
+    """Return whether a model state beats the best one: by dev F1, on equal F1 by a clearly lower loss."""
     if f1 != best_f1:
         return f1 > best_f1
     return loss < best_loss and not math.isclose(loss, best_loss, rel_tol=_SAME_LOSS)
 
 
 class WholeSteps(Callback):
-    """Notes when training is amid an optimizer step: weights, their average and the learning rate do not fit together.
+    """Note when training is in the middle of an optimizer step, while weights, average and learning rate do not match.
 
-    It comes before all other callbacks, so that what one of them raises at the end of a step loses nothing.
+    It comes before all other callbacks, so that an exception from one of them at the end of a step loses nothing.
 
     Args:
-        keeper: is told.
+        keeper: its `amid_step` is set.
     """
 
     def __init__(self, keeper: KeepCheckpoints) -> None:
@@ -408,22 +408,23 @@ class WholeSteps(Callback):
         self._keeper.amid_step = True
 
     def on_train_batch_end(self, *rest: Any) -> None:
-        """Note that the step is whole: the average and the learning rate have followed."""
+        """Note that the step is complete: the average and the learning rate are updated."""
         self._keeper.amid_step = False
 
 
 class Interruption(Callback):
-    """Stops at the end of a step after Ctrl-C or SIGTERM, and remembers which signal ended the run; saves amid epochs.
+    """Stop at the end of a step after Ctrl-C or SIGTERM, and remember the signal; save in the middle of long epochs.
 
-    Of several processes one alone may be told. They agree now and then, by one small sum, on whether to stop and
-    whether to save: every 20 steps, or more often where steps are so slow that a scheduler would lose its patience.
+    With several processes, only one may receive the signal. They agree periodically, by one small reduction, on whether
+    to stop and whether to save: every 20 steps, or more often if steps are so slow that a scheduler would kill the job
+    first.
 
     Args:
-        keeper: saves where it is due.
+        keeper: saves when it is due.
 
     Attributes:
         signal: the number of the signal that stopped training; 0 = none.
-        together: whether all processes stopped at the same step, or came to the end.
+        together: whether all processes stopped at the same step, or finished.
     """
 
     def __init__(self, keeper: KeepCheckpoints) -> None:
@@ -435,7 +436,7 @@ class Interruption(Callback):
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over both signals (only a main thread may)."""
+        """Install handlers for both signals (only a main thread may)."""
         assert isinstance(pl_module, Learner)
         self._learner = pl_module
         self._next, self._since = trainer.global_step + 1, (trainer.global_step, time.monotonic())
@@ -445,7 +446,7 @@ class Interruption(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, or save amid a long epoch, where the state is whole: all processes at the same step."""
+        """Stop, or save in the middle of a long epoch, in a complete state: all processes at the same step."""
         asked, is_due = 0, False
         if trainer.world_size == 1:
             asked, is_due = self._asked, self._keeper.is_due()
@@ -457,10 +458,10 @@ class Interruption(Callback):
             self._keeper.save_last(trainer)
 
     def _agree(self, trainer: pl.Trainer) -> tuple[int, bool]:
-        """Ask all processes.
+        """Exchange the state of all processes.
 
         Returns:
-            the signal that one of them was sent, 0 = none; whether a save is due in one of them.
+            The signal that one of them received, 0 = none; whether a save is due in one of them.
         """
         step, now = trainer.global_step, time.monotonic()
         seconds = (now - self._since[1]) / max(1, step - self._since[0])  # of a step
@@ -471,14 +472,14 @@ class Interruption(Callback):
         return int(asked), bool(due)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Give the signals back; one that came too late for a step stops what would follow."""
+        """Restore the signal handlers; a signal that came too late for a step stops what would follow."""
         asked = self._agree(trainer)[0] if trainer.world_size > 1 else self._asked
         if asked:
             raise StoppedTogether(asked)
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remember which signal it was, if any, and whether all processes stopped together."""
+        """Remember the signal, if any, and whether all processes stopped together."""
         self._restore()
         self.together = isinstance(exception, StoppedTogether)
         if isinstance(exception, KeyboardInterrupt):
@@ -499,18 +500,18 @@ class Interruption(Callback):
 
 
 class StoppedTogether(Stopped):
-    """All processes stop at the same step, which they have agreed on, so they can still do together what comes next."""
+    """All processes stop at the same agreed step, so that they can still do the next operations together."""
 
 
 class ProgressBar(TQDMProgressBar):
-    """Lightning's bar, which reads the values it shows only when new ones were logged: that waits for the device."""
+    """Lightning's bar, reading values only when new ones were logged, because reading waits for the device."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
         self._shown: dict[str, Any] = {}
 
     def get_metrics(self, trainer: pl.Trainer, model: pl.LightningModule) -> dict[str, Any]:
-        """Return what stands beside the bar."""
+        """Return the values beside the bar."""
         assert isinstance(model, Learner)
         if model.logs or not trainer.training:
             self._shown = super().get_metrics(trainer, model)
@@ -518,9 +519,9 @@ class ProgressBar(TQDMProgressBar):
 
 
 class LogProgress(Callback):
-    """Logs a line after the first step, per evaluation, and one a minute: how far, how good, how fast, how long still.
+    """Log a line after the first step, per evaluation, and once a minute: progress, quality, speed, remaining time.
 
-    The time that is left is the most it can be: patience may end training before.
+    The remaining time is an upper bound: patience may end training before.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -538,11 +539,11 @@ class LogProgress(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count the step, and say where training stands if it has not been said for long."""
+        """Count the step, and log the progress if the last line was long ago."""
         self._progress.add(trainer.global_step - self._progress.done)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Say where training stands, and how good that is."""
+        """Log the progress with the scores of the evaluation."""
         if trainer.state.fn == "fit":
             self._progress.say(self._note(trainer, "train/loss", "val/loss", "val/f1"))
 
@@ -559,12 +560,12 @@ class LogProgress(Callback):
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """How the trainer writes `last.ckpt`: straight into a neighbour that then takes its place.
+    """Write `last.ckpt` directly to a temporary file beside it, which then replaces it.
 
-    Lightning's own way holds the file in memory twice before it is written.
+    Lightning's own writer holds the file in memory twice before it is written.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint atomically."""
         with writing(path, "wb") as file:
             torch.save(checkpoint, file)

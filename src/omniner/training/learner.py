@@ -1,11 +1,10 @@
-"""What every model that learns shares: the Lightning module, its data, its score on dev.
+"""Share between all trainable models: the Lightning module, its data, its score on dev.
 
-A `Learner` says what it is (`kind`, `describe`), writes its best checkpoint (`save_best`), evaluates dev and logs the
-same values under the same names whatever it is: `train/loss`, `train/learning_rate`, its rates per second, `val/f1`.
-Random choices are drawn afresh from `(seed, step)` before each step, so a resumed run draws what the uninterrupted
-one would have drawn, and nothing about random states needs to be stored. `DevScore` counts right, wrong and missed
-units with the code that scores at the end; whole numbers are summed over the processes, so the result is that of one
-process to the last bit.
+A `Learner` describes itself (`kind`, `describe`), writes its best checkpoint (`save_best`), evaluates dev and logs the
+same values under the same names for every model: `train/loss`, `train/learning_rate`, its rates per second, `val/f1`.
+The random generators are seeded from `(seed, step)` before each step, so a resumed run makes the same random choices as
+an uninterrupted one, and no random states must be stored. `DevScore` counts right, wrong and missed units with the code
+of the final scoring; integers are summed over the processes, so the result is bit-identical to that of one process.
 """
 
 from __future__ import annotations
@@ -42,19 +41,19 @@ Example = TypeVar("Example", bound=Encoded)
 
 
 class TrainingData(pl.LightningDataModule, Generic[Example]):
-    """What every model learns from, as the trainer sees it; each kind of model adds its loaders.
+    """Training data as the trainer sees it; each kind of model adds its loaders.
 
     Args:
-        encode: makes the examples of sentences, without those that cannot be encoded, and issues about these.
-        train, dev: sentences to learn from, and to choose the checkpoint by.
+        encode: converts sentences to examples, without those that cannot be encoded, and returns issues about these.
+        train, dev: sentences to train on, and to select the checkpoint by.
         config: sentences of a step, and how much of dev is evaluated.
-        replacement: share of mentions exchanged in each epoch; 0 = none.
-        seed: of the steps, of replacement and of the choice from dev.
+        replacement: share of mentions replaced in each epoch; 0 = none.
+        seed: of the steps, of replacement and of the sample of dev.
 
     Attributes:
         issues: what could not be encoded as it was.
         train, dev: the encoded splits; of dev only what is evaluated.
-        replacement: exchanges mentions of the sentences of `train`, in its order; None = none are.
+        replacement: replaces mentions of the sentences of `train`, in its order; None = no replacement.
 
     Raises:
         UserError: nothing of a split can be encoded.
@@ -81,35 +80,35 @@ class TrainingData(pl.LightningDataModule, Generic[Example]):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps of an epoch."""
+        """Number of optimizer steps per epoch."""
         return -(-len(self.train) // self.config.batch_size)
 
     @property
     def attached(self) -> pl.Trainer:
-        """The trainer that asks for loaders."""
+        """The trainer that requests loaders."""
         if self.trainer is None:
             raise RuntimeError("loaders are made for a trainer: attach one first")
         return self.trainer
 
 
-_SLOW = 1.0  # seconds of a step from which on each one is logged: that costs a thousandth of it
+_SLOW = 1.0  # seconds per step from which each step is logged: logging costs a thousandth of that
 _RATE_MEMORY = 0.95  # share of the past in the smoothed rates
 
 
 class Learner(pl.LightningModule, ABC):
-    """A model that learns.
+    """A model that is trained.
 
     Args:
         config: how it is trained.
         seed: of all random choices during training.
-        score: how dev is counted.
+        score: counts dev.
 
     Attributes:
-        kind: `tagger` or `generative`; under this name checkpoints hold the description.
+        kind: `tagger` or `generative`; the key of the description in checkpoints.
         best_name: of the best checkpoint, in the folder of checkpoints.
-        keeps_own_dtype: whether the weights are built in the type they compute in, which the trainer must leave alone.
-        rates: what `end_step` measured, per second.
-        logs: whether the values of the step under way are wanted by loggers; to log costs as much as a small layer.
+        keeps_own_dtype: whether the weights are built in their compute dtype, which the trainer must not change.
+        rates: speeds that `end_step` measured, per second.
+        logs: whether loggers need the values of the current step; logging costs as much as a small layer.
         stop_signal: the number of the signal that asked training to stop; 0 = none.
     """
 
@@ -123,26 +122,26 @@ class Learner(pl.LightningModule, ABC):
         self.rates: dict[str, float] = {}
         self.logs = False
         self.stop_signal = 0
-        self._took = math.inf  # seconds of the step before; none yet
-        self._began = 0.0  # when the step under way began; 0 = none
+        self._took = math.inf  # duration of the previous step in seconds; inf = none yet
+        self._began = 0.0  # start of the current step; 0 = none
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What the model is, in plain values: a checkpoint with another description belongs to another model."""
+        """Return the model's description as plain values; a checkpoint with another one is of another model."""
 
     @abstractmethod
     def save_best(self, path: Path) -> None:
-        """Write the checkpoint for prediction, whole or not at all. All processes call it, the first one writes."""
+        """Write the checkpoint for prediction, atomically. All processes call it, the first one writes."""
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """What `describe` said when a training checkpoint was written; None = it belongs to another kind of model."""
+        """Return the `describe` result stored in a training checkpoint; None = it belongs to another kind of model."""
         return checkpoint.get(self.kind)
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
-        """Raise `UserError` if a training checkpoint lacks something to go on from. Lightning's loading is strict."""
+        """Raise `UserError` if a training checkpoint lacks something that resuming needs; loading it is strict."""
 
     def scheduler(self, optimizer: Optimizer) -> LambdaLR:
-        """The learning rate of each step, as `trainer.warmup` and `trainer.schedule` say."""
+        """Return the learning-rate schedule that `trainer.warmup` and `trainer.schedule` define."""
         total = int(self.trainer.estimated_stepping_batches)
         return LambdaLR(
             optimizer, lambda step: learning_rate_factor(step, total, self.config.warmup, self.config.schedule)
@@ -153,8 +152,8 @@ class Learner(pl.LightningModule, ABC):
         self._began = self._began or time.perf_counter()
         trainer: Any = self.trainer
         step = trainer.global_step
-        # Nobody waits for the first value of slow steps until twenty are done. All processes must decide alike, and
-        # their times differ.
+        # Users should not wait twenty slow steps for the first value. All processes must decide alike, and their times
+        # differ.
         slow = math.isinf(self._took) or (self._took > _SLOW and trainer.world_size == 1)
         self.logs = slow or (step + 1) % trainer.log_every_n_steps == 0
         number = step_seed(self.seed, step, rank)
@@ -163,13 +162,13 @@ class Learner(pl.LightningModule, ABC):
             torch.cuda.manual_seed(number)
 
     def end_step(self, amounts: Mapping[str, float]) -> None:
-        """Measure the speed of training alone: evaluation is not in it.
+        """Measure the speed of training only, without evaluation.
 
-        A step lasts from the end of the one before, so that work which a GPU has only been told to do is counted in
-        the end: it makes a later step wait.
+        A step lasts from the end of the previous one, so that work that is only queued on a GPU is counted eventually:
+        it makes a later step wait.
 
         Args:
-            amounts: what the step worked on: name -> number; `sentences` are those of all processes.
+            amounts: of the step, name -> number; `sentences` counts those of all processes.
         """
         now = time.perf_counter()
         for name, amount in amounts.items():
@@ -178,7 +177,7 @@ class Learner(pl.LightningModule, ABC):
         self._took, self._began = now - self._began, now
 
     def log_step(self, loss: Tensor, sentences: int) -> None:
-        """Log what every kind of training has, if it is wanted.
+        """Log the values of every kind of training, if they are needed.
 
         Args:
             loss: this process's part of the step's loss, such that the mean over the processes is the whole.
@@ -193,14 +192,14 @@ class Learner(pl.LightningModule, ABC):
             self.log("train/sentences_per_second", self.rates["sentences"], batch_size=sentences)
 
     def on_validation_start(self) -> None:
-        """Start counting; the clock of training stands still."""
+        """Start counting, and stop the training clock."""
         self.score.reset()
         self._began = 0.0
 
     def on_validation_epoch_end(self) -> None:
         """Log the counts of all processes together."""
         for name, value in self.score.compute().items():
-            # all processes have the same number already, which a maximum keeps to the last bit
+            # all processes already have the same number; a maximum keeps it bit-identical
             self.log(f"val/{name}", value, prog_bar=name == "f1", reduce_fx="max", sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -209,17 +208,17 @@ class Learner(pl.LightningModule, ABC):
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """Return a seed for one step of one process. Hashed, for the CPU's generator takes only 32 bits of it."""
+    """Return a seed for one step of one process. It is hashed, because the CPU's generator uses only 32 bits of it."""
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 class DevScore(Metric):
-    """Micro precision, recall and F1 over the entities of dev, the mean loss, and how many answers were unreadable.
+    """Micro precision, recall and F1 over the entities of dev, the mean loss, and the number of unreadable answers.
 
     Args:
-        unit: what counts as one, `span` or `pair` (see `omniner.scoring.units`).
-        answers: whether entities are read from a model's text, which may fail.
+        unit: unit of counting, `span` or `pair` (see `omniner.scoring.units`).
+        answers: whether entities are parsed from a model's text, which may fail.
     """
 
     full_state_update = False
@@ -231,7 +230,7 @@ class DevScore(Metric):
         self._unit, self._answers = unit, answers
         # true positives, false positives, false negatives, sentences, unreadable answers
         self.add_state("counts", torch.zeros(5, dtype=torch.long), dist_reduce_fx="sum")
-        # sum of the losses, and what it is divided by
+        # sum of the losses, and its divisor
         self.add_state("losses", torch.zeros(2, dtype=torch.float), dist_reduce_fx="sum")
 
     def update(
@@ -246,16 +245,16 @@ class DevScore(Metric):
 
         Args:
             gold, predicted: entities of each sentence; repeated ones count once.
-            failed: sentences whose answer could not be read.
+            failed: number of sentences whose answer could not be parsed.
             loss: a sum.
-            size: sentences or answer tokens that it was summed over.
+            size: number of sentences or answer tokens in that sum.
         """
         row = Counts.of(compare_units(gold, predicted, self._unit)).micro()
         self.counts += torch.tensor([row.tp, row.fp, row.fn, len(gold), failed], device=self.counts.device)
         self.losses += torch.stack([loss.detach().to(self.losses), self.losses.new_tensor(size)])
 
     def compute(self) -> dict[str, float]:
-        """`precision`, `recall`, `f1`, `loss`; with answers also `parse_failed`, the share of unreadable ones."""
+        """Return `precision`, `recall`, `f1`, `loss`; with answers also `parse_failed`, the unreadable share."""
         tp, fp, fn, sentences, failed = self.counts.tolist()
         loss, size = self.losses.tolist()
         row = score_row(tp, fp, fn)
@@ -266,7 +265,7 @@ class DevScore(Metric):
 
 
 def learning_rate_factor(step: int, total: int, warmup: float, schedule: str) -> float:
-    """Return what the learning rate is multiplied with at `step` (from 0) of `total`.
+    """Return the factor of the learning rate at `step` (from 0) of `total`.
 
     Args:
         step, total: optimizer steps.

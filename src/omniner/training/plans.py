@@ -1,10 +1,10 @@
-"""What a model meets in an epoch, and in which order: steps and replaced mentions.
+"""Plan the content and order of an epoch: steps and replaced mentions.
 
-Both follow from the seed, the epoch and the positions alone, so that an interrupted epoch can be built again exactly.
-`TrainLoader` goes through the steps from wherever training stands, whatever kind of model learns from them.
-`EntityReplacement` exchanges mentions for others of the same category from the same training sentences: it teaches a
-model trained from nothing to look at the context of a name and not only at names that it has seen, at the price of a
-fresh encoding of the corpus per epoch (about a second for 10,000 sentences).
+Both depend only on the seed, the epoch and the positions, so that an interrupted epoch can be rebuilt exactly.
+`TrainLoader` yields the steps from the current position of training, for every kind of model. `EntityReplacement`
+replaces mentions by others of the same category from the training sentences. This teaches a model trained from scratch
+to use the context of a name and not only names that it has seen. It costs encoding the corpus again in each epoch
+(about a second for 10,000 sentences).
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _WINDOW = 50  # batches that are sorted together
 
 
 class EntityReplacement:
-    """Exchanges mentions of the training sentences; sentences whose mentions overlap stay as they are.
+    """Replace mentions of the training sentences; sentences whose mentions overlap stay unchanged.
 
     Args:
         sentences: the training sentences.
-        share: chance of each mention to be exchanged.
+        share: probability that a mention is replaced.
         seed: of all choices.
     """
 
@@ -41,7 +41,7 @@ class EntityReplacement:
         self._pools = {category: sorted(surfaces) for category, surfaces in pools.items()}
 
     def sentence(self, position: int, epoch: int) -> Sentence:
-        """Return the sentence at `position` as it is in this epoch; the same object where nothing was exchanged."""
+        """Return the sentence at `position` in this epoch; the same object if nothing was replaced."""
         original = self.sentences[position]
         places = _flat(original.entities)
         if not places:
@@ -66,7 +66,7 @@ class EntityReplacement:
 
 
 def _flat(entities: Sequence[Entity]) -> list[tuple[int, int, Entity]]:
-    """The mentions in order of place, or nothing where two share characters or one has no place."""
+    """Return the mentions sorted by position; nothing if two share characters or one has no offsets."""
     places = []
     for entity in entities:
         if entity.start is None or entity.end is None:
@@ -83,10 +83,10 @@ def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -
     Args:
         lengths: of the sentences.
         batch_size: sentences of a batch.
-        seed, epoch: they decide the order.
+        seed, epoch: they determine the order.
 
     Returns:
-        Positions, batch by batch; all batches have `batch_size` of them but for one that may be smaller.
+        Positions, batch by batch; all batches have `batch_size` of them, except one that may be smaller.
     """
     chance = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
@@ -100,26 +100,26 @@ def plan_epoch(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -
 
 
 def plan_longest_first(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
-    """Plan batches of similar length; the longest come first, so that memory runs out at once or never."""
+    """Plan batches of similar length, the longest first, so that memory runs out at once or never."""
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
 class TrainLoader(Generic[Example, Step]):
-    """The training steps of this process, epoch after epoch; a new iterator begins where training stands.
+    """The training steps of this process, epoch after epoch; a new iterator begins at the current position of training.
 
-    Where it stands is read from `steps_done` (the trainer's count of optimizer steps, which a checkpoint restores),
-    not counted here: a step that was fetched but not learnt from when a run was interrupted is served again. The
-    sentences of a step are the same whatever the number of processes.
+    That position is read from `steps_done` (the trainer's count of optimizer steps, which a checkpoint restores), not
+    counted here: a step that was fetched but not trained on before an interruption is yielded again. The sentences of a
+    step are the same for any number of processes.
 
     Args:
-        examples: gives the encoded sentences of an epoch; always as many, in the same order.
-        count: how many.
+        examples: returns the encoded sentences of an epoch; always equally many, in the same order.
+        count: their number.
         length: of an example; a step holds examples of similar lengths.
         batch_size: sentences of a step, over all processes.
         seed: of the plan.
-        make_step: makes this process's part of a step from the examples of the whole step.
-        steps_done: optimizer steps since the start of training.
+        make_step: creates this process's part of a step from the examples of the whole step.
+        steps_done: returns the number of optimizer steps since the start of training.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class TrainLoader(Generic[Example, Step]):
         return -(-self._count // self._batch_size)
 
     def __iter__(self) -> Iterator[Step]:
-        # this runs when the first step is asked for: trainers make iterators before they restore their counters
+        # this runs when the first step is requested: trainers create iterators before they restore their counters
         epoch, first = divmod(self._steps_done(), len(self))
         examples = self._examples(epoch)
         steps = plan_epoch([self._length(example) for example in examples], self._batch_size, self._seed, epoch)
@@ -148,7 +148,7 @@ class TrainLoader(Generic[Example, Step]):
             yield self._make_step([examples[position] for position in positions])
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing; the trainer takes a loader with this method for one that can resume."""
+        """Return nothing; the trainer recognises a resumable loader by this method."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -156,7 +156,7 @@ class TrainLoader(Generic[Example, Step]):
 
 
 def sample_dev(sentences: Sequence[Sentence], count: int, seed: int) -> Sequence[Sentence]:
-    """Return the sentences that are evaluated while training, in their order: `count` drawn by the seed; 0 = all."""
+    """Return the sentences that are evaluated during training, in their order: `count` drawn by the seed; 0 = all."""
     if not 0 < count < len(sentences):
         return sentences
     return [sentences[place] for place in sorted(random.Random(f"{seed}/dev").sample(range(len(sentences)), count))]

@@ -1,10 +1,10 @@
-"""Sharding: a model's weights, gradients and optimizer state, divided between processes by FSDP2.
+"""Shard a model: its weights, gradients and optimizer state are divided between processes by FSDP2.
 
-For models too large for one device. A pretrained model is loaded as it is stored: pages of its files, which the
-processes of a host share, until each has its part. (One with random weights is made by each process whole.) Then each
-layer is put together when its turn comes and taken apart again: every process must run the same layers in the same
-order, so all of them have equally many packs. To write answers, where processes need different numbers of steps,
-`unsharded` puts all layers together for a while; each device must hold all weights then, in the precision of computing.
+This is for models too large for one device. A pretrained model is loaded as it is stored: memory pages of its files,
+which the processes of a host share, until each has its part. (A model with random weights is created whole by each
+process.) Then each layer is gathered when it is used and resharded again. Every process must run the same layers in the
+same order, so all of them have equally many packs. To write answers, for which processes need different numbers of
+steps, `unsharded` gathers all layers for a while; each device must then hold all weights, in the compute precision.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ if TYPE_CHECKING:
 
 
 class ShardedStrategy(ModelParallelStrategy):
-    """Data parallel over all processes, with divided weights; a checkpoint is one file with the weights that learn."""
+    """Data parallel over all processes, with sharded weights; a checkpoint is one file with the trainable weights."""
 
     def __init__(self, world: int) -> None:
         super().__init__(data_parallel_size=world, tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Return the weights that learn, put together, on the first process; empty on the others."""
+        """Return the gathered trainable weights on the first process; empty on the others."""
         assert self.model is not None
         return full_state_dict(self.model)
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh, compute: torch.dtype) -> None:
-    """Divide a model, layer by layer; its weights move to the devices of the mesh.
+    """Shard a model, layer by layer; its weights move to the devices of the mesh.
 
     Args:
-        model: causal language model of transformers, or peft's around it; equal on all processes.
+        model: causal language model of transformers, or a peft model around it; equal on all processes.
         mesh: of one dimension.
-        compute: type in which weights are put together and used; gradients are summed in fp32.
+        compute: dtype in which weights are gathered and used; gradients are summed in fp32.
     """
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     for layer in _layers(model):
         fully_shard(layer, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-    # what is left (embeddings, last norm, output) is needed first and last: it stays together until after the backward
+    # the rest (embeddings, last norm, output) is needed first and last: it stays gathered until after the backward pass
     fully_shard(model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
 
 
@@ -59,7 +59,7 @@ def is_sharded(model: nn.Module) -> bool:
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Put all layers together for the block, so that each process can run the model by itself.
+    """Gather all layers for the block, so that each process can run the model by itself.
 
     All processes must enter it, without gradients; the model must have run once before.
     """
@@ -76,7 +76,7 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that learn by name, put together on the CPU of the first process; empty on the others."""
+    """Return the trainable weights by name, gathered on the CPU of the first process; empty on the others."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
@@ -86,7 +86,7 @@ def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    """The layers that transformers names as not to be split."""
+    """Return the layers that transformers declares as not to be split."""
     base = base_model(model)
     names = set(base._no_split_modules or ())
     return [module for module in base.modules() if type(module).__name__ in names]
