@@ -16,8 +16,7 @@ Why it is exact for all finite emissions: a source of the large block whose weig
 in fp32) reaches the same targets as the best source, so it could matter only if transitions within the block differed
 by as much. This is checked: beyond `FAST_RANGE`, and for constraints that do not split into blocks, the block is summed
 in log space, which is slow and needs no such condition. Scores are kept relative to the best one of each step, so that
-precision does not decrease with length. Sums are at least fp32, also under autocast and where a GPU would round other
-products to TF32.
+precision does not decrease with length. Sums are at least fp32, also under autocast and TF32.
 
 Nothing waits for a GPU except a rare check of the transitions: lengths and gold tags are on the host, which computes
 the layout. Cost: up to three numbers per character and tag are kept for the backward pass.
@@ -314,10 +313,7 @@ class _NegativeLogLikelihood(torch.autograd.Function):
         blocks: Blocks,
         fast: bool,
     ) -> Tensor:
-        """Compute the loss.
-
-        Args are as in `CRF`, -inf for forbidden entries; `gold` [N] is packed, `fast` as in `_SumStep`.
-        """
+        """Compute the loss; args as in `CRF`, -inf if forbidden; `gold` [N] is packed, `fast` as in `_SumStep`."""
         packed, inner_start, inner, inner_end = _inner(emissions, start, transitions, end, layout, blocks)
         step = _SumStep(inner, blocks, forward=True, fast=fast)
         alpha = torch.empty_like(packed)  # [N, T], each row relative to the one before
@@ -446,7 +442,6 @@ def _transition_gradient(
         row_factor: [M, 1] of each transition.
         inner: [T, T] transitions.
         step: the step from right to left.
-        blocks: of the transitions.
     """
     alpha, left_kept, best = left
     gradient = torch.zeros_like(inner)
