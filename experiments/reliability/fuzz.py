@@ -34,7 +34,7 @@ from omniner.corpus.formats import ReadOptions, WriteOptions
 from omniner.corpus.sample import generate_sample
 from omniner.errors import UserError
 from omniner.files import write_json
-from omniner.guidance import lessons, teacher
+from omniner.guidance import lessons, questions, teacher
 from omniner.guidance.lessons import (
     CategoryCount,
     Facts,
@@ -47,7 +47,7 @@ from omniner.guidance.lessons import (
     SuspectLabel,
 )
 from omniner.records import Entity, Sentence
-from omniner.registry import FORMATS
+from omniner.registry import FORMATS, TEACHERS
 from omniner.runs.folder import read_state, read_state_file
 from omniner.scoring.predictions import read_predictions
 from omniner.tasks.train import read_curves
@@ -57,6 +57,8 @@ SECONDS = 2  # of CPU time for an input
 MEMORY = 1 << 30  # bytes above what is held at the start
 SAID = 20.0  # seconds between two lines of progress
 TEXT = "王芳去了杭州"
+NOTE = questions.answer_model("Note", cause=str, rule=str, doubtful=list[int])
+QUESTION = questions.Question("q", "s", TEXT, NOTE)
 PLACES = [[0, 2, "PER"], [4, 6, "LOC"]]
 TAGS = ["B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC"]
 GOLD = '{"id": "1", "text": "王芳去了杭州", "entities": [{"text": "王芳", "category": "PER", "start": 0, "end": 2}]}\n'
@@ -110,6 +112,10 @@ def by_hand() -> dict[str, list[str]]:
             '{"cause": "a", "rule": "b", "doubtful": [1]}',
             '```json\n{"verdict": "usual", "reason": "a"}\n```',
         ],
+        "teacher file": [
+            json.dumps({"id": QUESTION.sha, "answer": {"cause": "a", "rule": "b", "doubtful": [1]}}) + "\n",
+            json.dumps({"id": QUESTION.sha, "answer": '{"cause": "a", "rule": "b", "doubtful": []}'}) + "\n",
+        ],
         "predictions": [
             '{"id": "1", "entities": [{"text": "王芳", "category": "PER"}], "raw": "[]"}\n',
             json.dumps({"predict": json.dumps(pairs, ensure_ascii=False), "label": "[]"}, ensure_ascii=False) + "\n",
@@ -154,7 +160,7 @@ def valid_files(place: Path) -> dict[str, list[bytes]]:
     """Small valid files by what reads them; those of formats that can be written are written."""
     sentences = generate_sample({"train": 6}, 3)["train"]
     found = {name: [text.encode() for text in texts] for name, texts in by_hand().items()}
-    texts: Any = SimpleNamespace(system="", instruction="找出实体", input="{sentence}", inputs=list)
+    texts: Any = SimpleNamespace(system="", instruction="找出实体", input="{sentence}", filled_inputs=list)
     options = WriteOptions(prompt=texts, answer=lambda entities: json.dumps([entity[:2] for entity in entities]))
     for name, entry in FORMATS.items():
         if entry.write is not None:
@@ -202,8 +208,12 @@ def _answer(path: Path, draw: random.Random) -> None:
 
 
 def _teacher_answer(path: Path, draw: random.Random) -> None:
-    kind = teacher.answer_model("Note", cause=str, rule=str, doubtful=list[int])
-    teacher.read_teacher_answer(path.read_bytes().decode("utf-8", "replace"), kind)
+    questions.read_teacher_answer(path.read_bytes().decode("utf-8", "replace"), QUESTION.answer)
+
+
+def _teacher_file(path: Path, draw: random.Random) -> None:
+    config: Any = SimpleNamespace(teacher=SimpleNamespace(file=str(path), model=None))
+    TEACHERS["file"].teach(config, [QUESTION], path)
 
 
 def _predictions(path: Path, draw: random.Random) -> None:
@@ -227,6 +237,7 @@ def _named(name: str, read: Callable[[Path], object]) -> Reader:
 READERS: dict[str, Reader] = {
     "answers": _answer,
     "teacher answer": _teacher_answer,
+    "teacher file": _teacher_file,
     "predictions": _predictions,
     "run_state.json": _named("run_state.json", lambda path: read_state(path.parent)),
     "sweep.json": _named("sweep.json", read_state_file),

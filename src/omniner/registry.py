@@ -25,6 +25,7 @@ from omniner.errors import UserError
 if TYPE_CHECKING:  # what the entries are; whoever asks for one imports its module
     from omniner.convert.layouts import ModelFamily
     from omniner.corpus.formats import Format
+    from omniner.guidance.teacher import TeacherKind
     from omniner.runs.context import Task
     from omniner.scoring.error_types import ErrorType
     from omniner.taggers.heads import Head
@@ -188,6 +189,7 @@ def first_line(docstring: str | None) -> str:
 FORMATS: Registry[Format] = Registry("format", "omniner.corpus.formats", "FORMAT")
 HEADS: Registry[Head] = Registry("head", "omniner.taggers.heads", "HEAD")
 TASKS: Registry[Task] = Registry("task", "omniner.tasks", "TASK")
+TEACHERS: Registry[TeacherKind] = Registry("teacher", "omniner.guidance.teachers", "TEACHER")
 ERROR_TYPES: Registry[ErrorType] = Registry("error type")
 MODEL_FAMILIES: Registry[ModelFamily] = Registry("model family", "omniner.convert.families", "FAMILY")
 """Families of language models whose checkpoints must be converted, by the `model_type` of their config.json."""

@@ -14,6 +14,7 @@ import pytest
 from omniner.answers import write_answer
 from omniner.config import compose
 from omniner.corpus import sources, taxonomy
+from omniner.files import write_json_lines
 from omniner.tasks import prompting
 from tests.e2e import warm
 from tests.e2e.conftest import TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in
@@ -240,6 +241,84 @@ def test_a_causal_models_errors_are_explained_too(tmp_path: Path) -> None:
     assert (again / "prompt_guidance.json").is_file()
 
 
+def answered(path: Path, questions: list[dict[str, Any]], rules: int = 1) -> Path:
+    """A file with a good answer to each question, every other one as a chat model wrote it."""
+    lines = []
+    for number, question in enumerate(questions):
+        said = VERDICT if "verdict" in question["question"] else made_up_guidance.teacher_note(question["question"])
+        if rules > 1 and "verdict" not in question["question"]:
+            note = json.loads(said)
+            note["rules"] = [f"{note['rule']}{mark}" for mark in ("。", f"，{GOOD}。")]
+            said = json.dumps({key: note[key] for key in ("cause", "rules", "doubtful")}, ensure_ascii=False)
+        lines.append({"id": question["id"], "answer": f"好的：\n{said}" if number % 2 else json.loads(said)})
+    write_json_lines(path, lines)
+    return path
+
+
+def questions_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_a_person_answers_the_questions(guided: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    _, run, counted = guided
+    asked = ["task=guide", f"run={run}", "teacher=file", "tracking=off"]
+    first = omniner(*asked, cwd=tmp_path)
+    folder = folder_of(first, tmp_path)
+    questions, notes = questions_of(folder), guidance(folder)
+    assert len(questions) == notes["teacher"]["questions"] > len(notes["lessons"])
+    assert not any(question["answer"] for question in questions)
+    assert [lesson["note"] for lesson in notes["lessons"]] == [
+        lesson["note"] for lesson in guidance(counted)["lessons"]
+    ]
+    shown = f"{folder.relative_to(tmp_path)}/questions.jsonl"
+    assert (
+        f"Without an answer: {len(questions)} questions. Write each answer in place of null in {shown}" in first.stdout
+    )
+    assert f"Next: the same command with teacher=file teacher.file={shown}" in first.stdout
+    assert shown in (folder / "guidance.html").read_text(encoding="utf-8")
+
+    path = answered(tmp_path / "answers.jsonl", questions[2:])
+    result = omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path)
+    found = guidance(folder_of(result, tmp_path))
+    known = {"kind": "file", "name": "answers.jsonl", "questions": len(questions), "answered": len(questions) - 2}
+    assert found["teacher"] == {**known, "other": 0}
+    assert [lesson["note"]["by"] for lesson in found["lessons"][:3]] == ["counts", "counts", "answers.jsonl"]
+    assert found["lessons"][2]["note"]["rule"]["zh"].startswith("先通读整句再标注：")
+    assert [one["question"] for one in found["failures"]] == [
+        f"{one['kind']}: {' → '.join(filter(None, (one['gold'], one['predicted'])))}" for one in found["lessons"][:2]
+    ]
+    assert f"answers.jsonl, {len(questions) - 2} of {len(questions)} questions answered" in result.stdout
+    assert "Without an answer: 2 questions." in result.stdout
+
+    path.write_text(path.read_text(encoding="utf-8").replace("先通读整句", "先数一数"), encoding="utf-8")
+    changed = guidance(folder_of(omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path), tmp_path))
+    assert changed["lessons"][2]["note"]["rule"]["zh"].startswith("先数一数")
+
+
+def test_a_wrong_answer_is_refused_by_its_line_and_the_same_command_goes_on(
+    guided: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    _, run, _ = guided
+    asked = ["task=guide", f"run={run}", "teacher=file", "tracking=off"]
+    questions = questions_of(folder_of(omniner(*asked, cwd=tmp_path), tmp_path))
+    path = answered(tmp_path / "answers.jsonl", questions)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    spoilt = json.dumps({"id": questions[1]["id"], "answer": {"rule": "小心"}}, ensure_ascii=False)
+    path.write_text("\n".join([lines[0], spoilt, *lines[2:]]), encoding="utf-8")
+    command = [*asked, "teacher.file=answers.jsonl"]
+    refused = omniner(*command, "output_dir=a/notes", cwd=tmp_path, status=2)
+    [error] = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith(f"error: answers.jsonl:2: the answer to {questions[1]['id']} is not as asked for: ")
+    assert not (tmp_path / "a" / "notes" / "guidance.json").exists()
+    path.write_text("\n".join(lines), encoding="utf-8")
+    resumed = omniner(*command, "output_dir=a/notes", cwd=tmp_path)
+    assert "sentences predicted" not in resumed.stderr
+    omniner(*command, "output_dir=b/notes", cwd=tmp_path, anew=True)
+    for name in ("guidance.json", "questions.jsonl", "predictions.jsonl", "tables/lessons.csv"):
+        assert (tmp_path / "a" / "notes" / name).read_bytes() == (tmp_path / "b" / "notes" / name).read_bytes()
+
+
 GOOD = "妙招"
 TRIED = [
     "teacher.model=big",
@@ -361,6 +440,25 @@ def test_a_rule_is_taken_where_it_beats_the_counted_facts(tmp_path: Path) -> Non
     assert page.count("句原本全对的句子上试用的说明文字") == len(tried)
     text = folder_of(omniner(*CHECK, f"prompt.from_run={folder}", "prompt.max_tokens=700", cwd=tmp_path), tmp_path)
     assert tried[0]["note"]["rule"]["zh"] in (text / "prompt.txt").read_text(encoding="utf-8")
+
+
+def test_rules_of_a_person_are_tried_too(tmp_path: Path) -> None:
+    both = Both()
+    with serving(both) as server:
+        run = both.run(server.url, tmp_path)
+        asked = ["task=guide", f"run={run}", "teacher=file", *TRIED, "tracking=off"]
+        first = omniner(*asked, cwd=tmp_path)
+        assert "no note to try" in first.stderr
+        questions = questions_of(folder_of(first, tmp_path))
+        answered(tmp_path / "answers.jsonl", questions, rules=2)
+        result = omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path)
+    found = guidance(folder_of(result, tmp_path))
+    tried = [one for one in found["lessons"] if one["candidates"][0]["on_cluster"]["sentences"]]
+    assert tried
+    for lesson in tried:
+        assert [one["note"]["by"] for one in lesson["candidates"]] == ["counts", "big", "big"]
+        assert lesson["note"] == lesson["candidates"][2]["note"]
+    assert (found["teacher"]["answered"], found["teacher"]["dropped"]) == (len(questions), 0)
 
 
 def test_a_killed_trial_goes_on_and_asks_for_the_rest(tmp_path: Path) -> None:

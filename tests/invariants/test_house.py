@@ -18,7 +18,7 @@ FEWEST, MOST = 85, 131  # modules, without the entries of registries: nobody has
 MODULES = {name: path for name, path in house.modules().items() if path.name != "__init__.py"}
 # What is started by name, or by a person; nothing imports it.
 STARTED = {"omniner.run", "omniner.config.reference", "omniner.tracking.pyfunc", "omniner.spacy_component"}
-ENTRIES = ("FORMAT", "HEAD", "TASK", "FAMILY")  # modules that assign one are found by a registry
+ENTRIES = ("FORMAT", "HEAD", "TASK", "FAMILY", "TEACHER")  # modules that assign one are found by a registry
 each_module = pytest.mark.parametrize("name", MODULES)
 
 

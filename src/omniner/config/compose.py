@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from omniner.config.groups import Config
 from omniner.config.model_groups import HeadConfig, TuningConfig
 from omniner.config.overrides import check_own_choices, explain_override, override_line, read_arguments
-from omniner.config.rules import JUDGED, checked, refuse, why_unread
+from omniner.config.rules import JUDGED, checked, keys_of_teachers, refuse, why_unread
 from omniner.config.run_config import read_mapping
 from omniner.config.validate import flat, validate
 from omniner.errors import UserError, first_line_of, one_line
@@ -159,6 +159,7 @@ def without_effect(config: Config) -> dict[str, str]:
         Why each of them has no effect, by its dotted key.
     """
     given = [f"{name}.{key}" for name in JUDGED for key in _set_keys(name, getattr(config, name))]
+    given += [f"teacher.{key}" for key in keys_of_teachers().values() if getattr(config.teacher, key)]
     return {key: why for key in given if (why := why_unread(config, key))}
 
 

@@ -40,9 +40,10 @@ from omniner.config.validate import (
     Share,
     for_each,
 )
-from omniner.registry import FORMATS, TASKS, writable_formats
+from omniner.registry import FORMATS, TASKS, TEACHERS, writable_formats
 
 TaskName = Annotated[str, OneOf(lambda: TASKS)]
+TeacherName = Annotated[str, OneOf(lambda: ("none", *TEACHERS))]
 CorpusFormat = Annotated[str, OneOf(lambda: ("auto", *FORMATS, "synthetic"))]
 _CONVERSIONS = ("auto", "llama", "safetensors", "merged", "serve", "generated")  # beside the formats of corpora
 Conversion = Annotated[str, OneOf(lambda: (*_CONVERSIONS, *writable_formats()))]
@@ -354,14 +355,14 @@ class ChildrenConfig(Group):
 
 @dataclass
 class TeacherConfig(Group):
-    """Which model explains errors (task=guide)."""
+    """Who explains errors (task=guide): a model, or whoever wrote answers into a file."""
 
-    kind: Literal["none", "openai", "hf"]
-    """none = no teacher, notes are facts counted in train; openai = a server; hf = a model in this process."""
+    kind: TeacherName
+    """Who answers, as the choices say; none = nobody: notes are facts counted in train."""
     url: str | None
     """openai: base address of the server, including /v1."""
     model: str | None
-    """openai: name of the model on the server; null = its only model."""
+    """openai: name of the model on the server; null = its only model. file: who answered; null = the file's name."""
     api_key_env: str
     """openai: environment variable that holds the API key; may be unset for a local server."""
     concurrency: PositiveInt
@@ -384,6 +385,8 @@ class TeacherConfig(Group):
     """Folder with cached answers, shared by all runs: the same question is asked only once."""
     answers: PositiveInt = 1  # configurations of older runs lack it
     """Rules asked for per cluster, in one question; with several, `guide.trials` finds the best one."""
+    file: str | None = None
+    """file: JSON lines with `id` and `answer`, such as a filled-in questions.jsonl; null = only write the questions."""
 
 
 @dataclass

@@ -17,7 +17,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
 from omniner.config.validate import flat, validate
 from omniner.errors import UserError, masked
-from omniner.registry import HEADS, TASKS
+from omniner.registry import HEADS, TASKS, TEACHERS
 
 JUDGED = ("head", "tuning")  # the sections of which a model reads some keys only
 
@@ -263,11 +263,13 @@ def _check_prompt(config: Config) -> None:
 
 
 def why_unread(config: Config, key: str) -> str:
-    """Say why a dotted key of `head` or `tuning` has no effect; empty for one that has, or may have, and for others.
+    """Say why a dotted key of `head`, `tuning` or `teacher` has no effect; empty for one that may have, and for others.
 
     Where the task trains nothing, the model may come from elsewhere, and that of the configuration says nothing.
     """
     section, _, name = key.partition(".")
+    if section == "teacher":
+        return _why_no_teacher_reads(config, name)
     if section not in JUDGED or name in ("kind", "method"):
         return ""
     if not set(JUDGED) & set(TASKS[config.task.name].settings(config)):
@@ -282,3 +284,17 @@ def why_unread(config: Config, key: str) -> str:
     able = [head for head, keys in reads.items() if name in (keys or ())]
     only = f", only {' or '.join(f'head={head}' for head in able)}" if able else ""
     return f"a {config.head.kind} head does not read it{only}"
+
+
+def _why_no_teacher_reads(config: Config, name: str) -> str:
+    """Say why a key of `teacher` that tells where a teacher is has no effect."""
+    keys, kind = keys_of_teachers(), config.teacher.kind
+    if "teacher" not in TASKS[config.task.name].settings(config) or keys.get(kind) == name:
+        return ""
+    owners = [f"teacher={owner}" for owner, key in keys.items() if key == name]
+    return f"teacher={kind} does not read it, only {' or '.join(owners)}" if owners else ""
+
+
+def keys_of_teachers() -> dict[str, str]:
+    """Return the key that says where a teacher is, by the kinds of teachers."""
+    return {kind: TEACHERS.peek(kind, "key") for kind in TEACHERS}

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 
+from omniner.files import write_json_lines
 from omniner.guidance.clusters import describe_error, describe_facts
 from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, explain
 from omniner.records import replace_surrogates
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+QUESTIONS_FILE = "questions.jsonl"
+"""The questions of a run, with the answers that were taken; with those of a person in it, a file for `teacher.file`."""
 
 _LONGEST = 50_000  # characters of an answer that are looked at
 _THOUGHT = "</think>"  # what models that think aloud write before their answer
@@ -143,6 +149,12 @@ class Question:
         for part in (schema, *schema["properties"].values()):
             del part["title"]
         return schema
+
+    @cached_property
+    def sha(self) -> str:
+        """16 hex digits that change with all that an answer depends on."""
+        content = json.dumps([self.system, self.text, self.schema], sort_keys=True)
+        return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @functools.cache
@@ -286,7 +298,7 @@ def find_answer(text: str) -> tuple[dict[str, Any] | None, str]:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, dict):
-            return {name: _tidied(item) for name, item in value.items()}, ""
+            return tidied(value), ""
         wrong = "it is JSON, but no object"
     return None, wrong
 
@@ -301,11 +313,36 @@ def check_answer(value: dict[str, Any], answer: type[BaseModel]) -> tuple[dict[s
         return None, explain(error)
 
 
-def _tidied(item: Any) -> Any:
-    """A text, or the texts of a list, with single spaces for all white space; no model takes half a surrogate."""
-    if isinstance(item, list):
-        return [replace_surrogates(" ".join(one.split())) if isinstance(one, str) else one for one in item]
-    return replace_surrogates(" ".join(item.split())) if isinstance(item, str) else item
+def tidied(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of an answer; texts, also in lists, have single spaces for all white space, and no surrogates."""
+
+    def tidy(item: Any) -> Any:
+        return replace_surrogates(" ".join(item.split())) if isinstance(item, str) else item
+
+    return {key: [tidy(one) for one in item] if isinstance(item, list) else tidy(item) for key, item in value.items()}
+
+
+def write_questions(path: Path, questions: Iterable[Question], answers: Mapping[str, dict[str, Any]]) -> None:
+    """Write what a teacher is asked, and what it answered, for whoever answers the others.
+
+    Args:
+        path: of the file.
+        questions: each becomes a line with all that a model would be told.
+        answers: by the id of their question.
+    """
+    write_json_lines(
+        path,
+        (
+            {
+                "id": question.sha,
+                "system": question.system,
+                "question": question.text,
+                "schema": question.schema,
+                "answer": answers.get(question.id),
+            }
+            for question in questions
+        ),
+    )
 
 
 def describe_example(number: int, example: LessonExample, language: str) -> str:

@@ -22,15 +22,14 @@ from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from omniner.config.groups import TeacherConfig
+from omniner.config.groups import Config, TeacherConfig
 from omniner.errors import UserError
 from omniner.files import append_lines, read_json, whole_records, write_text
-from omniner.guidance.lessons import Candidate, Failure, FalseAlarms, Lesson, Note, SuspectLabel
+from omniner.guidance.lessons import Candidate, Cost, Failure, FalseAlarms, Lesson, Note, SuspectLabel
 from omniner.guidance.questions import Question, check_answer, find_answer, repeat_question
-from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
-from omniner.llm.responses import Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import to_line
+from omniner.registry import TEACHERS, first_line
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -107,6 +106,7 @@ class TeacherAnswers:
         cached: how many answers were there before.
         dropped: how many items of their lists were left out, because they are not as asked for or repeat another one.
         cost: of all attempts of this run.
+        said: what guidance tells of the teacher: its name, and what its answers cost or were taken from.
     """
 
     teacher: str
@@ -115,6 +115,46 @@ class TeacherAnswers:
     cached: int = 0
     dropped: int = 0
     cost: TeacherCost = field(default_factory=TeacherCost)
+    said: dict[str, Cost] = field(default_factory=dict)
+
+    def take(self, question: Question, value: dict[str, Any]) -> str:
+        """Take the values of an answer, or say what is wrong with them."""
+        values, complaint = check_answer(value, question.answer)
+        if values is not None:
+            self.answers[question.id] = values
+            self.dropped += sum(len(value[key]) - len(values[key]) for key in values if type(values[key]) is list)
+        return complaint
+
+
+@dataclass(frozen=True)
+class TeacherKind:
+    """A kind of teacher: the entry of its module.
+
+    Args:
+        name: of the module, and of its choice in `conf/teacher`.
+        description: the docstring of the module.
+        key: of `teacher`, which says where the teacher is; nobody else may be given it.
+        missing: what was found, and what to do, where the key has no value; None = it may have none.
+        teach: answers the questions of a run, given its configuration and a file for what answers have cost.
+    """
+
+    name: str
+    description: str
+    key: str
+    missing: tuple[str, str] | None
+    teach: Callable[[Config, Sequence[Question], Path], TeacherAnswers]
+
+    @property
+    def meaning(self) -> str:
+        """What it is, in one line."""
+        return first_line(self.description)
+
+
+def check_teacher(config: TeacherConfig) -> None:
+    """Raise a `UserError` where a teacher lacks what it must be given; nothing heavy is imported for it."""
+    key, missing = (TEACHERS.peek(config.kind, field) for field in ("key", "missing"))
+    if missing and not getattr(config, key):
+        raise UserError(f"teacher.{key}", *missing)
 
 
 def with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
@@ -159,24 +199,27 @@ def with_verdicts(
     return suspects, controls
 
 
-def teacher_name(config: TeacherConfig) -> str:
-    """Name the teacher as notes and kept answers do: by its model.
+@dataclass(frozen=True)
+class AskedModel:
+    """Teaches by a language model that is asked (`TeacherKind.teach`).
 
-    Where `teacher.model` names none, the server is asked which one it has: it may have another one tomorrow.
-
-    Raises:
-        UserError: the server does not say.
+    Args:
+        name: names the model, as notes and kept answers do.
+        open: makes the teacher; not called where all answers are kept already.
     """
-    if config.kind == "hf":
-        return str(config.path)
-    if config.model:
-        return config.model
-    with contextlib.closing(ChatClient(config, "teacher")) as client:
-        return client.model
+
+    name: Callable[[TeacherConfig], str]
+    open: Callable[[Config], Teacher]
+
+    def __call__(self, config: Config, questions: Sequence[Question], ledger: Path) -> TeacherAnswers:
+        """See `ask_teacher`."""
+        settings, language = config.teacher, config.guide.language
+        return ask_teacher(settings, self.name(settings), questions, language, lambda: self.open(config), ledger)
 
 
 def ask_teacher(
     config: TeacherConfig,
+    name: str,
     questions: Sequence[Question],
     language: str,
     open_teacher: Callable[[], Teacher],
@@ -185,7 +228,8 @@ def ask_teacher(
     """Ask a teacher all questions, the first ones first where the budget does not allow for all.
 
     Args:
-        config: who is asked, `max_requests`, `cache`.
+        config: `max_requests`, `cache`.
+        name: of the teacher.
         questions: with different ids.
         language: in which a wrong answer is complained about.
         open_teacher: makes the teacher; not called where all answers are kept already.
@@ -194,15 +238,24 @@ def ask_teacher(
     Raises:
         UserError: nobody can be asked, or not one question was answered. Answers that came before are kept.
     """
-    return _Asking(config, questions, language, ledger).run(open_teacher)
+    return _Asking(config, TeacherAnswers(name, cost=read_ledger(ledger)), questions, language, ledger).run(
+        open_teacher
+    )
 
 
 class _Asking:
     """Asks one round of questions, and one more about the wrong answers."""
 
-    def __init__(self, config: TeacherConfig, questions: Sequence[Question], language: str, ledger: Path) -> None:
+    def __init__(
+        self,
+        config: TeacherConfig,
+        result: TeacherAnswers,
+        questions: Sequence[Question],
+        language: str,
+        ledger: Path,
+    ) -> None:
         self.config, self.questions, self.language, self.ledger = config, questions, language, ledger
-        self.result = TeacherAnswers(teacher_name(config), cost=read_ledger(ledger))
+        self.result = result
         self.reasons: dict[str, str] = {}
         self.written = TeacherCost()  # of this process, in the ledger
 
@@ -220,6 +273,7 @@ class _Asking:
         if result.failures and not result.answers:
             found = f"none of {len(result.failures)} questions was answered; the first: {result.failures[0].reason}"
             raise UserError("teacher", found, "Change the key that it does not take, or ask another teacher.")
+        result.said = {"name": result.teacher, **result.cost.to_json(), "cached": result.cached}
         return result
 
     def _ask(self, teacher: Teacher, questions: Sequence[Question]) -> None:
@@ -262,22 +316,12 @@ class _Asking:
         assert answer.text is not None
         value, complaint = find_answer(answer.text)
         if value is not None:
-            complaint = self._accept(question, value)
+            complaint = self.result.take(question, value)
         if value is None or complaint:
             return answer.reason or complaint
         kept = {"teacher": self.result.teacher, "question": question.text, "answer": value}
         write_text(self._path(question), to_line(kept) + "\n")
         return ""
-
-    def _accept(self, question: Question, value: dict[str, Any]) -> str:
-        """Take the values of an answer, or say what is wrong with them."""
-        values, complaint = check_answer(value, question.answer)
-        if values is not None:
-            self.result.answers[question.id] = values
-            self.result.dropped += sum(
-                len(value[key]) - len(values[key]) for key in values if type(values[key]) is list
-            )
-        return complaint
 
     def _write_down(self, teacher: Teacher) -> None:
         """Add to the ledger what answers have cost since the last time."""
@@ -300,7 +344,7 @@ class _Asking:
             return
         value, complaint = find_answer(json.dumps(kept.get("answer") if isinstance(kept, dict) else None))
         if value is not None:
-            complaint = self._accept(question, value)
+            complaint = self.result.take(question, value)
         if complaint:
             log.warning("%s holds no answer to its question (%s): asked anew", path, complaint)
 
@@ -314,48 +358,3 @@ def read_ledger(path: Path) -> TeacherCost:
     """Add up what all attempts of a run have cost."""
     fix = "Remove this line: what it counts is left out of the cost."
     return sum(whole_records(path, lambda line: TeacherCost.from_json(json.loads(line)), fix), TeacherCost())
-
-
-class ServerTeacher:
-    """Asks a model behind a server that speaks OpenAI's protocol.
-
-    Args:
-        config: `conf/teacher`.
-    """
-
-    def __init__(self, config: TeacherConfig) -> None:
-        self._config = config
-        self._client = ChatClient(config, "teacher")
-        self._asked = 0
-
-    @property
-    def cost(self) -> TeacherCost:
-        """See `Teacher`."""
-        return TeacherCost(self._asked, self._client.usage.prompt_tokens, self._client.usage.completion_tokens)
-
-    def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
-        """See `Teacher`."""
-        requests = ((question, self._request(question)) for question in questions)
-        for batch in self._client.ask_all(requests):
-            self._asked += len(batch)
-            yield [read_outcome(question, outcome) for question, outcome in batch]
-
-    def close(self) -> None:
-        """See `Teacher`."""
-        self._client.close()
-
-    def _request(self, question: Question) -> ChatRequest:
-        options: dict[str, Any] = {"max_tokens": self._config.max_new_tokens, "temperature": 0.0}
-        if self._config.structured == "json_schema":
-            options |= response_format(question.schema, "answer")
-        messages = [{"role": "system", "content": question.system}, {"role": "user", "content": question.text}]
-        return ChatRequest(messages, options)
-
-
-def read_outcome(question: Question, outcome: Reply | Refusal | ServerError) -> TeacherAnswer:
-    """Tell what came of a question that a server was asked."""
-    if isinstance(outcome, Reply):
-        return TeacherAnswer(question, outcome.text, ANSWER_CUT if outcome.finish == "length" else "")
-    if isinstance(outcome, Refusal):
-        return TeacherAnswer(question, None, f"refused: {outcome.reason}")
-    return TeacherAnswer(question, None, f"no answer: {outcome}")

@@ -15,6 +15,7 @@ from omniner.config.overrides import override_line
 from omniner.guidance.clusters import describe_facts
 from omniner.guidance.lessons import COUNTED, Guidance, Lesson, LessonExample, Note, SuspectLabel
 from omniner.guidance.prompt_search import BaselineDifference, SearchResult
+from omniner.guidance.questions import QUESTIONS_FILE
 from omniner.records import Entity, storable
 from omniner.report import page
 from omniner.report.tables import (
@@ -43,8 +44,8 @@ _TEST = Wording(
 )
 
 
-def guidance_summary(guidance: Guidance) -> str:
-    """A few lines of plain text."""
+def guidance_summary(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str:
+    """A few lines of plain text; `questions` is the path of the file with the questions."""
     scores, rest = guidance.scores, guidance.rest
     told = scores["errors"] - rest["errors"]
     lines = [
@@ -59,7 +60,8 @@ def guidance_summary(guidance: Guidance) -> str:
     lines += [f"  {lesson.count:>6,}  {lesson.question_id}" for lesson in guidance.lessons[:_SHOWN]]
     if guidance.suspects:
         lines.append(f"  {counted(len(guidance.suspects), 'suspected annotation error')}")
-    return "\n".join([*lines, *([f"  {_TEST}"] if guidance.from_test else [])])
+    lines += [f"  {_TEST}"] if guidance.from_test else []
+    return "\n".join([*lines, *(f"  {line}" for line in _unanswered_lines(guidance, questions))])
 
 
 def guidance_author(guidance: Guidance) -> str:
@@ -67,7 +69,15 @@ def guidance_author(guidance: Guidance) -> str:
     teacher = guidance.teacher
     if teacher["kind"] == "none":
         return Wording("Notes are counted facts of the training split; no teacher was asked.")
+    if "name" not in teacher:
+        return Wording("Notes are counted facts of the training split until the teacher's questions are answered.")
     by_count = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
+    if "asked" not in teacher:
+        return Wording(
+            "Teacher: {name}, {answered:,} of {questions:question} answered ({other:answer} to other questions left "
+            "out); {counted:lesson} with counted notes.",
+            counted=by_count, **{key: teacher[key] for key in ("name", "answered", "questions", "other")},
+        )  # fmt: skip
     return Wording(
         "Teacher: {name}, {asked:question} put ({cached:answer} kept from before), {prompt_tokens:,} prompt "
         "tokens, {completion_tokens:,} answer tokens; {failed:question} without an answer, {counted:lesson} with "
@@ -75,6 +85,21 @@ def guidance_author(guidance: Guidance) -> str:
         failed=len(guidance.failures), counted=by_count,
         **{key: teacher[key] for key in ("name", "asked", "cached", "prompt_tokens", "completion_tokens")},
     )  # fmt: skip
+
+
+def _unanswered_lines(guidance: Guidance, questions: str) -> list[str]:
+    """How to get the answers that are missing."""
+    waiting = len(guidance.failures) if "name" in guidance.teacher else guidance.teacher.get("questions")
+    if not waiting:
+        return []
+    return [
+        Wording(
+            "Without an answer: {waiting:question}. Write each answer in place of null in {path}",
+            waiting=waiting,
+            path=questions,
+        ),
+        Wording("Next: the same command with teacher=file teacher.file={path}", path=questions),
+    ]
 
 
 def _teacher_lines(guidance: Guidance) -> list[str]:
@@ -175,9 +200,11 @@ def _candidates_table(lesson: Lesson, language: str) -> Table | None:
     return Table(title, heads, rows, best)
 
 
-def guidance_markdown(guidance: Guidance) -> str:
-    """All of it for reading and for version control."""
-    told = (f"    {line}" for line in guidance_summary(guidance).splitlines())  # as code: it stays in lines, and plain
+def guidance_markdown(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str:
+    """All of it for reading and for version control; `questions` is the path of the file with the questions."""
+    told = (
+        f"    {line}" for line in guidance_summary(guidance, questions).splitlines()
+    )  # as code: it stays in lines, and plain
     lines = [f"# Guidance from {escape_markdown(guidance.source['name'])}", "", *told, ""]
     for number, lesson in enumerate(guidance.lessons, 1):
         lines += [f"## {number}. {escape_markdown(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
@@ -192,8 +219,8 @@ def guidance_markdown(guidance: Guidance) -> str:
     return storable("\n".join(lines) + "\n")
 
 
-def render_guidance_page(guidance: Guidance, name: str, language: str = "en") -> str:
-    """Write the page of the run `name`, in the language zh or en."""
+def render_guidance_page(guidance: Guidance, name: str, language: str = "en", questions: str = QUESTIONS_FILE) -> str:
+    """Write the page of the run `name`, in the language zh or en; `questions` is the path of its file with them."""
     scores, source = guidance.scores, guidance.source
     values = {
         "guidance": guidance,
@@ -216,7 +243,7 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en") ->
             ),
             ("F1", f"{scores['f1']:.2%}", Wording("of the run on {split}", split=guidance.split)),
         ],
-        "author": [guidance_author(guidance), *_teacher_lines(guidance)],
+        "author": [guidance_author(guidance), *_teacher_lines(guidance), *_unanswered_lines(guidance, questions)],
         "about": {
             Wording("run"): source["name"],
             Wording("MLflow run"): source["run"] or Wording("not tracked"),

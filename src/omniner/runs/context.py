@@ -26,7 +26,7 @@ from omniner.config.validate import flat
 from omniner.cores import check_gpu
 from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
-from omniner.files import check_input_file, explaining, read_json, write_json, write_text, writing
+from omniner.files import check_input_file, explaining, read_json, sha256, write_json, write_text, writing
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
 from omniner.registry import TASKS, first_line
@@ -72,6 +72,7 @@ class Input:
         fewest: entries that a list must have at least; paths in lists are checked by whoever reads them.
         fix: what to do where it is missing; empty: set it to a path.
         accepts: which values are no path and will do all the same, such as the name of a run.
+        by_content: whether a run whose results are there is done anew for another content of the (small) file.
     """
 
     key: str
@@ -80,12 +81,18 @@ class Input:
     fewest: int = 1
     fix: str = ""
     accepts: Callable[[str], bool] = never
+    by_content: bool = False
+
+    def value(self, config: Config) -> Any:
+        """The value of the key."""
+        value: Any = config
+        for part in self.key.split("."):
+            value = getattr(value, part)
+        return value
 
     def check(self, task: str, config: Config) -> None:
         """Raise a `UserError` where the key lacks a value that `task` needs, or names a file that is not there."""
-        value = config
-        for part in self.key.split("."):
-            value = getattr(value, part)
+        value = self.value(config)
         required = self.required(config) if callable(self.required) else self.required
         fix = self.fix or f"Set {self.key}=<path>."
         if isinstance(value, list):
@@ -189,6 +196,11 @@ class Task:
                 check_model(path)
             if config.trainer.accelerator == "gpu":
                 check_gpu()
+
+    def content_read(self, config: Config) -> str:
+        """Digest the inputs whose content makes another run of the same configuration; empty where there is none."""
+        files = [one.value(config) for one in self.inputs if one.by_content]
+        return " ".join(sha256(file) for file in files if file)
 
     def parameters(self, config: Config) -> dict[str, Any]:
         """Return what a run of it used of a configuration, by dotted keys: what runs are told apart by."""

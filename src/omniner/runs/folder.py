@@ -65,6 +65,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {  # of the values in `STATE` and `
     "status": str,
     "task": str,
     "run_id": str,
+    "read": str,  # what the last attempt found in inputs (`Task.content_read`)
     "started": (int, float),
 }
 
@@ -152,10 +153,15 @@ def _unfinished(config: Config, digest: str) -> list[Path]:
 
 
 def _is_unfinished(state: dict[str, Any], digest: str, config: Config) -> bool:
-    """Whether a run of this configuration has something left to do: its work, or the sending of what it tracked."""
+    """Whether a run of this configuration has something left to do: its work, or the sending of what it tracked.
+
+    Results of inputs that are others now are sent with the next run that sends; this configuration has new ones.
+    """
     status = state.get("status")
-    is_over = status == FINISHED or (status == UNSENT and config.tracking.kind == "off")
-    return state.get("digest") == digest and not is_over
+    if state.get("digest") != digest or status == FINISHED:
+        return False
+    same = state.get("read", "") == TASKS[config.task.name].content_read(config)
+    return status != UNSENT or (same and config.tracking.kind != "off")
 
 
 def _resume(path: Path, lock: BaseFileLock, digest: str, config: Config) -> RunFolder | None:

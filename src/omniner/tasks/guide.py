@@ -6,6 +6,9 @@ otherwise state counted facts. The results are `guidance.json` (read by `prompt.
 `guidance.html`. The reported split stays unseen: it is refused, and its sentences are skipped if they also occur in the
 explained split. A killed run continues with the predictions and answers that it already has.
 
+What a teacher is asked stands in `questions.jsonl`, with its answers. A person, or a model elsewhere, can answer there
+in its place: `teacher=file` writes the questions, `teacher=file teacher.file=<the file>` takes the answers.
+
 With `guide.trials` a rule of the teacher must prove itself: the model of `run=`, untuned, answers some sentences anew
 with the counted note and with each of the `teacher.answers` rules in the prompt that this command names
 (`prompt=errta`). Lessons are made without these sentences. A lesson gets the rule with the fewest errors on one half of
@@ -32,7 +35,6 @@ from omniner.files import read_json
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import (
     GUIDANCE_FILE,
-    Cost,
     Guidance,
     Lesson,
     SuspectLabel,
@@ -40,13 +42,20 @@ from omniner.guidance.lessons import (
     short_json,
     write_guidance,
 )
-from omniner.guidance.questions import control_question, lesson_question, suspect_question
-from omniner.guidance.teacher import ServerTeacher, Teacher, ask_teacher, with_note, with_verdicts
+from omniner.guidance.questions import (
+    QUESTIONS_FILE,
+    control_question,
+    lesson_question,
+    suspect_question,
+    write_questions,
+)
+from omniner.guidance.teacher import check_teacher, with_note, with_verdicts
 from omniner.llm.examples import choose_examples
 from omniner.model_files import find_checkpoint
 from omniner.records import Issue, Sentence, content_digest
+from omniner.registry import TEACHERS
 from omniner.report import guidance_page
-from omniner.runs.context import Context, Task
+from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, read_state
 from omniner.runs.references import RunReference, find_trained_model, resolve_run
 from omniner.scoring.metrics import ScoreResult
@@ -309,26 +318,27 @@ def _suspect(one: UnusualLabel, result: ScoreResult) -> SuspectLabel:
 def _teach(context: Context, guidance: Guidance) -> Guidance:
     """Ask the teacher about each lesson and each suspect, and put in what it says."""
     config, language = context.config, context.config.guide.language
-
-    def make_teacher() -> Teacher:  # when the first question has no answer yet
-        if config.teacher.kind == "openai":
-            return ServerTeacher(config.teacher)
-        from omniner.guidance.local_teacher import LocalTeacher
-
-        return LocalTeacher(config)
-
     errors, rules = int(guidance.scores["errors"]), config.teacher.answers
-    asked = [lesson_question(lesson, errors, language, rules) for lesson in guidance.lessons]
-    asked += [suspect_question(suspect, language) for suspect in guidance.suspects]
-    asked += [control_question(control, language) for control in guidance.controls]
-    taught = ask_teacher(config.teacher, asked, language, make_teacher, context.folder / _TEACHER_USAGE)
-    teacher: dict[str, Cost] = {"name": taught.teacher, **taught.cost.to_json(), "cached": taught.cached}
-    if rules > 1:
+    about_lessons = [lesson_question(lesson, errors, language, rules) for lesson in guidance.lessons]
+    about_labels = [suspect_question(suspect, language) for suspect in guidance.suspects]
+    about_labels += [control_question(control, language) for control in guidance.controls]
+    listed = [
+        *about_lessons,
+        *sorted(about_labels, key=lambda question: question.sha),
+    ]  # which are controls is not told
+    write_questions(context.folder / QUESTIONS_FILE, listed, {})  # now: who cannot be asked may be answered for
+    taught = TEACHERS[config.teacher.kind].teach(
+        config, [*about_lessons, *about_labels], context.folder / _TEACHER_USAGE
+    )
+    write_questions(context.folder / QUESTIONS_FILE, listed, taught.answers)
+    context.publish_file(QUESTIONS_FILE)
+    teacher = guidance.teacher | taught.said
+    if rules > 1 and taught.teacher:
         teacher["dropped"] = taught.dropped
     suspects, controls = with_verdicts(guidance.suspects, guidance.controls, taught, language)
     return replace(
         guidance,
-        teacher=guidance.teacher | teacher,
+        teacher=teacher,
         lessons=[with_note(lesson, taught, language) for lesson in guidance.lessons],
         suspects=suspects,
         controls=controls,
@@ -347,9 +357,10 @@ def _publish(context: Context, guidance: Guidance) -> None:
     tracked = context.run
     write_guidance(context.folder / GUIDANCE_FILE, guidance)
     context.publish_file(GUIDANCE_FILE)
-    context.publish_text("guidance.md", guidance_page.guidance_markdown(guidance))
+    questions = str(context.folder / QUESTIONS_FILE)
+    context.publish_text("guidance.md", guidance_page.guidance_markdown(guidance, questions))
     language = context.page_language(example.text for lesson in guidance.lessons for example in lesson.examples)
-    page = guidance_page.render_guidance_page(guidance, context.config.name, language)
+    page = guidance_page.render_guidance_page(guidance, context.config.name, language, questions)
     context.publish_text("guidance.html", page)
     context.publish_tables(guidance_page.build_guidance_tables(guidance))
     tracked.metrics({f"guide/{name}": value for name, value in guidance.scores.items()})
@@ -366,9 +377,10 @@ def _publish(context: Context, guidance: Guidance) -> None:
     tracked.tags({"guide.split": guidance.split, "guide.from_test": guidance.from_test, "guide.sha": guidance.sha})
     if tracked.url and guidance.source["run"]:
         tracked.tags({"guide.link": tracked.url.replace(tracked.id, guidance.source["run"])})
-    for question, reason in guidance.failures:
-        log.warning("the teacher gave no note on %s: %s", question, reason)
-    summary = guidance_page.guidance_summary(guidance)
+    for reason in dict.fromkeys(failure.reason for failure in guidance.failures):
+        names = [failure.question for failure in guidance.failures if failure.reason == reason]
+        log.warning("no answer to %s (%s): %s", counted(len(names), "question"), first_of(names, _NAMED), reason)
+    summary = guidance_page.guidance_summary(guidance, questions)
     command = f"python -m omniner.run model=<causal model> prompt=errta prompt.from_run={context.folder}"
     total = counted(int(guidance.scores["errors"]), "error")
     headline = f"{counted(len(guidance.lessons), 'kind')} of errors on {guidance.split}, of {total}"
@@ -383,10 +395,12 @@ def _check(config: Config) -> None:
     if config.guide.split == "test" and not config.guide.allow_test:
         found = "test is the split that is reported: a prompt made of its errors would have seen the answers"
         raise UserError("guide.split", found, "Use dev or train (guide.allow_test=true does it and marks the run).")
-    if config.teacher.kind == "openai" and not config.teacher.url:
-        raise UserError("teacher.url", "the server has no address", "Set teacher.url=http://host:port/v1.")
-    if config.teacher.kind == "hf" and not config.teacher.path:
-        raise UserError("teacher.path", "no model is named", "Set teacher.path=<hub name or folder>.")
+    if config.teacher.kind != "none":
+        check_teacher(config.teacher)
+    answers, folder = config.teacher.file, config.output_dir
+    if answers and folder and Path(folder).resolve() in Path(answers).resolve().parents:
+        found = f"{answers} stands in the folder of this run, which may replace it"
+        raise UserError("teacher.file", found, "Name another output_dir, or a copy of the file elsewhere.")
     if config.guide.trials:
         _check_trials(config)
 
@@ -396,7 +410,9 @@ def _check_trials(config: Config) -> None:
     prompt, language = config.prompt, config.guide.language
     if config.teacher.kind == "none":
         found = "without a teacher there are only counted notes"
-        raise UserError("guide.trials", found, "Set teacher=openai or teacher=hf, or set it to 0.")
+        raise UserError(
+            "guide.trials", found, f"Set {' or '.join(f'teacher={kind}' for kind in TEACHERS)}, or it to 0."
+        )
     if prompt.from_run:
         found = "each note is tried alone, without the lessons of another run"
         raise UserError("prompt.from_run", found, "Leave it out.")
@@ -413,9 +429,11 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: ["guide", Path(config.run or "").name, config.guide.split, config.teacher.kind],
+    inputs=[Input("teacher.file", folder_allowed=False, by_content=True)],
     check=_check,
     outputs=(
         *PREDICTION_OUTPUTS,
+        QUESTIONS_FILE,
         GUIDANCE_FILE,
         "guidance.md",
         "guidance.html",

@@ -131,6 +131,14 @@ def test_a_mistake_is_one_line_with_its_key(overrides: list[str], message: str) 
             ["model=bert_tiny", "tuning.optimizer=adamw_8bit"],
             {"tuning.optimizer": "it is for causal models; taggers always train all weights"},
         ),
+        (
+            ["task=guide", "run=x", "teacher.file=/dev/null"],
+            {"teacher.file": "teacher=none does not read it, only teacher=file"},
+        ),
+        (
+            ["task=guide", "run=x", "teacher=hf", "teacher.url=http://x/v1"],
+            {"teacher.url": "teacher=hf does not read it, only teacher=openai"},
+        ),
     ],
 )
 def test_a_setting_that_nothing_reads_is_found(overrides: list[str], found: dict[str, str]) -> None:
@@ -148,6 +156,8 @@ def test_a_setting_that_nothing_reads_is_found(overrides: list[str], found: dict
         ["task=predict", "checkpoint=run", "tuning.rank=4", "head.max_span=9"],
         ["task=chat", "checkpoint=run", "head.max_span=9"],
         ["task=predict", "decoding=openai", "decoding.url=http://localhost:1/v1", "tuning.rank=4"],
+        ["task=guide", "run=x", "teacher=file", "teacher.file=/dev/null", "teacher.model=me"],
+        ["task=stats", "teacher.file=answers.jsonl"],  # it has no teacher at all
     ],
 )
 def test_a_setting_that_has_an_effect_or_is_the_usual_one_is_taken(overrides: list[str]) -> None:

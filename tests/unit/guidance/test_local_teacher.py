@@ -14,10 +14,11 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.guidance import teacher
-from omniner.guidance.local_teacher import LocalTeacher
 from omniner.guidance.questions import KeepGood, Question, answer_model, read_teacher_answer
+from omniner.guidance.teachers.hf import LocalTeacher
 from omniner.llm import language_model
 from omniner.llm.constraint import shorten_schema
+from omniner.registry import TEACHERS
 
 TEXT = Annotated[str, MinLen(1), MaxLen(600)]
 ANSWER = answer_model("Verdict", verdict=Literal["gold", "usual"], reason=TEXT)
@@ -74,7 +75,7 @@ def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) 
     """Random weights say nothing that could be taken."""
     settings = config(folder, f"teacher.cache={tmp_path / 'cache'}")
     with pytest.raises(UserError, match="none of 5 questions was answered"):
-        teacher.ask_teacher(settings.teacher, QUESTIONS, "zh", lambda: LocalTeacher(settings), tmp_path / "spent.jsonl")
+        TEACHERS["hf"].teach(settings, QUESTIONS, tmp_path / "spent.jsonl")
     assert teacher.read_ledger(tmp_path / "spent.jsonl").asked == 10
     assert not (tmp_path / "cache").exists()
 
@@ -82,9 +83,8 @@ def test_consulting_it_takes_only_answers_in_form(folder: Path, tmp_path: Path) 
 def test_guided_by_their_schema_even_random_weights_answer_in_form(folder: Path, tmp_path: Path) -> None:
     overrides = [f"teacher.cache={tmp_path / 'cache'}", "teacher.structured=json_schema", "teacher.max_new_tokens=80"]
     settings = config(folder, *overrides)
-    found = teacher.ask_teacher(
-        settings.teacher, QUESTIONS, "zh", lambda: LocalTeacher(settings), tmp_path / "spent.jsonl"
-    )
+    found = TEACHERS["hf"].teach(settings, QUESTIONS, tmp_path / "spent.jsonl")
+    assert (found.teacher, found.said["asked"]) == (str(folder), 5)
     assert sorted(found.answers) == [question.id for question in QUESTIONS]
     assert all(answer["verdict"] in ("gold", "usual") and answer["reason"] for answer in found.answers.values())
     half = Question("half", "你是专家。", "\ud800京？", ANSWER)  # which the model sees as U+FFFD

@@ -23,6 +23,7 @@ from omniner.errors import UserError
 from omniner.guidance import teacher
 from omniner.guidance.questions import KeepGood, Question, answer_model
 from omniner.guidance.teacher import TeacherAnswers, TeacherCost, ask_teacher
+from omniner.guidance.teachers import openai
 from omniner.llm import client
 
 ANSWER = answer_model("Rule", rule=Annotated[str, MinLen(1), MaxLen(20)])
@@ -64,7 +65,8 @@ def right(request: Seen, before: int = 0) -> Answer:
 
 def ask(settings: TeacherConfig, folder: Path, questions: list[Question] | None = None) -> TeacherAnswers:
     made = QUESTIONS if questions is None else questions
-    return ask_teacher(settings, made, "zh", lambda: teacher.ServerTeacher(settings), folder / "spent.jsonl")
+    name = openai.served_model(settings)
+    return ask_teacher(settings, name, made, "zh", lambda: openai.ServerTeacher(settings), folder / "spent.jsonl")
 
 
 def rules(result: TeacherAnswers) -> dict[str, str]:
@@ -103,7 +105,7 @@ def test_kept_answers_need_no_server(tmp_path: Path) -> None:
     def nobody() -> teacher.Teacher:
         raise AssertionError("somebody was asked")
 
-    assert rules(ask_teacher(settings, QUESTIONS, "zh", nobody, tmp_path / "spent.jsonl")) == ALL
+    assert rules(ask_teacher(settings, "tiny", QUESTIONS, "zh", nobody, tmp_path / "spent.jsonl")) == ALL
 
 
 @pytest.mark.parametrize("change", ["text", "system", "schema", "teacher"])
@@ -334,11 +336,6 @@ def test_a_server_that_has_another_model_now_is_asked_anew(tmp_path: Path) -> No
         assert (result.teacher, result.cached, len(server.seen)) == ("large", 0, 12)
     with pytest.raises(UserError, match=r"teacher\.model"):
         ask(unnamed, tmp_path)
-
-
-def test_teachers_are_named_by_their_model(tmp_path: Path) -> None:
-    assert teacher.teacher_name(config("http://h/v1", tmp_path)) == "tiny"
-    assert teacher.teacher_name(config(None, tmp_path, kind="hf", path="a/b")) == "a/b"
 
 
 @pytest.mark.parametrize("line", ['{"asked": "3"}', '{"asked": true}', '{"spent": 3}', "[3]", '{"asked": 1.5}'])

@@ -11,6 +11,7 @@ import pytest
 from omniner import run
 from omniner.config import compose, run_config
 from omniner.errors import UserError
+from omniner.registry import TASKS
 from omniner.runs import folder as runfolder
 
 
@@ -275,6 +276,23 @@ def test_a_run_that_finished_while_its_lock_was_asked_for_is_left_alone(monkeypa
     first.close()
     monkeypatch.setattr(runfolder, "_unfinished", lambda *_: [first.path])
     assert _claim().path != first.path
+
+
+def test_results_of_another_content_are_not_sent_as_those_of_now() -> None:
+    """A file of answers decides what notes say: with others in it the same command is to be done anew."""
+    Path("answers.jsonl").write_text("1", encoding="utf-8")
+    asked = ["task=guide", "run=x", "teacher=file", "teacher.file=answers.jsonl"]
+    first = _claim(*asked)
+    read = TASKS["guide"].content_read(compose.load(asked))
+    first.save(status=runfolder.UNSENT, read=read)
+    first.close()
+    same = _claim(*asked)
+    assert (same.resumed, same.path) == (True, first.path)
+    same.close()
+    Path("answers.jsonl").write_text("2", encoding="utf-8")
+    assert not _claim(*asked).resumed
+    first.save(status="killed")  # what it has predicted is as good for the new answers
+    assert _claim(*asked).path == first.path
 
 
 def test_without_tracking_nothing_of_an_unsent_run_is_left_to_do() -> None:

@@ -1,6 +1,7 @@
-"""A teacher in this process: a language model as it was published, answering greedily, in the form that is asked for.
+"""A language model in this process, as it was published.
 
-It keeps torch out of `teacher`. The weights are loaded when it is made, which is only where an answer is not kept yet.
+It answers greedily, in the form that is asked for. The weights are loaded when it is made, which is only where an
+answer is not kept yet.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
 from omniner.guidance.questions import Question
-from omniner.guidance.teacher import ANSWER_CUT, TeacherAnswer, TeacherCost
+from omniner.guidance.teacher import ANSWER_CUT, AskedModel, TeacherAnswer, TeacherCost, TeacherKind
 from omniner.llm.constraint import SchemaConstraint
 from omniner.llm.generate import GenerationRequest, Generator
 from omniner.llm.loading import load_pretrained
@@ -90,3 +91,12 @@ class LocalTeacher:
             yield [
                 TeacherAnswer(by_id[each.id], each.text, "" if each.end == "model" else ANSWER_CUT) for each in batch
             ]
+
+
+TEACHER = TeacherKind(
+    name="hf",
+    description=__doc__,
+    key="path",
+    missing=("no model is named", "Set teacher.path=<hub name or folder>."),
+    teach=AskedModel(name=lambda config: str(config.path), open=LocalTeacher),
+)

@@ -1,0 +1,140 @@
+"""Answers in a file, by a person or by a model that cannot be reached from here.
+
+Without `teacher.file` the run only writes its questions (`questions.jsonl`). Each has an id made of its content, so
+that an answer never gets to another question. The file holds a line with `id` and `answer` for each: the answer as an
+object, or as the text that a chat model wrote. `questions.jsonl` itself, filled in, is such a file; a line whose answer
+is still null counts as unanswered. One answer that is not as asked for, and none is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omniner.config.groups import Config
+from omniner.errors import UserError
+from omniner.files import explaining
+from omniner.guidance.lessons import Failure, short_json
+from omniner.guidance.questions import QUESTIONS_FILE, Question, find_answer, tidied
+from omniner.guidance.teacher import TeacherAnswers, TeacherKind
+from omniner.wording import counted, first_of
+
+log = logging.getLogger("omniner")
+
+_NAMED = 3  # ids in a message
+_SHOWN = 10  # lines that are wrong, in an error
+
+
+class FileAnswer(NamedTuple):
+    """An answer, and the line that it stands in."""
+
+    line: int
+    value: dict[str, Any] | str
+
+
+class _Mistakes:
+    """What is wrong with a file, collected so that all of it is mended at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.found = path, dict[int, str]()
+
+    def check(self) -> None:
+        """Raise a `UserError` where there are mistakes."""
+        if not self.found:
+            return
+        (first, wrong), *others = sorted(self.found.items())
+        said = [wrong, *(f"line {line}: {text}" for line, text in others[: _SHOWN - 1])]
+        if left := len(others) - len(said) + 1:
+            said.append(f"and {counted(left, 'more line')}")
+        fix = "Mend this and run the same command again: no answer of the file was taken."
+        raise UserError(f"{self.path}:{first}", "; ".join(said), fix)
+
+
+def teach(config: Config, questions: Sequence[Question], ledger: Path) -> TeacherAnswers:
+    """Take the answers of `teacher.file`; see `TeacherKind`.
+
+    Raises:
+        UserError: a line cannot be taken, or no line answers any of the questions.
+    """
+    if not config.teacher.file:
+        return TeacherAnswers("", said={"questions": len(questions)})
+    path = Path(config.teacher.file)
+    mistakes = _Mistakes(path)
+    given = _read_answers(path, mistakes)
+    result = TeacherAnswers(config.teacher.model or path.name)
+    asked: dict[str, list[Question]] = defaultdict(list)
+    for question in questions:
+        asked[question.sha].append(question)
+    for sha, answer in given.items():
+        before = result.dropped
+        if sha in asked and (wrong := _take(result, asked[sha], answer)):
+            mistakes.found[answer.line] = f"the answer to {sha} is not as asked for: {wrong}"
+        if dropped := result.dropped - before:
+            message = "%s:%d: %s left out: not as asked for, or said twice"
+            log.warning(message, path, answer.line, counted(dropped, "rule"))
+    mistakes.check()
+    others = [sha for sha in given if sha not in asked]
+    if not result.answers:
+        found = f"it answers none of the {counted(len(questions), 'question')} of this run"
+        found += f", but {counted(len(others), 'other one')}" if others else ""
+        raise UserError(
+            path, found, f"Write the answers into the {QUESTIONS_FILE} in this run's folder, and name that."
+        )
+    if others:
+        message = "%s: %s to questions that this run does not ask (%s): left out. A question changes with its errors, "
+        message += "and with settings such as teacher.answers and guide.language"
+        log.warning(message, path, counted(len(others), "answer"), first_of(others, _NAMED))
+    reason = f"there is none in {path.name}"
+    result.failures = [Failure(one.id, reason) for one in questions if one.id not in result.answers]
+    answered = len(result.answers)
+    result.said = {"name": result.teacher, "questions": len(questions), "answered": answered, "other": len(others)}
+    return result
+
+
+def _take(result: TeacherAnswers, questions: Sequence[Question], answer: FileAnswer) -> str:
+    """Take an answer, or say what is wrong with it."""
+    value, wrong = find_answer(answer.value) if isinstance(answer.value, str) else (tidied(answer.value), "")
+    return wrong if value is None else next(filter(None, (result.take(one, value) for one in questions)), "")
+
+
+def _read_answers(path: Path, mistakes: _Mistakes) -> dict[str, FileAnswer]:
+    """Read the answers of a file by the ids of their questions."""
+    with explaining(path):
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+    found: dict[str, FileAnswer] = {}
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            item = json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError) as error:
+            mistakes.found[number] = f"not JSON ({getattr(error, 'msg', error)})"
+            continue
+        if wrong := _find_wrong(item, found):
+            mistakes.found[number] = wrong
+        elif item["answer"]:
+            found[item["id"]] = FileAnswer(number, item["answer"])
+    return found
+
+
+def _find_wrong(item: Any, before: dict[str, FileAnswer]) -> str:
+    """Say why a line is none with an answer; those without one yet are."""
+    if not isinstance(item, dict):
+        return f"an object with id and answer is expected, not {short_json(item)}"
+    if missing := [key for key in ("id", "answer") if key not in item]:
+        return f"the key {missing[0]} is missing"
+    name, answer = item["id"], item["answer"]
+    if not isinstance(name, str):
+        return f"id must be a text, not {short_json(name)}"
+    if answer is not None and not isinstance(answer, dict | str):
+        return f"answer must be an object, or a text with one, not {short_json(answer)}"
+    if answer and name in before and before[name].value != answer:
+        return f"{name} is answered in line {before[name].line}, too, and otherwise"
+    return ""
+
+
+TEACHER = TeacherKind(name="file", description=__doc__, key="file", missing=None, teach=teach)
