@@ -114,6 +114,7 @@ def test_every_command_composes(arguments: list[str], tmp_path: Path, monkeypatc
         "c.jsonl",
         "kept.jsonl",
         "export.json",
+        "answers.jsonl",
     ):
         (tmp_path / name).touch()
     for name in ("my_run", "internlm2_5-7b-chat", "predicted"):
