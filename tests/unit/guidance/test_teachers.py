@@ -62,11 +62,11 @@ def test_a_teacher_that_is_added_is_known_everywhere(oracle: TeacherKind) -> Non
 
 
 def read(path: Path | None, **changes: Any) -> TeacherAnswers:
-    config = compose.compose(["task=guide", "run=x", "teacher=file"])
+    config = compose.compose_unchecked(["task=guide", "run=x", "teacher=file"])
     OmegaConf.update(config, "teacher.file", path and str(path))
     for key, value in changes.items():
         OmegaConf.update(config, f"teacher.{key}", value)
-    return TEACHERS["file"].teach(compose.check(config), QUESTIONS, Path("spent.jsonl"))
+    return TEACHERS["file"].teach(compose.to_config(config), QUESTIONS, Path("spent.jsonl"))
 
 
 def written(path: Path, *items: dict[str, Any] | str) -> Path:
