@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,25 @@ def explaining_load_errors(where: str, path: str | Path, fix: str) -> Iterator[N
         raise
     except Exception as error:  # the type varies by library and version
         raise UserError(where, f"{path} cannot be loaded ({one_line(error)})", fix) from error
+
+
+def check_complete(path: str, missing: Iterable[str], unexpected: Iterable[str]) -> None:
+    """Refuse a model that lacks weights: transformers makes them random without raising.
+
+    Args:
+        path: what `model.path` says.
+        missing: names of the weights that the model needs and the files lack.
+        unexpected: names of those that they hold beside; where all have another prefix, these tell it.
+
+    Raises:
+        UserError: some are missing.
+    """
+    lacking, others = sorted(missing), sorted(unexpected)
+    if lacking:
+        found = f"{path} lacks {len(lacking)} of the model's weights, {lacking[0]} first"
+        found += f", and holds {len(others)} unknown ones, {others[0]} first" if others else ""
+        fix = "They would be random: name a complete model, whose weights are named as transformers names them."
+        raise UserError("model.path", found, fix)
 
 
 @contextlib.contextmanager

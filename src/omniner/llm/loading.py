@@ -179,9 +179,7 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
         log.info("unpacking %s takes a while; task=convert to=safetensors makes a folder that loads at once", path)
     with source.explaining_errors(), pretrained.quiet_libraries():
         model, report = AutoModelForCausalLM.from_pretrained(source.place, **options)
-    if missing := sorted(report["missing_keys"]):
-        found = f"{path} lacks {len(missing)} of the model's weights, {missing[0]} first"
-        raise UserError("model.path", found, "They would be random: name a complete model.")
+    pretrained.check_complete(path, report["missing_keys"], report["unexpected_keys"])
     if source.gguf:  # the weights are ordinary ones now; a model that is marked as quantised refuses to be saved
         for name in ("hf_quantizer", "quantization_method", "is_quantized"):
             vars(model).pop(name, None)

@@ -303,7 +303,7 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
         The encoder in fp32, and its text input.
 
     Raises:
-        UserError: it cannot be loaded or built, or is a causal model.
+        UserError: it cannot be loaded or built, lacks weights, or is a causal model.
     """
     if config.path is None:
         return _random_encoder(config, texts)
@@ -317,8 +317,12 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
         tokenizer = AutoTokenizer.from_pretrained(config.path, use_fast=True, **options)
         if not tokenizer.is_fast:
             raise ValueError("it has no fast tokenizer, which character offsets need")
+        wanted = {**_without_pooler(settings), **options, "output_loading_info": True}
         with pretrained.quiet_libraries():
-            encoder = AutoModel.from_pretrained(config.path, **_without_pooler(settings), **options)
+            encoder, report = AutoModel.from_pretrained(config.path, **wanted)
+    # a pooler that cannot be left out has no part in the states of the tokens
+    missing = [name for name in report["missing_keys"] if "pooler" not in name.split(".")]
+    pretrained.check_complete(config.path, missing, report["unexpected_keys"])
     return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings))
 
 

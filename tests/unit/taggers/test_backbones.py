@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import small_corpus
+import torch
+from safetensors.torch import load_file, save_file
 
 from omniner.config.model_groups import EncoderConfig
 from omniner.errors import UserError
@@ -51,6 +54,43 @@ def test_a_folder_loads_and_lives_on_in_its_description(folder: Path) -> None:
     again.load_state_dict(tagger.state_dict())
     assert again.inputs.encode(text) == tagger.inputs.encode(text)
     assert again.describe() == tagger.describe()
+
+
+def renamed(folder: Path, rename: Callable[[str], str | None]) -> None:
+    """Rename the weights in a folder; None leaves one out."""
+    file = folder / "model.safetensors"
+    weights = {rename(name): tensor for name, tensor in load_file(file).items()}
+    save_file({name: tensor for name, tensor in weights.items() if name}, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("rename", "told"),
+    [
+        (lambda name: f"module.bert.{name}", r"lacks 21 of .*, and holds 23 unknown ones, module\.bert\.embeddings"),
+        (lambda name: None if ".layer." in name else name, r"lacks 16 of .* weights, encoder\.layer\.0\."),
+    ],
+    ids=["another prefix", "no layers"],
+)
+def test_an_encoder_whose_weights_would_be_random_is_refused(
+    folder: Path, rename: Callable[[str], str | None], told: str
+) -> None:
+    renamed(folder, rename)
+    with pytest.raises(UserError, match=rf"model\.path: .*{told}"):
+        backbones.load_encoder(configured(str(folder), {}), [])
+
+
+def test_heads_may_be_left_over_and_a_pooler_may_be_missing(folder: Path) -> None:
+    from transformers import SqueezeBertConfig, SqueezeBertModel
+
+    model = SqueezeBertModel(
+        SqueezeBertConfig(vocab_size=21128, max_position_embeddings=64, embedding_size=32, **SIZES)
+    )
+    assert any(name.startswith("pooler.") for name in model.state_dict())  # which cannot be left out
+    model.save_pretrained(folder)
+    renamed(folder, lambda name: f"cls.{name}" if name.startswith("pooler.") else name)
+    encoder, _ = backbones.load_encoder(configured(str(folder), {}), [])
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(encoder.state_dict()[name], model.state_dict()[name])
 
 
 @pytest.mark.parametrize("path", ["no/such-model", "no-such-model"])
