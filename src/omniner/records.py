@@ -9,7 +9,8 @@ generative model, the official prediction files).
 Surfaces without offsets are located in order: the k-th mention gets the k-th occurrence. Occurrences are counted from
 the left and do not overlap each other. One rule takes precedence: an occurrence inside a longer listed mention (北京 in
 北京大学) is used only if no free one is left. This is a guess wherever a surface occurs more often than it is listed;
-real offsets are always better.
+real offsets are always better. If mentions are listed in reading order, as in answers, a guess that contradicts that
+order gives way to offsets that do not (`locate_listed`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 
+MOST_PLACES = 64  # of one surface that are tried in reading order, from the first that it may have
+
+_NONE = (1_000_000_000, -1)  # more overlaps than there can be
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -324,15 +329,95 @@ def locate_pairs(text: str, pairs: Sequence[tuple[str, str]], known: Sequence[En
     Returns:
         An entity for each pair, in their order; None if the pair only repeats another one.
     """
+    spans = [(start, end) for _, _, start, end in known if start is not None and end is not None]
+    return _entities_at(pairs, align_surfaces(text, [surface for surface, _ in pairs], spans), known)
+
+
+def locate_listed(text: str, pairs: Sequence[tuple[str, str]]) -> list[Entity | None]:
+    """Create entities as `locate_pairs` does, for pairs listed in reading order, as answers are.
+
+    If its offsets contradict that order, those of `rising_starts` are used, if there are any: 北京 and then 北京大学
+    both stand at the start of 北京大学在北京.
+    """
+    starts = align_surfaces(text, [surface for surface, _ in pairs])
+    placed = [(index, pairs[index][0], start) for index, start in enumerate(starts) if start is not None]
+    spans = [(start, start + len(surface)) for _, surface, start in placed]
+    if any(left >= right for left, right in pairwise(spans)):
+        rising = rising_starts(text, [surface for _, surface, _ in placed])
+        for (index, _, _), start in zip(placed, rising or (), strict=False):
+            starts[index] = start
+    return _entities_at(pairs, starts)
+
+
+def rising_starts(text: str, surfaces: Sequence[str]) -> list[int] | None:
+    """Find starts for surfaces in reading order: each starts after the previous one, or there and ends later.
+
+    Among all such choices the one with the fewest overlaps of neighbours is used; among equals, the one whose last
+    start is leftmost, then the last but one, and so on. At most `MOST_PLACES` occurrences of a surface are tried.
+
+    Args:
+        text: the sentence.
+        surfaces: the mentions, at least one, none of them empty.
+
+    Returns:
+        A start for each surface; None if there is no such choice.
+    """
+    rows = _rows_of_places(text, surfaces)
+    if rows is None:
+        return None
+    # best[n]: the fewest overlaps up to one of the first n places of the row before, and the number of that place
+    best = [_NONE, *[(0, 0)] * len(rows[0])]
+    steps: list[list[int]] = []  # for each place of the later rows: the number of the place before it
+    for number, row in enumerate(rows[1:], 1):
+        before, length, size = rows[number - 1], len(surfaces[number - 1]), len(surfaces[number])
+        step: list[int] = []
+        fewest = [_NONE]
+        apart = behind = 0  # how many places of the row before end before this place, and how many come before it
+        for place in row:
+            while apart < len(before) and before[apart] + length <= place:
+                apart += 1
+            while behind < len(before) and before[behind] < place + (length < size):
+                behind += 1
+            overlaps, chosen = min(best[apart], (best[behind][0] + 1, best[behind][1]))
+            fewest.append(min(fewest[-1], (overlaps, len(step))))
+            step.append(chosen)
+        steps.append(step)
+        best = fewest
+    chosen = best[-1][1]
+    starts = [rows[-1][chosen]]
+    for row, step in zip(reversed(rows[:-1]), reversed(steps), strict=True):
+        chosen = step[chosen]
+        starts.append(row[chosen])
+    return starts[::-1]
+
+
+def _rows_of_places(text: str, surfaces: Sequence[str]) -> list[list[int]] | None:
+    """Return the occurrences of each surface, from the first that the previous one allows; None if any has none."""
+    rows: list[list[int]] = []
+    first, length = -1, 0
+    for surface in surfaces:
+        row: list[int] = []
+        place = text.find(surface, first if first >= 0 and length < len(surface) else first + 1)
+        while place >= 0 and len(row) < MOST_PLACES:
+            row.append(place)
+            place = text.find(surface, place + 1)
+        if not row:
+            return None
+        rows.append(row)
+        first, length = row[0], len(surface)
+    return rows
+
+
+def _entities_at(
+    pairs: Sequence[tuple[str, str]], starts: Sequence[int | None], known: Sequence[Entity] = ()
+) -> list[Entity | None]:
+    """Create the entities of pairs at their starts; `locate_pairs` says what happens without one."""
     taken: set[tuple[str, str, int]] = set()
     places: dict[str, list[int]] = {}
-    spans: list[tuple[int, int]] = []
-    for surface, category, begin, end in known:
-        if begin is not None and end is not None:
-            spans.append((begin, end))
+    for surface, category, begin, _ in known:
+        if begin is not None:
             places.setdefault(surface, []).append(begin)
             taken.add((surface, category, begin))
-    starts = align_surfaces(text, [surface for surface, _ in pairs], spans)
     for (surface, category), start in zip(pairs, starts, strict=True):
         if start is not None:
             places.setdefault(surface, []).append(start)

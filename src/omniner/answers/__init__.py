@@ -2,9 +2,9 @@
 
 `write_answer` writes the training target, a JSON list of `[surface, category]` in reading order; repeated mentions are
 repeated. `parse_answer` parses a model's text into (surface, category) pairs, and `prediction_from_answer` locates them
-in the sentence: the k-th mention of a surface is placed at its k-th occurrence. Answers hold no offsets, so this is a
-guess if a surface occurs more often than it is listed. F1 during training, prediction and scoring all parse answers
-here.
+in the sentence: the k-th mention of a surface is placed at its k-th occurrence, or where the reading order demands it
+(`records.locate_listed`). Answers hold no offsets, so this is a guess if a surface occurs more often than it is listed.
+F1 during training, prediction and scoring all parse answers here.
 
 An answer is `ok` (a JSON list of two-string lists, as requested), `repaired` (pairs had to be recovered) or `failed`
 (no pairs). Recovery finds the final answer (`final_answer`), decodes it leniently (`loose_json`), and finds the pairs
@@ -25,7 +25,7 @@ from omniner.answers.final_answer import final_text, read_final
 from omniner.answers.loose_json import MAX_DEPTH, decode
 from omniner.answers.pairs import Pair, PairReader, PairReading
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence, locate_pairs
+from omniner.records import Entity, Prediction, Sentence, locate_listed
 from omniner.wording import counted
 
 # Separators of the JSON: those of the paper's training data (Python's default), and without spaces.
@@ -153,7 +153,7 @@ def prediction_from_answer(
         categories: those in the model's prompt.
     """
     parsed = parse_answer(raw, categories, sentence.text, bool(ended_by))
-    placed = locate_pairs(sentence.text, [(spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    placed = locate_listed(sentence.text, [(spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
     entities = [entity for entity in placed if entity is not None]
     reasons = [ended_by, parsed.reason]
     if repeats := len(placed) - len(entities):

@@ -9,9 +9,9 @@ counters of the interpreter do most of the work; a fully correct sentence costs 
 derives the comparison by pair from the one by span at a fraction of the cost.
 
 Generative models answer with surfaces, not offsets. `locate_predictions` assigns offsets in order, the k-th mention of
-a surface to its k-th occurrence, so that the answers can be compared by span. A pair that only repeats an entity adds
-no unit, as when our own models' answers are parsed (`answers`). An entity that is not found stays without offsets: it
-is a false positive whatever gold contains, and `find_impossible` names its kind.
+a surface to its k-th occurrence (`records.locate_listed`), so that the answers can be compared by span. A pair that
+only repeats an entity adds no unit, as when our own models' answers are parsed (`answers`). An entity that is not found
+stays without offsets: it is a false positive whatever gold contains, and `find_impossible` names its kind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from omniner.answers import spelt_as_in
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence, locate_pairs
+from omniner.records import Entity, Issue, Sentence, locate_listed, locate_pairs
 
 UNITS = ("pair", "span")
 _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)
@@ -230,7 +230,8 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
             issues.append(Issue("offsets-do-not-fit", f"{what}; looked for by its words", id=sentence.id))
     loose = [entity[:2] for entity, known in zip(entities, result, strict=True) if known is None]
     fitting = [known for known in result if known is not None]
-    found = locate_pairs(text, loose, fitting)
+    # without any place it is what a language model lists: placed as its answers are
+    found = locate_pairs(text, loose, fitting) if fitting else locate_listed(text, loose)
     first = {one[:2]: one for one in (*reversed(found), *reversed(fitting)) if one is not None}
     found_places = iter(found)
     placed: list[Entity] = []

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import omniner
 from omniner.answers import STYLES, check_style, prediction_from_answer, write_answer
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
@@ -143,3 +144,14 @@ def test_through_a_real_tokenizer(shared: Path, name: str) -> None:
         assert {e[:2] for e in read(sentence.text, raw)} == {e[:2] for e in sentence.entities}
 
     check()
+
+
+@pytest.mark.parametrize(
+    ("name", "entities", "lost"), [("resume/train.char.bmes", 13440, 0), ("weibo/weiboNER_2nd_conll.train", 1895, 9)]
+)
+def test_perfect_answers_to_real_sentences_lose_few_places(shared: Path, name: str, entities: int, lost: int) -> None:
+    sentences = omniner.read(shared / "data" / name)
+    gold = [set(sentence.entities) for sentence in sentences]
+    found = [set(read(one.text, write_answer(one.entities, "official"))) for one in sentences]
+    assert sum(map(len, gold)) == entities
+    assert sum(len(a - b) for a, b in zip(gold, found, strict=True)) == lost

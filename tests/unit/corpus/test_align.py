@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.records import Entity, align_surfaces, locate_pairs
+from omniner.records import MOST_PLACES, Entity, align_surfaces, locate_listed, locate_pairs, rising_starts
 
 
 @pytest.mark.parametrize(
@@ -69,3 +71,58 @@ def test_no_pair_is_lost_and_none_is_there_twice(text: str, pairs: list[tuple[st
         assert text[entity.start : entity.end] == entity.text
     for entity, pair in zip(entities, pairs, strict=True):
         assert entity is None or (entity[:2] == pair and (entity.start is None) == (pair[0] not in text))
+
+
+@pytest.mark.parametrize(
+    ("text", "surfaces", "expected"),
+    [
+        ("北京大学在北京", ["北京", "北京大学"], [0, 0]),
+        ("北京大学在北京", ["北京大学", "北京"], [0, 5]),  # the guess is in order
+        ("北京和上海和北京", ["上海", "北京", "北京"], [3, 0, 6]),  # no places are
+        ("肺癌是肺的癌，肺癌多见", ["肺", "肺癌", "肺", "癌"], [0, 0, 3, 5]),
+        ("白血病患者的血", ["不在", "血", "白血病"], [None, 6, 0]),
+        ("白血病人白血病的血", ["血", "白血病", "血"], [1, 4, 8]),  # the first placement that overlaps once
+    ],
+)
+def test_what_is_listed_in_reading_order_stands_in_it(
+    text: str, surfaces: list[str], expected: list[int | None]
+) -> None:
+    located = locate_listed(text, [(surface, "X") for surface in surfaces])
+    assert [entity and entity.start for entity in located] == expected
+
+
+def slow_rising_starts(text: str, surfaces: list[str]) -> list[int] | None:
+    """Try all placements."""
+    places = [[at for at in range(len(text)) if text.startswith(surface, at)] for surface in surfaces]
+    found = []
+    for starts in product(*places):
+        spans = [(start, start + len(surface)) for start, surface in zip(starts, surfaces, strict=True)]
+        if all(left < right for left, right in pairwise(spans)):
+            found.append((sum(right[0] < left[1] for left, right in pairwise(spans)), starts[::-1]))
+    return list(min(found)[1][::-1]) if found else None
+
+
+@given(
+    text=st.text("abc", max_size=9), surfaces=st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=5)
+)
+def test_the_best_places_in_reading_order_are_found(text: str, surfaces: list[str]) -> None:
+    assert rising_starts(text, surfaces) == slow_rising_starts(text, surfaces)
+
+
+def test_mentions_are_placed_in_long_answers_even_where_their_first_places_are_many() -> None:
+    text = "ab" * (4 * MOST_PLACES)
+    assert rising_starts(text, ["b", "a"] * MOST_PLACES) == list(range(1, 2 * MOST_PLACES + 1))
+    assert rising_starts("a" * (MOST_PLACES + 1) + "ba", ["a", "ab", "a"]) == [0, MOST_PLACES, MOST_PLACES + 2]
+
+
+@given(
+    text=st.text("ab", max_size=8),
+    pairs=st.lists(st.tuples(st.text("ab", max_size=2), st.sampled_from("XY")), max_size=8),
+)
+def test_the_order_changes_no_places_that_are_in_it(text: str, pairs: list[tuple[str, str]]) -> None:
+    starts = align_surfaces(text, [surface for surface, _ in pairs])
+    guess = [(start, len(pair[0])) for start, pair in zip(starts, pairs, strict=True) if start is not None]
+    guessed, listed = locate_pairs(text, pairs), locate_listed(text, pairs)
+    if all(left < right for left, right in pairwise(guess)):
+        assert listed == guessed
+    assert {entity and entity[:2] for entity in listed} == {entity and entity[:2] for entity in guessed}

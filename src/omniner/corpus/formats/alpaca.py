@@ -8,9 +8,9 @@ It is read strictly; only objects with both under known keys (`regions`) and lis
 An answer in any other form has no usable labels, so its item is left out with an issue that gives its number. An item
 with an absent or empty answer is a sentence without labels. The sentence is the `input`. If that is empty, and in a
 conversation, it is the text after the last line break of the user's (last) text, or all of it if there is no line
-break. Surfaces are located from left to right (`records.align_surfaces`); an absent one keeps its surface, has no
-offsets and is an issue. If most pairs that reveal the order have it reversed, all are read as `[category, surface]`.
-Earlier rounds (`history`) and system texts are not sentences and are not read.
+break. Surfaces are located in reading order (`records.locate_listed`); an absent one keeps its surface, has no offsets
+and is an issue. If most pairs that reveal the order have it reversed, all are read as `[category, surface]`. Earlier
+rounds (`history`) and system texts are not sentences and are not read.
 
 Writing does the reverse and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory ignores keep
 what its own cannot: `id`, `post_id`, and `sentence` if a prompt puts words around it; reading prefers `sentence` to
@@ -41,7 +41,7 @@ from omniner.corpus.formats.regions import regions_of
 from omniner.corpus.formats.surfaces import PairPlacer
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, locate_pairs, to_line, unlabeled_sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, locate_listed, to_line, unlabeled_sentence
 from omniner.registry import first_line
 
 DATASET_INFO = "dataset_info.json"
@@ -58,7 +58,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     log = IssueLog(path)
     sentences = []
     foreign: set[str] = set()  # keys already reported, one issue per key
-    placer = PairPlacer(log, usual=True)
+    placer = PairPlacer(log, answers=True)
     for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
         sentence, pairs = _sentence(record, foreign, log, line)
@@ -221,7 +221,7 @@ def _item(sentence: Sentence, prompt: PromptTexts, answer: Callable[[Sequence[En
 def _lost(sentence: Sentence, output: str, file: str) -> Iterator[Issue]:
     """Yield an issue for each entity whose offsets differ from those that a reader of the answer will find."""
     pairs = [(surface, category) for surface, category in json.loads(output)] if output else []
-    found = set(locate_pairs(sentence.text, pairs))
+    found = set(locate_listed(sentence.text, pairs))
     for entity in sentence.entities:
         if entity.start is not None and entity not in found:
             message = (

@@ -1,6 +1,7 @@
 """Locate entities that files list without offsets, as pairs of a surface and its category.
 
-The k-th mention of a surface gets its k-th occurrence (`records.locate_pairs`).
+The k-th mention of a surface gets its k-th occurrence (`records.locate_pairs`); in answers for a language model the
+reading order counts, too (`records.locate_listed`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote
 from omniner.corpus.formats.regions import Region, sort_entities, without_repeats
-from omniner.records import Entity, Sentence, locate_pairs
+from omniner.records import Entity, Sentence, locate_listed, locate_pairs
 
 
 def pairs_of(items: object) -> list[tuple[str, str]] | None:
@@ -42,11 +43,12 @@ class PairPlacer:
 
     Args:
         log: gets the issues.
-        usual: whether the format never has offsets; if not, missing offsets are an issue of the file as a whole.
+        answers: whether the pairs are answers for a language model, which list them in reading order and never have
+            offsets; if not, missing offsets are an issue of the file as a whole.
     """
 
-    def __init__(self, log: IssueLog, usual: bool = False) -> None:
-        self._log, self._usual = log, usual
+    def __init__(self, log: IssueLog, answers: bool = False) -> None:
+        self._log, self._answers = log, answers
         self._open: list[tuple[Sentence, list[tuple[str, str]], int, int, str]] = []
 
     def add(self, sentence: Sentence, pairs: list[tuple[str, str]], line: int, item: int = 0) -> None:
@@ -70,13 +72,16 @@ class PairPlacer:
                 (join_surrogates(surface, log, line), join_surrogates(category, log, line))
                 for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
             ]
-            sentence.entities = entities_of_pairs(sentence.text, told, log, line)
+            located = (locate_listed if self._answers else locate_pairs)(sentence.text, told)
+            for pair, entity in zip(told, located, strict=True):
+                report_place(pair, entity, log, line)
+            sentence.entities = [entity for entity in located if entity]
             log.number(first, item)
             total += len(told)
             listed = Counter(surface for surface, _ in told)
             several += sum(count for surface, count in listed.items() if sentence.text.count(surface) > count)
         log.id = ""
-        if total and not self._usual:
+        if total and not self._answers:
             found = f"{total:,} entities have words, but no places: looked for from left to right"
             many = f"; {several:,} of them stand more often in their text than they are listed" if several else ""
             log.add("placed-by-words", found + many, self._open[0][2])
@@ -99,24 +104,8 @@ class PairPlacer:
         return turned > usual
 
 
-def entities_of_pairs(text: str, pairs: Sequence[tuple[str, str]], log: IssueLog, line: int) -> list[Entity]:
-    """Create entities from pairs of a surface and its category, located from left to right.
-
-    Args:
-        text: of the sentence.
-        pairs: in their listed order.
-        log: gets an issue for each pair that is not in the text (it has no offsets) or listed too often (it is left
-            out).
-        line: of the pairs.
-    """
-    found = locate_pairs(text, pairs)
-    for pair, entity in zip(pairs, found, strict=True):
-        report_place(pair, entity, log, line)
-    return [entity for entity in found if entity]
-
-
 def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:
-    """Add an issue if `records.locate_pairs` gave a pair no entity, or one without offsets."""
+    """Add an issue if a pair got no entity (`records.locate_pairs`, `locate_listed`), or one without offsets."""
     surface, category = pair
     if entity is None:
         message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"
