@@ -118,6 +118,14 @@ def test_the_picture_of_the_house_is_of_today() -> None:
     assert drawn.read_text(encoding="utf-8") == house.drawing(), "run `make docs`"
 
 
+def test_the_page_names_every_variable_that_tells_a_process_what_it_is() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs" / "architecture.md").read_text(encoding="utf-8")
+    sources = [*(root / "src").rglob("*.py"), *(root / "conf").rglob("*.yaml")]
+    used = {name for path in sources for name in re.findall(r"OMNINER_[A-Z_]*[A-Z]", path.read_text(encoding="utf-8"))}
+    assert used == set(re.findall(r"OMNINER_[A-Z_]+", page))
+
+
 def test_what_contributors_are_told_to_look_at_is_there() -> None:
     root = Path(__file__).resolve().parents[2]
     text = (root / "CONTRIBUTING.md").read_text(encoding="utf-8")

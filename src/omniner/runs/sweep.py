@@ -1,8 +1,8 @@
 """A sweep (`-m`): one parent run and one folder; interrupted, it goes on where it was.
 
-Hydra calls `ParentRun.on_multirun_start` in the launching process, before its sweeper and launcher begin. That finds
-the unfinished sweep of the same command, or makes the folder and the parent run of a new one, and points Hydra at the
-folder. Hydra's launcher then calls `run_child` for each job, in whatever process it likes; the job finds the folder
+Hydra calls `SweepCallback.on_multirun_start` in the launching process, before its sweeper and launcher begin. That
+finds the unfinished sweep of the same command, or makes the folder and the parent run of a new one, and points Hydra at
+the folder. Hydra's launcher then calls `run_child` for each job, in whatever process it likes; the job finds the folder
 through the environment, does its run in a child process (`omniner.runs.children`) and leaves a record of it in the
 folder. Hydra does not call `on_multirun_end` when something fails, so `omniner.run` calls `close` itself, whatever
 happened: it ends the parent run with a summary over seeds.
@@ -133,8 +133,8 @@ class Sweep:
 _running: Sweep | None = None
 
 
-class ParentRun(Callback):
-    """Makes a sweep, or goes on with one, before its first job starts."""
+class SweepCallback(Callback):
+    """Hydra's callback: makes a sweep, or goes on with one, before its first job starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Open the sweep of this command line.

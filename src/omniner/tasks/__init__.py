@@ -1,1 +1,1 @@
-"""The tasks that `task=` chooses: one module per task with its steps in order and its entry `TASK`."""
+"""The tasks that `task=` chooses: a module per task, its steps in order; `prompting` and `trials` are parts of some."""
