@@ -67,6 +67,11 @@ class Corpus:
         """The categories of the training split, in the order of the taxonomy: those that a model can learn."""
         return self.taxonomy.active(self.splits["train"])
 
+    @property
+    def reported(self) -> list[Sentence]:
+        """The sentences of the reported split, which `report` names; none where it was not read."""
+        return self.splits.get("test", [])
+
 
 def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     """Read a corpus, cut dev from train if the config says so, and check its categories.

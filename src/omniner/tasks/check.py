@@ -211,7 +211,7 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
     config = context.config
-    prompt, _ = build_run_prompt(context, corpus, corpus.splits["test"])
+    prompt, _ = build_run_prompt(context, corpus, corpus.reported)
     publish_prompt(context, prompt)
     config, devices = plan_memory(config, devices_for_training(config))
     module, data = prepare_llm(config, devices, corpus, prompt)

@@ -133,7 +133,7 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     columns = config.convert
     options = WriteOptions(columns.scheme, columns.separator, config.data.joiner or "", categories=categories)
     if format.needs_prompt:
-        prompt, told = build_run_prompt(context, corpus, corpus.splits.get("test", []))
+        prompt, told = build_run_prompt(context, corpus, corpus.reported)
         context = replace(context, config=told)  # its notes in the prompt decide what is written
         options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
     write = outputs.replacing if format.suffix else _making_folder

@@ -161,7 +161,7 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
     sentences = corpus.splits[guide.split]
     if guide.split == "test":
         return sentences, []
-    reported = {sentence.text for sentence in corpus.splits.get("test", ())}
+    reported = {sentence.text for sentence in corpus.reported}
     message = f"the same text stands in the reported split: left out of {guide.split}"
     issues = [Issue("in-test", message, id=sentence.id) for sentence in sentences if sentence.text in reported]
     return [sentence for sentence in sentences if sentence.text not in reported], issues
@@ -185,7 +185,7 @@ def _prepare_model(
     (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
     if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
         config = replace(config, prompt=replace(config.prompt, from_run=str(folder / GUIDANCE_COPY)))
-    prompt, config = build_prompt_with_guidance(config, context.folder, corpus, corpus.splits.get("test", ()))
+    prompt, config = build_prompt_with_guidance(config, context.folder, corpus, corpus.reported)
     return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]]), config
 
 

@@ -93,7 +93,8 @@ def run(context: Context) -> None:
     if any(sentence.entities for sentence in sentences):
         jsonl.write(folder / GOLD, sentences)
         context.publish_file(GOLD)
-        score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts))
+        split = "" if config.input or config.text else config.data.report
+        score_and_publish(context, sentences, predictions, ReportInputs(taxonomy, issues=counts, split=split))
     else:
         log.info("no gold entities in these sentences: nothing to score")
     check_answered(predictions, folder / PREDICTIONS)
@@ -142,7 +143,7 @@ def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxo
         return sentences, issues, None
     corpus = sources.load_corpus(config.data, ["test"])
     context.publish_corpus(corpus)
-    return corpus.splits["test"], corpus.issues, corpus.taxonomy
+    return corpus.reported, corpus.issues, corpus.taxonomy
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ class ReportInputs:
         curves: of the training: metric -> (step, value).
         steps: optimizer steps of the training.
         issues: how many things of each kind could not be taken as they were.
+        split: the published name of the corpus's split that the sentences are; empty where they are of none.
     """
 
     taxonomy: Taxonomy | None = None
@@ -95,6 +96,7 @@ class ReportInputs:
     curves: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     steps: int = 0
     issues: Mapping[str, int] = field(default_factory=dict)
+    split: str = ""
 
 
 def score_and_publish(
@@ -122,11 +124,11 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         context.publish_figures(draw_run_figures(result, inputs.curves, language))
     issues = dict(sorted((Counter(inputs.issues) + Counter(count_codes(result.issues))).items()))
     with timed("report"):
-        context.publish_text("report.html", _report(context, result, tables, inputs.curves, issues, language))
-    summary = _summary(result, issues)
+        context.publish_text("report.html", _report(context, result, tables, inputs, issues, language))
+    summary = _summary(result, issues, inputs.split)
     advice = hints(result, inputs, context.config.task.name)
     context.describe(
-        _headline(result),
+        _headline(result, inputs.split),
         pages=["report.html", "predictions.jsonl"],
         figure="figures/error_types.png",
         command=_next_command(context),
@@ -167,22 +169,22 @@ def _report(
     context: Context,
     result: ScoreResult,
     tables: Mapping[str, Table],
-    curves: Mapping[str, Sequence[tuple[int, float]]],
+    inputs: ReportInputs,
     issues: Mapping[str, int],
     language: str,
 ) -> str:
     """The page of the run."""
     from omniner.report.run_page import RunFacts, render_run_page
 
-    config, details = context.config, report_details(context, result.parse)
+    config, details = context.config, report_details(context, result.parse, inputs.split)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
     # what gave these answers is not known here: the model of the configuration did not
     shown = run_config.to_yaml(config, _SHOWN if config.task.name == "score" else ())
     facts = RunFacts(config.name, created, details, shown, issues)
-    return render_run_page(result, tables, facts, curves, config.errta, language)
+    return render_run_page(result, tables, facts, inputs.curves, config.errta, language)
 
 
-def report_details(context: Context, read: ParseSummary) -> dict[str, str]:
+def report_details(context: Context, read: ParseSummary, split: str = "") -> dict[str, str]:
     """Say what a page is about: the run, what answered and to what, and how many sentences were read."""
     config = context.config
     details: dict[str, str] = {
@@ -196,6 +198,8 @@ def report_details(context: Context, read: ParseSummary) -> dict[str, str]:
     else:
         details[Wording("model")] = _answering(config)
         details[Wording("data")] = config.input or config.data.name
+    if split:
+        details[Wording("reported split")] = split
     details[Wording("sentences")] = f"{read.sentences:,}"
     return details
 
@@ -210,16 +214,22 @@ def _answering(config: Config) -> str:
     return model.name if isinstance(model, CausalConfig) else f"{model.name}, head {config.head.kind}"
 
 
-def _headline(result: ScoreResult) -> str:
+def _headline(result: ScoreResult, split: str) -> str:
     """The result in one line."""
     micro, errors = result.metrics.micro, len(result.errta.errors)
-    return f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%}), {counted(errors, 'error')}"
+    scores = f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%})"
+    return f"{scores}, {counted(errors, 'error')}{_unusual(split)}"
 
 
-def _summary(result: ScoreResult, issues: Mapping[str, int]) -> list[str]:
+def _unusual(split: str) -> str:
+    """What is said of a reported split that is not the one that scores are usually taken for."""
+    return "" if split in ("", "test") else f"; reported split: {split}"
+
+
+def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list[str]:
     """The result in a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
-    lines = [f"{counted(result.parse.scored, 'sentence')} scored by {metrics.unit}"]
+    lines = [f"{counted(result.parse.scored, 'sentence')} scored by {metrics.unit}{_unusual(split)}"]
     rows = {"micro": metrics.micro, "macro": metrics.macro}
     intervals = {name: metrics.intervals.get(f"{name}.f1") for name in rows}
     if result.has_levels:

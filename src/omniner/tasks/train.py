@@ -47,14 +47,13 @@ def run(context: Context) -> None:
     corpus = sources.load_for_training(config.data)
     context.publish_corpus(corpus)
     issues = context.publish_issues(corpus.issues)  # before the training: a mistake in the files is worth a new start
-    reported = corpus.splits["test"]
-    jsonl.write(folder / GOLD, reported)
+    jsonl.write(folder / GOLD, corpus.reported)
 
     prompt = None
     if config.llm is not None:
         from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
-        prompt, config = build_run_prompt(context, corpus, reported)
+        prompt, config = build_run_prompt(context, corpus, corpus.reported)
         publish_prompt(context, prompt)
     log.info("loading PyTorch and Lightning")  # some seconds
     _check_same_corpus(folder, corpus)
@@ -76,11 +75,13 @@ def run(context: Context) -> None:
         context.run.files(folder / MODEL, MODEL)
         if config.tracking.register:
             context.run.register(config.tracking.register, MODEL)
-    predictions = predict_file(config, fitted.best_path, reported, folder / PREDICTIONS)
+    predictions = predict_file(config, fitted.best_path, corpus.reported, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
-    inputs = ReportInputs(corpus.taxonomy, corpus.splits["train"], read_curves(folder), fitted.steps, issues)
-    result = score_and_publish(context, reported, predictions, inputs)
+    inputs = ReportInputs(
+        corpus.taxonomy, corpus.splits["train"], read_curves(folder), fitted.steps, issues, split=corpus.report
+    )
+    result = score_and_publish(context, corpus.reported, predictions, inputs)
     check_scored(result, folder / PREDICTIONS)
 
 
@@ -109,7 +110,7 @@ def fit_as_rank(config: Config) -> None:
     if config.llm is not None:
         from omniner.tasks.prompting import build_prompt_with_guidance
 
-        prompt, config = build_prompt_with_guidance(config, folder, corpus, corpus.splits["test"])
+        prompt, config = build_prompt_with_guidance(config, folder, corpus, corpus.reported)
     # the first rank of a further machine starts those of that machine
     launch = partial(ranks.started_ranks, folder=folder)
     fit(config, corpus, prompt, folder, logger=False, callbacks=[], launch=launch)

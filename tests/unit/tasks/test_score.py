@@ -12,7 +12,7 @@ from omniner.records import Entity, Prediction, Sentence
 from omniner.runs.context import Context
 from omniner.scoring.metrics import ParseSummary
 from omniner.scoring.profiles import score_records
-from omniner.tasks.score import ReportInputs, hints, report_details
+from omniner.tasks.score import ReportInputs, hints, report_details, score_and_publish
 from omniner.tracking.tracked_run import Run
 
 
@@ -40,6 +40,21 @@ def test_the_report_names_what_answered(
 
 GOLD = [Sentence(str(n), "去喝小满", [Entity("小满", "品牌", 2, 4)]) for n in range(10)]
 RIGHT = [Prediction(one.id, list(one.entities)) for one in GOLD]
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_scores_of_dev_say_what_they_are_of(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files and metrics of every run call the reported split `test`."""
+    described: list[str] = []
+    monkeypatch.setattr(Context, "describe", lambda self, head, *_, **__: described.append(head))
+    config = compose.load(["metrics.bootstrap=0", "report.language=en"])
+    score_and_publish(Context(config, tmp_path, Run()), GOLD, RIGHT, ReportInputs(split=split))
+    shown, page = capsys.readouterr().out, (tmp_path / "report.html").read_text(encoding="utf-8")
+    said = ["; reported split: dev" in text for text in (described[0], shown.splitlines()[0])]
+    assert said == [split == "dev"] * 2
+    assert f"<dt>reported split</dt><dd>{split}</dd>" in page
 
 
 def told(predictions: list[Prediction], task: str = "train", steps: int = 1000, **curves: Any) -> str:
