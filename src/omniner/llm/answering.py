@@ -1,8 +1,8 @@
-"""A causal model's answers to sentences: the generator behind what a prediction is, without what training needs.
+"""Let a causal model answer sentences: connects the generator with predictions, without the parts of training.
 
-Evaluation while training and prediction after it call the same function: from the same weights they get the same
-answers. (Prediction folds adapters into their weights first, see `language_model.merge_adapters`.) Nothing of Lightning
-is imported here: prediction does not wait for it.
+Evaluation during training and prediction afterwards call the same function: with the same weights they get the same
+answers. (Prediction first merges adapters into their base weights, see `language_model.merge_adapters`.) Nothing of
+Lightning is imported here, so prediction does not wait for it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from omniner.llm.language_model import CausalModel
 from omniner.llm.samples import Sample, answer_limit
 from omniner.records import Prediction, Sentence
 
-_ENDED_BY: dict[AnswerEnd, str] = {"model": "", "limit": CUT, "loop": REPEATED}  # as predictions say it
+_ENDED_BY: dict[AnswerEnd, str] = {"model": "", "limit": CUT, "loop": REPEATED}  # the wording of predictions
 
 
 def build_constraint(causal: CausalModel, config: DecodingConfig) -> Constraint | None:
-    """Build what keeps answers in form, if `decoding.kind` asks for it."""
+    """Return the constraint that keeps answers in form, or None if `decoding.kind` does not request one."""
     if config.kind != "guided":
         return None
     return AnswerConstraint(causal.chat, causal.prompt.categories, causal.prompt.answer)
 
 
 def engine_name(config: DecodingConfig) -> str:
-    """Name the engine of predictions that are made in this process."""
+    """Return the engine name of predictions that are made in this process."""
     return "hf-guided" if config.kind == "guided" else "hf"
 
 
@@ -41,12 +41,12 @@ def predict_answers(
 
     Args:
         causal: in evaluation mode, on its device.
-        generator: of its answers, for a prefix that all prompts begin with.
-        samples: all of them, those that are done too: they decide which sentences are decoded together.
-        done: ids of samples.
+        generator: of its answers, for a prefix that all prompts share.
+        samples: all of them, including finished ones: they determine which sentences are decoded together.
+        done: ids of finished samples.
 
     Yields:
-        predictions, in the order in which the generator finishes them; none at times, see `Generator.run`.
+        Predictions, in the order in which the generator finishes them; sometimes an empty list, see `Generator.run`.
     """
     constraint = generator.constraint
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}

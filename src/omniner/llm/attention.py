@@ -1,25 +1,25 @@
-"""Attention of a pack: every suffix sees the shared prefix and itself, nothing else. One back-end per kind of machine.
+"""Compute the attention of a pack: every suffix sees the shared prefix and itself. One back-end per kind of machine.
 
 A pack is one row of T tokens: a prefix that all sentences share, then one suffix per sentence (`packs.Pack`). Every
 back-end computes the same function; they differ in where they run and in what they skip:
 
-- `masked` is the plain reference: PyTorch's attention with a mask [T, T]. It runs anywhere, but computes scores of
-  suffixes against each other only to throw them away.
+- `masked` is the plain reference: PyTorch's attention with a mask [T, T]. It runs anywhere, but computes scores between
+  different suffixes only to discard them.
 - `cascade` uses PyTorch's CPU flash kernel, which stores no scores: one causal call for the prefix, one unmasked call
   from all suffixes to the prefix, and one causal call for each run of suffixes of equal length.
-- `flash` does the same on CUDA with two calls, since that kernel takes sequences of different lengths.
+- `flash` does the same on CUDA with two calls, since that kernel accepts sequences of different lengths.
 - `flex` compiles one kernel (`flex_attention`) that skips empty blocks of 128 x 128 tokens. It needs Triton and half a
-  minute at the start, and takes any precision.
+  minute at the start, and accepts any precision.
 
 `cascade` and `flash` get two results for each suffix, over the prefix and over itself, with the logarithms l1 and l2 of
-their softmax sums. Together these are one softmax over both: the results weigh sigmoid(l1 - l2) and sigmoid(l2 - l1),
-and the merged sum is log(e^l1 + e^l2). The backward pass hands the merged result and the merged sum to the same
-kernels, which recompute the exact probabilities from them. That is why both have a backward pass of their own.
+their softmax sums. Together these give one softmax over both: the results are weighted by sigmoid(l1 - l2) and
+sigmoid(l2 - l1), and the merged sum is log(e^l1 + e^l2). The backward pass passes the merged result and the merged sum
+to the same kernels, which recompute the exact probabilities from them. This is why both have their own backward pass.
 
 A new back-end is a function like `attend_masked` and an entry in `ATTENTION_BACKENDS`.
 
-Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, KV key heads, D features of a head;
-G = H / KV query heads share a key head, which query head h finds at h // G.
+Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, KV key heads, D features of a head; G =
+H / KV query heads share a key head: query head h uses key head h // G.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from omniner.llm.packs import Pack
 
 
 class AttentionFunction(Protocol):
-    """Computes the attention of a whole pack, with gradients."""
+    """A function that computes the attention of a whole pack, with gradients."""
 
     def __call__(
         self, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool
@@ -47,11 +47,11 @@ class AttentionFunction(Protocol):
 
         Args:
             query: [1, H, T, D].
-            key: [1, KV, T, D], of the query's type.
-            value: [1, KV, T, D], of the query's type.
+            key: [1, KV, T, D], of the query's dtype.
+            value: [1, KV, T, D], of the query's dtype.
             scale: factor of the scores.
-            pack: says where the prefix and the suffixes are.
-            prefix_unused: nobody reads the rows of the prefix, which may then hold anything finite.
+            pack: gives the positions of the prefix and the suffixes.
+            prefix_unused: whether the rows of the prefix are not read; they may then hold any finite values.
 
         Returns:
             [1, T, H, D].
@@ -59,13 +59,13 @@ class AttentionFunction(Protocol):
 
 
 class AttentionBackend(NamedTuple):
-    """All that is known of a way to compute attention.
+    """A way to compute attention.
 
     Attributes:
-        name: what `tuning.attention` calls it.
-        attend: computes it.
+        name: in `tuning.attention`.
+        attend: the function.
         device: the only type of device it runs on; None = any.
-        dtypes: precisions it takes.
+        dtypes: supported precisions.
     """
 
     name: str
@@ -86,10 +86,10 @@ def attend_masked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack:
 
 
 def visible(pack: Pack) -> Tensor:
-    """Tell which columns each row may see.
+    """Return which columns each row may see.
 
     Returns:
-        bool [T, T]: True where column j stands at or before row i, in the prefix or in the row's own suffix.
+        bool [T, T]: True if column j is at or before row i, in the prefix or in the row's own suffix.
     """
     segments = pack.segments()
     places = torch.arange(len(segments), device=segments.device)
@@ -107,9 +107,9 @@ _cascade_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_b
 def attend_cascade(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
     """Attend with the CPU's flash kernel, see `AttentionFunction`.
 
-    Little is copied but keys and values of the suffixes: the kernel takes strides, so query heads that share a key head
-    read one copy of the prefix, and a run of equal lengths is a view. Where nobody reads the prefix's rows, only rows
-    that predict attend to the prefix; the others hold the attention to their own suffix alone.
+    Only keys and values of the suffixes are copied: the kernel accepts strides, so query heads that share a key head
+    read one copy of the prefix, and a run of equal lengths is a view. If the prefix's rows are not read, only rows that
+    predict attend to the prefix; the other rows hold only the attention to their own suffix.
     """
     out: Tensor = _Cascade.apply(query, key, value, scale, pack, prefix_unused)  # type: ignore[no-untyped-call]
     return out
@@ -173,8 +173,8 @@ def cascade_gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the gradients of one call, with a result and `lse` that were merged with another call's.
 
-    The kernel does so in fp32 and more. In 16 bits it takes up to five times as long as plain products, which a CPU
-    that is used in bf16 is fast at.
+    The kernel does this in fp32 or more. In 16 bits it takes up to five times as long as plain matrix products, which
+    are fast on a CPU used with bf16.
 
     Args:
         d_out, q, out: [B, G, S, D], the query heads of a key head.
@@ -184,7 +184,7 @@ def cascade_gradients(
         scale: factor of the scores.
 
     Returns:
-        gradients by q, k and v.
+        Gradients of q, k and v.
     """
     if q.dtype in (torch.float16, torch.bfloat16):
         return product_gradients(d_out, q, k, v, out, lse, causal, scale)
@@ -193,21 +193,21 @@ def cascade_gradients(
     return by_query, by_key.sum(1), by_value.sum(1)
 
 
-_MOST_SCORES = 2**20  # at once, so that they stay near the processor
+_MOST_SCORES = 2**20  # at a time, so that they stay in the processor's caches
 
 
 def product_gradients(
     d_out: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, causal: bool, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Do the same as `cascade_gradients` by plain products, some rows of S at a time.
+    """Compute the same as `cascade_gradients` by plain products, some rows of S at a time.
 
-    Scores of 16 bits would be too coarse for an exponential. So the product makes score - lse at once: lse stands in
-    further columns of the queries, where the keys have ones. What matters is then near 0, and exact enough; for the
-    same reason the factor comes after it.
+    16-bit scores would be too coarse for an exponential, so one product computes score - lse: lse is in additional
+    columns of the queries, where the keys have ones. The relevant results are then near 0, and exact enough; for the
+    same reason the factor is applied afterwards.
     """
     batches, group_size, length, width = q.shape
     wanted = torch.promote_types(q.dtype, torch.float32)
-    # rows [B, S * G, ...], place by place: of a causal call, the first ones see only the first keys
+    # rows [B, S * G, ...], position by position: in a causal call, the first ones see only the first keys
     queries, by_out = (each.transpose(1, 2).reshape(batches, -1, width) for each in (q, d_out))
     scaled_lse = lse.transpose(1, 2).reshape(batches, -1, 1) / scale
     means = (by_out.to(wanted) * out.transpose(1, 2).reshape(by_out.shape)).sum(-1, keepdim=True)
@@ -238,7 +238,7 @@ def product_gradients(
 
 
 def in_parts(numbers: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Write fp32 numbers as three of 16 bits each, whose sum they are."""
+    """Split fp32 numbers into three 16-bit numbers each, of which they are the sum."""
     parts = []
     for _ in range(3):
         parts.append(numbers.to(dtype))
@@ -247,7 +247,7 @@ def in_parts(numbers: Tensor, dtype: torch.dtype) -> list[Tensor]:
 
 
 class EqualSuffixes(NamedTuple):
-    """N suffixes of the same length S side by side, at `place` among the M suffix tokens."""
+    """N adjacent suffixes of the same length S, at `place` among the M suffix tokens."""
 
     place: slice
     number: int
@@ -258,13 +258,13 @@ class EqualSuffixes(NamedTuple):
         return rows[self.place].view(self.number, self.length, *rows.shape[1:]).transpose(1, 2)
 
     def by_key_head(self, rows: Tensor, kv_heads: int) -> Tensor:
-        """Give their part of [M, H, D] as [N * KV, G, S, D]: the query heads that share a key head side by side."""
+        """Return their part of [M, H, D] as [N * KV, G, S, D]: the query heads that share a key head are adjacent."""
         batched = self.batch(rows)
         return batched.view(self.number, kv_heads, -1, *batched.shape[2:]).flatten(0, 1)
 
 
 def equal_lengths(pack: Pack) -> list[EqualSuffixes]:
-    """Find the runs of suffixes of equal length."""
+    """Return the runs of suffixes of equal length."""
     runs, at = [], 0
     for length, same in groupby(pack.lengths):
         number = len(list(same))
@@ -274,7 +274,7 @@ def equal_lengths(pack: Pack) -> list[EqualSuffixes]:
 
 
 def rows_to_prefix(pack: Pack, prefix_unused: bool) -> list[tuple[slice | Tensor, bool]]:
-    """List the rows that attend to the prefix, and whether causally: itself and all suffixes, or only what is read."""
+    """Return the rows that attend to the prefix, and whether causally: all rows, or only those that are read."""
     if prefix_unused:
         return [(pack.keep, False)]
     return [(pack.prefix_rows, True), (pack.suffix_rows, False)]
@@ -293,7 +293,7 @@ def ungroup_heads(grouped: Tensor) -> Tensor:
 
 
 def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None:
-    """Merge the result [N, H, S, D] and `lse` [N, H, S] of further keys into those so far, in place."""
+    """Merge the result [N, H, S, D] and `lse` [N, H, S] of more keys into the current ones, in place."""
     share = torch.sigmoid(part_lse - lse)[..., None]
     out.copy_(torch.lerp(out.to(share.dtype), part.to(share.dtype), share))
     torch.logaddexp(lse, part_lse, out=lse)
@@ -302,7 +302,7 @@ def merge_into(out: Tensor, lse: Tensor, part: Tensor, part_lse: Tensor) -> None
 # flash: CUDA
 
 
-# beneath autograd, since nothing public returns the log-sum-exp in all versions
+# private operations, since no public one returns the log-sum-exp in all versions
 _flash_forward = torch.ops.aten._flash_attention_forward
 _flash_backward = torch.ops.aten._flash_attention_backward
 
@@ -347,13 +347,13 @@ class _Flash(torch.autograd.Function):
 
 
 class FlashCall(NamedTuple):
-    """Which rows attend to which in one call.
+    """The rows that attend to each other in one call.
 
     Attributes:
-        queries: int32 [n + 1], where each of n query sequences begins, and where the last ends.
-        keys: the same of the key sequences.
-        longest_query: tokens of the longest query sequence.
-        longest_key: tokens of the longest key sequence.
+        queries: int32 [n + 1], the beginnings of n query sequences, and the end of the last.
+        keys: the same for the key sequences.
+        longest_query: number of tokens of the longest query sequence.
+        longest_key: number of tokens of the longest key sequence.
         causal: whether row i of a sequence sees keys up to i, or all.
     """
 
@@ -367,13 +367,13 @@ class FlashCall(NamedTuple):
 def flash_calls(pack: Pack) -> tuple[FlashCall, FlashCall]:
     """Plan the calls of a pack: each sequence (the prefix is the first) to itself, and all suffixes to the prefix.
 
-    Nothing comes from the host but what the pack brought along: it would make the host wait for the device.
+    Only the tensors of the pack are used: data from the host would make the host wait for the device.
     """
     sequences = [pack.prefix_length, *pack.lengths]
     itself = pack.bounds.to(torch.int32)
     suffixes = sum(pack.lengths)
     all_suffixes = torch.stack([itself[0], itself[-1] - itself[1]])
-    # one query alone would be taken for a step of decoding, with another layout of `lse`: never say 1
+    # a single query would be treated as a decoding step, with another layout of `lse`: never pass 1
     return (
         FlashCall(itself, itself, max(2, *sequences), max(sequences), causal=True),
         FlashCall(all_suffixes, itself[:2], max(2, suffixes), pack.prefix_length, causal=False),
@@ -384,7 +384,7 @@ def flash_attention(q: Tensor, k: Tensor, v: Tensor, call: FlashCall, scale: flo
     """Run the kernel forward.
 
     Returns:
-        result [T, H, D], `lse` [H, T], and the kernel's random state (two tensors, unused without dropout).
+        The result [T, H, D], `lse` [H, T], and the kernel's random state (two tensors, unused without dropout).
     """
     given = q, k, v, call.queries, call.keys, call.longest_query, call.longest_key
     out, lse, *state, _ = _flash_forward(*given, 0.0, call.causal, False, scale=scale)
@@ -407,7 +407,7 @@ def flash_gradients(
     """Run the kernel backward, with a result and `lse` that were merged with another call's.
 
     Returns:
-        gradients by q, k and v.
+        Gradients of q, k and v.
     """
     lengths = call.queries, call.keys, call.longest_query, call.longest_key
     dq, dk, dv = _flash_backward(d_out, q, k, v, out, lse, *lengths, 0.0, call.causal, *state, scale=scale)
@@ -418,14 +418,14 @@ def flash_gradients(
 
 
 def attend_flex(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
-    """Attend with a compiled kernel, see `AttentionFunction`; all T x T places are looked at once per pack."""
+    """Attend with a compiled kernel, see `AttentionFunction`; the T x T mask is evaluated once per pack."""
     rows = [each.contiguous() for each in (query, key, value)]
     pattern = pack.once("flex", block_mask)
     return _kernel()(*rows, block_mask=pattern, scale=scale, enable_gqa=True).transpose(1, 2)
 
 
 def block_mask(pack: Pack) -> Any:
-    """Make the `BlockMask` of a pack: `visible` as a function of two places."""
+    """Create the `BlockMask` of a pack: `visible` as a function of two positions."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     segments = pack.segments()
@@ -450,11 +450,11 @@ _FP16, _BF16, _FP32, _FP64 = torch.float16, torch.bfloat16, torch.float32, torch
 
 ATTENTION_BACKENDS: dict[str, AttentionBackend] = {
     backend.name: backend
-    for backend in (  # the fastest first: `auto` takes the first that is right on this machine
+    for backend in (  # the fastest first: `auto` chooses the first that is right on this machine
         AttentionBackend("flash", attend_flash, "cuda", (_FP16, _BF16)),
         AttentionBackend("cascade", attend_cascade, "cpu", (_BF16, _FP32, _FP64)),
         AttentionBackend("flex", attend_flex, "cuda", (_FP16, _BF16, _FP32)),
         AttentionBackend("masked", attend_masked, None, (_FP16, _BF16, _FP32, _FP64)),
     )
 }
-"""Ways to compute the attention of a pack, by what `tuning.attention` calls them."""
+"""Ways to compute the attention of a pack, by their names in `tuning.attention`."""

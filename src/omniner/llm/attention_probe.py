@@ -1,10 +1,10 @@
-"""Which attention back-end is right here? A tiny model of the same kind, computed in packs and sentence by sentence.
+"""Choose a correct attention back-end for this machine, by comparing a tiny model in packs and sentence by sentence.
 
-The tiny model is random, has the same architecture, query heads per key head and head size, but two layers; what
-transformers itself gives for separate sequences in fp32 is compared with what packs give: the loss and the gradient of
-each weight. So a back-end is judged by the result that counts, on this device and with these versions, and an
-architecture that packs cannot express (soft-capped logits, say) is noticed as well. The price: some seconds at the
-start of training.
+The tiny model is random, has the same architecture, query heads per key head and head size, but only two layers. The
+loss and the gradient of each weight are compared between transformers' own computation of separate sequences in fp32
+and that of packs. So a back-end is judged by the final result, on this device and with these versions, and an
+architecture that packs cannot express (soft-capped logits, for example) is detected as well. This takes some seconds at
+the start of training.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from omniner.pretrained import base_model
 
 log = logging.getLogger("omniner")
 
-_TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.15}  # a wrong mask or a lost gradient shows as 0.7 and more
+_TOLERANCES = {torch.float32: 0.01, torch.bfloat16: 0.15}  # a wrong mask or a lost gradient gives 0.7 or more
 _PREFIX, _VOCABULARY = 150, 64  # tokens; more than a block of any kernel
 _SIZES = [(1, 1), (3, 40), (20, 24), (20, 24), (70, 90)]  # tokens of each sample: rest of the prompt, answer
 
@@ -41,16 +41,16 @@ def choose_attention(model: Any, wanted: str, device: torch.device, precision: s
     """Choose a back-end that gives the loss and gradients of separate sequences on a tiny model of this kind.
 
     Args:
-        model: causal language model of transformers, or peft's around it.
-        wanted: a name in `ATTENTION_BACKENDS`, or `auto` for the fastest that is right.
+        model: causal language model of transformers, or a peft model around it.
+        wanted: a name in `ATTENTION_BACKENDS`, or `auto` for the fastest correct one.
         device: where the model will be trained.
         precision: `32-true`, `bf16-mixed` or `bf16-true`.
 
     Returns:
-        a name in `ATTENTION_BACKENDS`.
+        A name in `ATTENTION_BACKENDS`.
 
     Raises:
-        UserError: the wanted one cannot run or is wrong, none is right, or the model cannot be trained on packs.
+        UserError: the wanted one cannot run or is wrong, none is correct, or the model cannot be trained on packs.
     """
     config = base_model(model).config.get_text_config()
     check_packable(config)
@@ -68,10 +68,10 @@ def choose_attention(model: Any, wanted: str, device: torch.device, precision: s
 
 
 def check_packable(config: Any) -> None:
-    """Refuse models whose layers do more than packs can express.
+    """Reject models with layers that packs cannot express.
 
     Args:
-        config: of the model, as transformers has it.
+        config: of the model, from transformers.
 
     Raises:
         UserError: layers that do not attend to everything, or dropout of attention.
@@ -86,7 +86,7 @@ def check_packable(config: Any) -> None:
 
 
 def _objection(name: str, probe: AttentionProbe, device: torch.device) -> str | None:
-    """Find out why a back-end is not to be used; None = it is right."""
+    """Return why a back-end cannot be used; None = it is correct."""
     backend = ATTENTION_BACKENDS[name]
     if backend.device not in (None, device.type):
         return f"needs {backend.device}"
@@ -94,7 +94,7 @@ def _objection(name: str, probe: AttentionProbe, device: torch.device) -> str | 
         return f"does not compute in {str(probe.dtype).removeprefix('torch.')}"
     try:
         error = probe.error(name)
-    except (RuntimeError, ImportError) as failure:  # compilers and kernels that are not there
+    except (RuntimeError, ImportError) as failure:  # compilers and kernels that are not installed
         return f"cannot run here ({type(failure).__name__}: {(str(failure).strip() or 'no message').splitlines()[0]})"
     if error > _TOLERANCES[probe.dtype]:
         return f"is wrong here: gradients differ by {error:.2g} of their size from those of separate sequences"
@@ -102,13 +102,13 @@ def _objection(name: str, probe: AttentionProbe, device: torch.device) -> str | 
 
 
 class _Measure(NamedTuple):
-    """Loss and gradients (one for each weight) of the probe's samples, in fp32."""
+    """Loss and gradients (one per weight) of the probe's samples, in fp32."""
 
     loss: float
     gradients: list[Tensor]
 
     def error(self, expected: _Measure) -> float:
-        """Compute the largest relative error of the loss and the gradients; infinite where some are not finite."""
+        """Return the largest relative error of the loss and the gradients; infinite if some are not finite."""
         errors = [abs(self.loss - expected.loss) / abs(expected.loss)]
         for gradient, other in zip(self.gradients, expected.gradients, strict=True):
             errors.append(float((gradient - other).norm() / other.norm().clamp_min(1e-20)))
@@ -116,11 +116,11 @@ class _Measure(NamedTuple):
 
 
 class AttentionProbe:
-    """Compares back-ends with separate sequences on a tiny model like the given one.
+    """Compare back-ends with separate sequences on a tiny model like the given one.
 
     Args:
-        config: of the model that is to be trained.
-        device: where it will be.
+        config: of the model to be trained.
+        device: where it will be trained.
         precision: `32-true`, `bf16-mixed` or `bf16-true`.
     """
 
@@ -134,7 +134,7 @@ class AttentionProbe:
             Sample("", "", prefix + tokens[:rest], tokens[rest:], [])
             for (rest, _), tokens in zip(_SIZES, own, strict=True)
         ]
-        # the run's own random numbers go on as if nothing had been drawn
+        # the run's own random numbers continue as if nothing had been drawn
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
             self._exact = _tiny(config).to(device, torch.float32)
@@ -143,7 +143,7 @@ class AttentionProbe:
         self._expected = _measure(self._exact, self._separate)
 
     def error(self, backend: str) -> float:
-        """Compute the largest relative error of a back-end: of the loss, and of each weight's gradient.
+        """Return the largest relative error of a back-end: of the loss, and of each weight's gradient.
 
         Two packs are computed: one with all samples and, since kernels differ by size, one with the first.
         """
@@ -178,7 +178,7 @@ def _measure(model: Any, loss_of: Callable[[Any], Tensor]) -> _Measure:
 
 
 def _tiny(config: Any) -> Any:
-    """Build a random model with the architecture, heads per key head and head size of `config`, all else small."""
+    """Build a random model with the architecture, heads per key head and head size of `config`, otherwise small."""
     from transformers import AutoModelForCausalLM
 
     tiny = copy.deepcopy(config)
@@ -187,7 +187,7 @@ def _tiny(config: Any) -> Any:
     tiny.num_attention_heads = heads.group_size * tiny.num_key_value_heads
     tiny.hidden_size = tiny.num_attention_heads * heads.width
     tiny.intermediate_size, tiny.vocab_size, tiny.num_hidden_layers = 96, _VOCABULARY, 2
-    tiny.initializer_range = tiny.hidden_size**-0.5  # so that attention is neither uniform nor on one place
+    tiny.initializer_range = tiny.hidden_size**-0.5  # so that attention is neither uniform nor on a single position
     tiny.pad_token_id = tiny.bos_token_id = tiny.eos_token_id = None
     if getattr(config, "layer_types", None) is not None:
         tiny.layer_types = config.layer_types[:2]

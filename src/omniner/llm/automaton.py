@@ -1,19 +1,19 @@
-"""Which tokens may come next in an answer: the training format and one sentence as an automaton over bytes.
+"""Find the tokens that may come next in an answer, with the training format and a sentence as an automaton over bytes.
 
-Three parts, from the sentence to the vocabulary:
+There are three parts, from the sentence to the vocabulary:
 
-- `AnswerAutomaton`: the states of answers about one sentence. Within a span the state is the set of places of the
-  sentence that the span may have reached, so a span is always a piece of the sentence, whatever its length; characters
-  that JSON escapes are stepped through in their escaped form.
-- `AnswerGrammar`: what stands around the spans, `[["`, `", "地点_城市"]`, `, ["`, `]`, as a tree of bytes that all
+- `AnswerAutomaton`: the states of answers about one sentence. Within a span the state is the set of positions of the
+  sentence that the span may have reached, so a span is always a substring of the sentence, whatever its length;
+  characters that JSON escapes are stepped through in their escaped form.
+- `AnswerGrammar`: the text around the spans, `[["`, `", "地点_城市"]`, `, ["`, `]`, as a tree of bytes that all
   sentences share.
-- `TokenTrie` and `token_bytes`: what each token of a tokenizer spells, and a prefix tree to find those that fit. It is
-  a sorted list until a part of it is looked at, so that 150,000 tokens are ready in some tenths of a second.
+- `TokenTrie` and `token_bytes`: the spelling of each token of a tokenizer, and a prefix tree to find those that fit. A
+  part of it stays a sorted list until it is needed, so that 150,000 tokens are ready in some tenths of a second.
 
-A token may cross from one part of an answer to the next (`。",`). It is found by walking the trie and the automaton
-side by side, which touches only what both have. Tokens in states between spans are worked out once for all sentences,
-those of a span's beginning once per sentence. Nothing is compiled, so a sentence costs a few hundred microseconds where
-a general grammar engine needs some milliseconds.
+A token may cross from one part of an answer to the next (`。",`). It is found by walking the trie and the automaton in
+parallel, which visits only what both contain. Tokens in states between spans are computed once for all sentences, those
+at a span's beginning once per sentence. Nothing is compiled, so a sentence costs a few hundred microseconds, while a
+general grammar engine needs some milliseconds.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ from omniner.llm.samples import ChatTokenizer
 
 Ids = npt.NDArray[np.int64]
 State = int | tuple[int, ...]
-"""A node of the grammar, or within a span: the byte places of the sentence that it may have reached."""
+"""A node of the grammar, or within a span: the byte positions of the sentence that it may have reached."""
 
 START, START_EMPTY, SPAN, MIDDLE, AFTER_PAIR, DONE = range(6)
-"""Nodes of the grammar: before an answer (about an empty sentence), before a span, behind its closing quote, behind
-the bracket of a pair, behind the answer."""
+"""Nodes of the grammar: before an answer (also: about an empty sentence), before a span, after its closing quote, after
+the bracket of a pair, after the answer.
+"""
 
 _UTF8 = [*range(0x20, 0xC0), *range(0xC2, 0xF5)]  # bytes of texts without control characters
 _PROBES = ('[["北京 天", "a_b/c"], ["👶🏻", "①"]]', '[["x\\\\n","y"],["0","z"]]')
 _ADVICE = "Choose a model whose tokenizer works on bytes or falls back to them, or use decoding=free."
-_LONGEST_CHARACTER = 6  # bytes, and so tokens at most: \u001f; without an escape it is 4
+_LONGEST_CHARACTER = 6  # bytes, so also the most tokens: \u001f; without an escape it is 4
 
 
 class AnswerAutomaton:
     """The states of answers about one sentence.
 
     Args:
-        grammar: what is around the spans.
+        grammar: the text around the spans.
         text: the sentence.
 
     Attributes:
@@ -70,7 +71,7 @@ class AnswerAutomaton:
         self._next: dict[State, Ids] = {}
 
     def step(self, state: State, byte: int) -> State:
-        """Go one byte further.
+        """Return the state after one more byte.
 
         Raises:
             KeyError: the byte may not follow.
@@ -78,7 +79,7 @@ class AnswerAutomaton:
         return self._edges(state)[byte]
 
     def _edges(self, state: State) -> Mapping[int, State]:
-        """Find the next states by byte."""
+        """Return the next states by byte."""
         if isinstance(state, int):
             return self._first if state == SPAN else self._grammar.edges[state]
         places: dict[int, tuple[int, ...]] = {}
@@ -86,11 +87,11 @@ class AnswerAutomaton:
             if place < len(self._text):
                 byte = self._text[place]
                 places[byte] = (*places.get(byte, ()), place + 1)
-        # one place is between characters exactly if all are: they have read the same bytes
+        # all positions have read the same bytes, so either all or none are between characters
         return {**places, ord('"'): MIDDLE} if state[0] in self._borders else places
 
     def next_tokens(self, state: State) -> Ids:
-        """Find the tokens that may follow, in rising order."""
+        """Return the tokens that may follow, in ascending order."""
         if state not in self._next:
             starts: list[tuple[TrieNode, State]] = [(self._grammar.trie.root, state)]
             ids = np.empty(0, dtype=np.int64)
@@ -104,7 +105,7 @@ class AnswerAutomaton:
         return self._next[state]
 
     def _tokens_from(self, place: TrieNode, state: State) -> list[int]:
-        """Find the tokens below a node of the trie whose further bytes may follow a state."""
+        """Return the tokens below a node of the trie whose further bytes may follow a state."""
         found: list[int] = []
         waiting = [(place, state)]
         while waiting:
@@ -119,7 +120,7 @@ class AnswerAutomaton:
         return found
 
     def ending(self, state: State) -> list[int]:
-        """Spell few tokens that end the answer from here: an open span is closed as soon as it can be."""
+        """Return a few tokens that end the answer from here; an open span is closed as soon as possible."""
         grammar = self._grammar
         if isinstance(state, tuple):
             return [*grammar.trie.spell(self._rest_of_character(state[0])), *grammar.closing]
@@ -129,7 +130,7 @@ class AnswerAutomaton:
         return found
 
     def _rest_of_character(self, place: int, least: int = 0) -> bytes:
-        """Cut the sentence from a place to where a character ends, at least so many bytes further."""
+        """Return the sentence from a position to the end of a character, at least `least` bytes."""
         end = place + least
         while end not in self._borders:
             end += 1
@@ -137,17 +138,17 @@ class AnswerAutomaton:
 
 
 class AnswerGrammar:
-    """Everything of an answer but the spans, as a tree of bytes; the same for all sentences.
+    """The text of an answer around its spans, as a tree of bytes; the same for all sentences.
 
     Args:
         style: official | compact.
-        categories: that an answer may name.
+        categories: those that an answer may name.
         trie: the vocabulary's tokens.
 
     Attributes:
         edges: the next node by byte, per node. `SPAN` and `DONE` have none here.
-        tails: what may follow a span, from its closing quote to the bracket of the pair, by category.
-        decided: what is missing to the end of the pair, per node behind a span where only one category is left.
+        tails: the text that may follow a span, from its closing quote to the bracket of the pair, by category.
+        decided: the missing rest of the pair, per node after a span at which only one category remains.
     """
 
     def __init__(self, style: str, categories: Sequence[str], trie: TokenTrie) -> None:
@@ -156,7 +157,7 @@ class AnswerGrammar:
         self.edges: list[dict[int, int]] = [{} for _ in range(DONE + 1)]
         self.tails = {name: f'"{separator}{json.dumps(name, ensure_ascii=False)}]'.encode() for name in categories}
         self.more, self.end = f'{separator}["'.encode(), b"]"
-        passed: dict[int, int] = {}  # how many categories lead through a node
+        passed: dict[int, int] = {}  # number of categories that lead through a node
         self._rests: dict[int, list[bytes]] = {DONE: [b""]}  # ways to the end of the answer without another span
         for tail in self.tails.values():
             nodes = self._add(MIDDLE, tail[1:], AFTER_PAIR)
@@ -164,7 +165,7 @@ class AnswerGrammar:
                 passed[node] = passed.get(node, 0) + 1
                 self._rests.setdefault(node, []).append(tail[1 + at :] + self.end)
         self.decided = {node: self._rests[node][0][:-1] for node, count in passed.items() if count == 1}
-        self._to_span: dict[int, bytes] = {SPAN: b""}  # ways to the next span, where there is no other
+        self._to_span: dict[int, bytes] = {SPAN: b""}  # ways to the next span, if there is no other way
         for at, node in enumerate(self._add(AFTER_PAIR, self.more, SPAN)[1:], 1):
             self._to_span[node] = self.more[at:]
         self._add(AFTER_PAIR, self.end, DONE)
@@ -177,10 +178,10 @@ class AnswerGrammar:
         self._next: dict[int, tuple[Ids, list[TrieNode]]] = {}
 
     def _add(self, node: int, text: bytes, end: int) -> list[int]:
-        """Lay a way from `node` to `end`.
+        """Add a path from `node` to `end`.
 
         Returns:
-            the nodes that are left by each byte of `text`.
+            The nodes that each byte of `text` leaves.
         """
         nodes = []
         for byte in text[:-1]:
@@ -193,7 +194,7 @@ class AnswerGrammar:
         return [*nodes, node]
 
     def ending(self, node: int) -> list[int] | None:
-        """Spell the end of the answer in the fewest tokens; None where another span has to come first."""
+        """Return the end of the answer in the fewest tokens; None if another span must come first."""
         if node not in self._rests:
             return None
         if node not in self._endings:
@@ -201,16 +202,16 @@ class AnswerGrammar:
         return self._endings[node]
 
     def to_span(self, node: int) -> list[int]:
-        """Spell what is missing to the beginning of the span that has to come."""
+        """Return the tokens that are missing before the required span."""
         return self.trie.spell(self._to_span[node])
 
     @cached_property
     def closing(self) -> list[int]:
-        """The fewest tokens from the end of a span, its closing quote included, to the end of the answer."""
+        """The fewest tokens from the end of a span, including its closing quote, to the end of the answer."""
         return self.trie.spell_shortest([tail + self.end for tail in self.tails.values()])
 
     def longest_ending(self) -> int:
-        """Count the tokens that it takes at most to end an answer, whatever its state and its sentence."""
+        """Return the largest number of tokens needed to end an answer, in any state and for any sentence."""
         direct = max(len(self.ending(node) or ()) for node in self._rests)
         to_span = max(len(self.to_span(node)) for node in self._to_span)
         return max(direct, to_span + _LONGEST_CHARACTER + len(self.closing))
@@ -219,7 +220,7 @@ class AnswerGrammar:
         """Find the tokens that may follow a node.
 
         Returns:
-            those that do not go into a span, and the nodes of the trie that reach a span and have longer tokens.
+            Those that do not enter a span, and the nodes of the trie that reach a span and have longer tokens.
         """
         if node not in self._next:
             found: list[int] = []
@@ -239,13 +240,13 @@ class AnswerGrammar:
 
 
 class TokenTrie:
-    """Finds the tokens of a vocabulary by their bytes; a node's children are worked out when first asked for.
+    """Find the tokens of a vocabulary by their bytes; a node's children are computed on first use.
 
     Args:
-        spellings: the bytes of each token that may stand in an answer, by id.
+        spellings: the bytes of each token that may occur in an answer, by id.
 
     Raises:
-        UserError: a byte has no token of its own, so that some texts cannot be spelt.
+        UserError: a byte has no token of its own, so that some texts cannot be spelled.
     """
 
     def __init__(self, spellings: Mapping[int, bytes]) -> None:
@@ -260,14 +261,14 @@ class TokenTrie:
             raise UserError("model.path", f"the tokenizer cannot spell every text: {found}", _ADVICE)
 
     def _node(self, low: int, high: int, depth: int) -> TrieNode:
-        """Make the node of the sorted tokens `low` to `high`, which share their first `depth` bytes."""
+        """Return the node of the sorted tokens `low` to `high`, which share their first `depth` bytes."""
         at = low
         while at < high and len(self._spellings[at]) == depth:
             at += 1
         return TrieNode(self._tokens[low:at], at, high, depth)
 
     def children(self, node: TrieNode) -> dict[int, TrieNode]:
-        """Find the nodes one byte further, by that byte."""
+        """Return the nodes one byte further, by that byte."""
         if node.children is None:
             node.children = {}
             at, depth = node.low, node.depth
@@ -280,7 +281,7 @@ class TokenTrie:
         return node.children
 
     def spell(self, text: bytes) -> list[int]:
-        """Spell a text in tokens: the longest one that fits, and so on."""
+        """Return a text in tokens, greedily: always the longest token that fits."""
         tokens: list[int] = []
         at = 0
         while at < len(text):
@@ -297,18 +298,18 @@ class TokenTrie:
         return tokens
 
     def spell_shortest(self, texts: Sequence[bytes]) -> list[int]:
-        """Spell the text that takes the fewest tokens."""
+        """Return the tokens of the text that needs the fewest."""
         return min(map(self.spell, texts), key=lambda tokens: (len(tokens), tokens))
 
 
 class TrieNode:
-    """Bytes that tokens begin with: the tokens that are just these, and where the longer ones are listed.
+    """Bytes that tokens begin with: the tokens that are exactly these, and the range of longer ones.
 
     Attributes:
-        tokens: ids of the tokens that are just these bytes.
-        low, high: the longer ones among the sorted tokens.
-        depth: how many bytes these are.
-        children: the nodes one byte further; None until they are asked for.
+        tokens: ids of the tokens that are exactly these bytes.
+        low, high: range of the longer ones in the sorted tokens.
+        depth: number of bytes.
+        children: the nodes one byte further; None until they are needed.
     """
 
     __slots__ = ("children", "depth", "high", "low", "tokens")
@@ -319,7 +320,7 @@ class TrieNode:
 
 
 def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
-    """Tell what each token that can stand in a text spells, by its id; control tokens are left out.
+    """Return the bytes of each token that can occur in a text, by its id; control tokens are left out.
 
     Raises:
         UserError: the tokenizer is neither byte-level (GPT-2, Qwen) nor falls back to bytes (Llama).
@@ -347,7 +348,7 @@ def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
 
 
 def byte_level_bytes(entries: Mapping[int, str]) -> dict[int, bytes]:
-    """Read tokens of GPT-2's kind: each character stands for a byte, 256, 257, ... for those that do not print."""
+    """Decode tokens of GPT-2's kind: a character per byte, 256, 257, ... for bytes that are not printable."""
     printed = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(0x100) if byte not in printed]
     table = {chr(byte): byte for byte in printed} | {chr(0x100 + at): byte for at, byte in enumerate(others)}
@@ -357,7 +358,7 @@ def byte_level_bytes(entries: Mapping[int, str]) -> dict[int, bytes]:
 
 
 def byte_fallback_bytes(entries: Mapping[int, str]) -> dict[int, bytes]:
-    """Read tokens of Llama's kind: characters, with a mark for spaces; <0xE4> is a byte of one that has no token."""
+    """Decode tokens of Llama's kind: characters, with a mark for spaces; <0xE4> is a byte of one that has no token."""
     spellings: dict[int, bytes] = {}
     single: dict[int, bytes] = {}
     for token, entry in entries.items():
@@ -366,5 +367,5 @@ def byte_fallback_bytes(entries: Mapping[int, str]) -> dict[int, bytes]:
         else:
             spellings[token] = entry.replace("▁", " ").encode()
     written = set(spellings.values())
-    # a character with a token of its own is never written as a byte
+    # a character with a token of its own is never written as bytes
     return spellings | {token: byte for token, byte in single.items() if byte not in written}

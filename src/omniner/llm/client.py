@@ -1,19 +1,18 @@
-"""A small chat client for any server that speaks OpenAI's protocol: vLLM, SGLang, `transformers serve`, hosted models.
+"""A small chat client for any server with OpenAI's protocol: vLLM, SGLang, `transformers serve`, hosted models.
 
-The `openai` package does the protocol. When to try again is decided here, with tenacity: that package's own retries
-treat an account without credit like a busy server, know nothing of bodies that are no answer, cannot be stopped while
-they wait, and hold back one request where the server means all of them. Tried again is after a connection that fails, a
-timeout, a body that is no answer, and the statuses 408, 409, 425, 429 and 5xx. The waits double, vary by chance, and
-are never shorter than the server's `Retry-After`, which all requests keep to. What does not pass by waiting is told
-apart:
+The `openai` package implements the protocol. Retries are decided here, with tenacity, because that package's own
+retries treat an account without credit like a busy server, do not recognise bodies that are not answers, cannot be
+stopped while they wait, and delay one request when the server means all of them. Retried are failed connections,
+timeouts, bodies that are not answers, and the statuses 408, 409, 425, 429 and 5xx. The waits double, vary randomly, and
+are never shorter than the server's `Retry-After`, which all requests respect. Permanent failures are distinguished:
 
 - `Refusal`: the server will not answer this one request (HTTP 400, 413, 422, a content filter);
-- `ServerError`: this request used up its attempts while others got through;
-- `UserError`: nothing can work as it is: no server, no such model, a key that is not accepted, no credit.
+- `ServerError`: this request used up its attempts while others succeeded;
+- `UserError`: no request can succeed: no server, no such model, a rejected key, no credit.
 
-`concurrency` threads ask side by side. They are daemons, which those of a `ThreadPoolExecutor` are not: a program that
-is told to stop does not wait for a server. The key is read from the environment and stands in no message and no log,
-although some servers send it back.
+`concurrency` threads send requests in parallel. They are daemons, unlike those of a `ThreadPoolExecutor`: a program
+that is told to stop does not wait for a server. The key is read from the environment and appears in no message and no
+log, although some servers return it.
 """
 
 from __future__ import annotations
@@ -37,22 +36,22 @@ from omniner.errors import HIDDEN, UserError, masked, one_line
 from omniner.llm.responses import PassingError, Refusal, Reply, decode_body, names_unknown_model, read_choice
 from omniner.wording import counted, first_of, shortened
 
-_PASSING = frozenset({408, 409, 425, 429})  # statuses, and 5xx
+_PASSING = frozenset({408, 409, 425, 429})  # statuses that are retried, in addition to 5xx
 _REFUSED = frozenset({400, 413, 422})
-_FILTERS = ("content_filter", "content_policy")  # in the code or the message of a refusal for what is said
+_FILTERS = ("content_filter", "content_policy")  # in the code or the message of a refusal because of the content
 _SHOWN = 300  # characters of a server's message that are quoted
-_SHORTEST_KEY = 8  # characters from which a key is a secret
+_SHORTEST_KEY = 8  # minimum number of characters of a secret key
 _NAMED = 20  # models named in a message
 _FIRST_WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 _LONGEST_WAIT = 60.0  # seconds
-_LONGEST_ORDERED_WAIT = 600.0  # seconds; a server that wants more is not waited for
+_LONGEST_ORDERED_WAIT = 600.0  # seconds; if a server asks for more, the request fails
 
 Key = TypeVar("Key")
 Result = TypeVar("Result")
 
 
 class ServerConfig(Protocol):
-    """What is read of a config group such as `model_groups.DecodingConfig`."""
+    """Attributes that are read of a config group such as `model_groups.DecodingConfig`."""
 
     url: str | None
     model: str | None
@@ -70,7 +69,7 @@ class ChatRequest(NamedTuple):
 
 
 def response_format(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Make the field of a request that asks for an answer in the form of a JSON schema."""
+    """Return the request field that asks for an answer in the form of a JSON schema."""
     return {"response_format": {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}}
 
 
@@ -84,7 +83,7 @@ class _ClosedError(Exception):
 
 @dataclass(slots=True)
 class Usage:
-    """Counts over the life of a client; tokens as far as the server tells them."""
+    """Counts over the life of a client; tokens if the server reports them."""
 
     requests: int = 0
     retries: int = 0
@@ -94,17 +93,17 @@ class Usage:
 
 
 class ChatClient:
-    """Asks one server; safe to use from several threads.
+    """A client of one server; safe to use from several threads.
 
     Args:
-        config: where the server is and how patient to be.
-        section: the config group it is, for messages: `decoding`.
+        config: the server's address, and timeouts and retries.
+        section: name of the config group, for messages: `decoding`.
 
     Raises:
         UserError: no usable address or key, or the package `openai` is not installed.
     """
 
-    tick: ClassVar[float] = 10.0  # seconds without an answer after which a reader of them can say how it goes
+    tick: ClassVar[float] = 10.0  # seconds without an answer after which a caller can report progress
 
     def __init__(self, config: ServerConfig, section: str) -> None:
         try:
@@ -127,7 +126,7 @@ class ChatClient:
                 "Unset ALL_PROXY or HTTPS_PROXY, set it to http://host:port, or pip install 'httpx[socks]' for socks5."
             )
             raise UserError(f"{section}.url", found, fix) from error
-        # a server that needs no key ignores it; the package insists on one
+        # a server that needs no key ignores it; the package requires one
         self._http: Any = openai.OpenAI(
             base_url=self.url,
             api_key=self._endpoint.key or "none",
@@ -142,13 +141,13 @@ class ChatClient:
         self._last_answer = 0.0
 
     def close(self) -> None:
-        """End all waiting; requests under way are abandoned."""
+        """End all waiting; running requests are abandoned."""
         self._closed.set()
         self._http.close()
 
     @property
     def model(self) -> str:
-        """The model's name there: the configured one, or the only one that the server has."""
+        """The model's name on the server: the configured one, or the only one that the server has."""
         if self._model is None:
             self._model = self._only_model()
         return self._model
@@ -177,10 +176,10 @@ class ChatClient:
         return found[0]
 
     def ask(self, request: ChatRequest) -> Reply | Refusal | ServerError:
-        """Ask once, with as many attempts as it takes.
+        """Send one request, with as many attempts as needed.
 
         Raises:
-            UserError: no request can succeed; also where this one failed and no other got through meanwhile.
+            UserError: no request can succeed; also if this one failed and no other succeeded meanwhile.
         """
         model = self.model
 
@@ -216,13 +215,13 @@ class ChatClient:
     def ask_all(
         self, requests: Iterable[tuple[Key, ChatRequest]]
     ) -> Iterator[list[tuple[Key, Reply | Refusal | ServerError]]]:
-        """Ask many requests, `concurrency` side by side.
+        """Send many requests, `concurrency` in parallel.
 
         Yields:
-            outcomes with their keys in batches as they come, in any order; an empty batch after `tick` without.
+            Outcomes with their keys, in batches as they arrive, in any order; an empty batch after `tick` without any.
 
         Raises:
-            UserError: no request can succeed any more; what had come by then was yielded before.
+            UserError: no request can succeed any more; earlier outcomes were yielded before.
         """
         source, gate = iter(requests), threading.Lock()
         results: queue.SimpleQueue[tuple[Key, Reply | Refusal | ServerError] | Exception | None] = queue.SimpleQueue()
@@ -235,7 +234,7 @@ class ChatClient:
                     if item is None:
                         break
                     results.put((item[0], self.ask(item[1])))
-            except Exception as error:  # carried to the thread that reads the results, and raised there
+            except Exception as error:  # passed to the thread that reads the results, and raised there
                 self._closed.set()
                 results.put(error)
             results.put(None)
@@ -256,16 +255,16 @@ class ChatClient:
                         trouble = item
                 yield batch
         finally:
-            if running:  # the reader wants no more
+            if running:  # the caller stopped reading
                 self._closed.set()
         if trouble is not None:
             raise trouble
 
     def _retry(self, attempt: Callable[[], Result]) -> Result:
-        """Attempt something until it does not fail in passing.
+        """Repeat an attempt until it does not fail temporarily.
 
         Raises:
-            ServerError: it failed as often as `retries` allows, or the server wants to be left alone for too long.
+            ServerError: it failed as often as `retries` allows, or the server asks for too long a wait.
         """
 
         def trouble(state: tenacity.RetryCallState) -> PassingError:
@@ -298,7 +297,7 @@ class ChatClient:
         return retrying(attempt)
 
     def _keep_quiet(self) -> None:
-        """Wait until the server wants requests again, and a little so that they do not all come at once."""
+        """Wait until the server accepts requests again, plus a random time so that they do not all come at once."""
         with self._lock:
             left = self._quiet_until - time.monotonic()
         self._sleep(left * random.uniform(1.0, 1.1) if left > 0 else 0.0)
@@ -311,11 +310,11 @@ class ChatClient:
         """Send one request by a raw method of the package.
 
         Returns:
-            the decoded body, or the server's refusal.
+            The decoded body, or the server's refusal.
 
         Raises:
-            PassingError: it may work another time.
-            UserError: no request can do better.
+            PassingError: a later attempt may succeed.
+            UserError: no request can succeed.
         """
         try:
             response = send(**fields).http_response
@@ -332,7 +331,7 @@ class ChatClient:
             return Refusal("half a surrogate pair, which cannot be sent", filtered=False)
 
     def _count(self, body: Any) -> Any:
-        """Add the tokens that a body tells of to `usage`, and return the body."""
+        """Add the token counts in a body to `usage`, and return the body."""
         usage = body.get("usage") if isinstance(body, dict) else None
         if isinstance(usage, dict):
             with self._lock:
@@ -344,13 +343,13 @@ class ChatClient:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A server's address and key, and what its answers and errors mean; keeps the key out of every message.
+    """A server's address and key, and the meaning of its answers and errors; keeps the key out of every message.
 
     Attributes:
         section: the config group it comes from, for messages.
         url: without a slash at the end.
         key_name: of the environment variable that holds the key.
-        key: empty where there is none.
+        key: empty if there is none.
     """
 
     section: str
@@ -360,7 +359,7 @@ class Endpoint:
 
     @classmethod
     def from_config(cls, config: ServerConfig, section: str) -> Endpoint:
-        """Check the address, and take the key from the environment.
+        """Check the address, and read the key from the environment.
 
         Raises:
             UserError: either of them is unusable.
@@ -381,14 +380,14 @@ class Endpoint:
             return host == "localhost"
 
     def clean(self, text: str) -> str:
-        """Make one short line of foreign text, without the key."""
+        """Return foreign text as one short line without the key."""
         text = " ".join(text.split())
         return shortened(text.replace(self.key, HIDDEN) if self.key else text, _SHOWN)
 
     def without_key(self, value: Any) -> Any:
-        """Hide the key wherever a decoded body repeats it: answers are written into files, and shown.
+        """Hide the key wherever a decoded body repeats it, because answers are written to files, and shown.
 
-        A short word such as EMPTY, which servers without keys are given, is no secret, and may stand in an answer.
+        A short word such as EMPTY, which is given to servers without keys, is not a secret, and may occur in an answer.
         """
         if len(self.key) < _SHORTEST_KEY:
             return value
@@ -401,7 +400,7 @@ class Endpoint:
         return value
 
     def check_redirect(self, response: Any) -> None:
-        """Refuse to be sent to another server: it would get the sentences that this one was asked about.
+        """Reject a redirect to another server, which would receive the sentences meant for this one.
 
         Raises:
             UserError: the answer names an address on another host or port, or one without TLS.
@@ -422,7 +421,7 @@ class Endpoint:
         """Read the answer in a decoded body.
 
         Raises:
-            PassingError: it is no answer.
+            PassingError: the body is not an answer.
         """
         if isinstance(data, dict) and data.get("error") and not data.get("choices"):
             self._judge_body(data["error"])
@@ -434,7 +433,7 @@ class Endpoint:
         return Refusal(self.clean(refused), filtered=True) if refused else reply
 
     def _judge_body(self, error: Any) -> NoReturn:
-        """Tell what an error means that comes with status 200."""
+        """Raise for an error that comes with status 200."""
         fields = error if isinstance(error, dict) else {"message": error}
         said = self.clean(str(fields.get("message") or error))
         if names_unknown_model(str(fields.get("code")), said):
@@ -442,11 +441,11 @@ class Endpoint:
         raise PassingError(f"an error with status 200: {said}")
 
     def judge_status(self, error: Any) -> Refusal:
-        """Tell what an `openai.APIStatusError` means for its request.
+        """Return what an `openai.APIStatusError` means for its request, or raise.
 
         Raises:
-            PassingError: it may work another time.
-            UserError: no request can do better.
+            PassingError: a later attempt may succeed.
+            UserError: no request can succeed.
         """
         status: int = error.status_code
         code, said = str(getattr(error, "code", None) or ""), self.clean(error_message(error))
@@ -470,14 +469,14 @@ class Endpoint:
 
 
 def error_message(error: Any) -> str:
-    """Find what a server says of an error: OpenAI's way, FastAPI's way, or the bare body."""
+    """Return a server's error message: OpenAI's form, FastAPI's form, or the bare body."""
     body = error.body
     said = body.get("message") or body.get("detail") if isinstance(body, dict) else body
     return str(said or error.response.text or error.response.reason_phrase)
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
-    """Read the seconds that `Retry-After` asks for, as a number or as a date; 0 where there is none to be read."""
+    """Return the seconds that `Retry-After` asks for, as a number or as a date; 0 if it is absent or unreadable."""
     value = headers.get("retry-after", "")
     try:
         seconds = float(value)
@@ -490,10 +489,10 @@ def retry_after(headers: Mapping[str, str]) -> float:
 
 
 def checked_url(url: str | None, section: str) -> str:
-    """Check a server's address, and take the slash off its end.
+    """Check a server's address, and remove the slash at its end.
 
     Raises:
-        UserError: it is none, or holds a password.
+        UserError: it is not an address, or contains a password.
     """
     fix = f"Set {section}.url=http://host:port/v1."
     if not url:
@@ -511,7 +510,7 @@ def checked_url(url: str | None, section: str) -> str:
 
 
 def wait_for_some(results: queue.SimpleQueue[Result], tick: float) -> Iterator[Result]:
-    """Give out all that is there, after waiting for the first at most `tick` seconds."""
+    """Yield everything in the queue, after waiting at most `tick` seconds for the first item."""
     try:
         yield results.get(timeout=tick)
         while True:

@@ -1,23 +1,23 @@
-"""What restricts decoding: answers in the training format about a sentence, or answers that fulfil a JSON schema.
+"""Restrict decoding to answers in the training format about a sentence, or to answers that fulfil a JSON schema.
 
 A `Constraint` serves a whole batch: it sets the logits of all tokens that would make an answer wrong to -inf. The state
-of each answer under way is a `ConstraintState`. There are two kinds:
+of each unfinished answer is a `ConstraintState`. There are two kinds:
 
 - `AnswerConstraint` (`decoding=guided`): the text of a finished answer is one that `answers.write_answer` writes for
   some entities of the sentence, of known categories. Bytes decide what is allowed (`automaton`), so a model is free in
-  how it cuts a text into tokens. Every answer is finished in time, because the state counts tokens: once only so many
-  are left as it takes to end an answer in its worst state, it ends it, within a span if need be; some tokens earlier,
-  or where one pair has been written over and over, it ends the answer behind a pair.
-- `SchemaConstraint` (a teacher in this process): the grammar, and which tokens it allows next, are llguidance's. It
-  cannot end an answer in time, so texts in an answer are allowed fewer characters where the schema's would not fit into
-  the tokens there are. Price: some hundred microseconds a token, much less than a forward call of such a model.
+  how it splits a text into tokens. Every answer is finished in time, because the state counts tokens. When only the
+  worst-case number of closing tokens is left, the answer is closed, even within a span. Slightly earlier, or when a
+  pair keeps repeating, it is closed after a pair.
+- `SchemaConstraint` (a teacher in this process): llguidance handles the grammar and the allowed tokens. It cannot end
+  an answer in time, so the schema's text lengths are reduced if they would not fit into the available tokens. Cost:
+  some hundred microseconds a token, much less than a forward call of such a model.
 
-A token is forced where every answer that can follow has it next when the tokenizer cuts the whole answer, as in
-training: a decoding loop can take it without asking the model. That is the space and the quote before a category, what
-follows once its first characters have decided it, and the stop token.
+A token is forced if every possible continuation has it next when the tokenizer splits the whole answer, as in training:
+a decoding loop can append it without running the model. These are the space and the quote before a category, what
+follows once its first characters have determined it, and the stop token.
 
-A tokenizer that normalises to NFC shows the model other characters than the sentence has. Spans are then pieces of what
-the model sees; `answers.prediction_from_answer` spells them as the sentence does.
+A tokenizer that normalises to NFC shows the model other characters than those of the sentence. Spans are then
+substrings of what the model sees; `answers.prediction_from_answer` spells them as the sentence does.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ from omniner.llm.automaton import (
 from omniner.llm.samples import ChatTokenizer
 from omniner.records import replace_surrogates
 
-_SPAN_ROOM = 32  # tokens; nearly every span has less, so that what is cut off at the end is whole pairs
-_REPEATS = 3  # times that a pair may be written beyond the occurrences of its span before it counts as a loop
-_LOOKAHEAD = 3  # characters at a span's beginning that may change how the tokens before it are cut
+_SPAN_ROOM = 32  # tokens; nearly every span has fewer, so that mostly whole pairs are cut off at the end
+_REPEATS = 3  # how often a pair may be written beyond the occurrences of its span before it counts as a loop
+_LOOKAHEAD = 3  # characters at a span's beginning that may change how the tokens before it are split
 _ANY = "甲"  # stands for a span in probes
-_TOKENS = 2  # of a character in a teacher's answer, where a vocabulary has few Chinese words
+_TOKENS = 2  # of a character in a teacher's answer, if a vocabulary has few Chinese words
 
 
 EarlyEnd = Literal["", "limit", "loop"]
@@ -65,57 +65,57 @@ EarlyEnd = Literal["", "limit", "loop"]
 
 
 class ConstraintState(Protocol):
-    """How far one answer has come."""
+    """The state of one unfinished answer."""
 
     @property
     def stopped(self) -> bool:
-        """Whether the stop token has been given; nothing may follow."""
+        """Whether the stop token was given; nothing may follow."""
 
     @property
     def ended(self) -> EarlyEnd:
         """Why the answer was ended before the model did."""
 
     def advance(self, token: int) -> None:
-        """Take the next token of the answer, chosen or forced.
+        """Add the next token of the answer, chosen or forced.
 
         Raises:
-            ValueError: it cannot stand there.
+            ValueError: it may not follow.
         """
 
     def forced(self) -> list[int]:
-        """Tell the tokens that must come next, as training tokenises them; empty where there is a choice.
+        """Return the tokens that must come next, as training tokenises them; empty if there is a choice.
 
-        Nothing changes: each of them still has to be given to `advance`. At the end of the answer it is the stop token,
-        so no forward pass is needed to find out that an answer has ended.
+        The state does not change: each of them must still be passed to `advance`. At the end of the answer it is the
+        stop token, so no forward pass is needed to find that an answer has ended.
         """
 
     def allowed(self) -> Ids:
-        """Tell the tokens that may come next, in rising order: rarely more than some hundreds; none once stopped."""
+        """Return the tokens that may come next, in ascending order: rarely more than hundreds; none once stopped."""
 
 
 class Constraint(ABC):
-    """What may be written, for a batch of answers that have come differently far."""
+    """Restricts a batch of answers, each in its own state."""
 
     @abstractmethod
     def start(self, text: str, budget: int) -> ConstraintState:
         """Begin a new answer.
 
         Args:
-            text: what it is about: a sentence, or a question.
-            budget: most tokens of the answer, its stop token included; the state counts what it is given.
+            text: its subject: a sentence, or a question.
+            budget: most tokens of the answer, including its stop token; the state counts what it is given.
 
         Raises:
-            UserError: too few tokens to end an answer wherever it stands.
+            UserError: too few tokens to end an answer in any state.
         """
 
     def mask(self, states: Sequence[ConstraintState | None], logits: Tensor) -> None:
         """Set the logits of forbidden tokens to -inf, in place.
 
-        A row always keeps at least one logit, and an answer that takes one of them (or what is forced) at each step is
-        complete, the stop token included, within its budget.
+        A row always keeps at least one logit. An answer that takes one of them (or what is forced) at each step is
+        complete, including the stop token, within its budget.
 
         Args:
-            states: of the rows; a row of None, or of a state that has stopped, is left as it is.
+            states: of the rows; a row with None, or with a state that has stopped, is not changed.
             logits: [B, V]; V may exceed the tokenizer's vocabulary.
         """
         rows, allowed = [], []
@@ -134,19 +134,19 @@ class Constraint(ABC):
 
 
 class AnswerConstraint(Constraint):
-    """Keeps answers in the training format.
+    """Keep answers in the training format.
 
     Args:
-        chat: whose tokens the model writes.
-        categories: that an answer may name.
+        chat: the tokenizer of the model's output.
+        categories: those that an answer may name.
         style: of the answers: official | compact.
 
     Attributes:
-        stop: the token behind an answer.
-        spellings: the bytes of each token that can stand in one.
-        grammar: what is around the spans.
-        reserve: most tokens that it takes to end an answer, the stop token included.
-        canonical: the next token by what stands behind a span, where training leaves no choice.
+        stop: the token after an answer.
+        spellings: the bytes of each token that can occur in one.
+        grammar: the text around the spans.
+        reserve: most tokens needed to end an answer, including the stop token.
+        canonical: the next token by the bytes after a span, if training leaves no choice.
 
     Raises:
         UserError: a tokenizer whose tokens are not bytes, or no category.
@@ -175,7 +175,9 @@ class AnswerConstraint(Constraint):
         return AnswerState(self, AnswerAutomaton(self.grammar, seen), budget, all(map(self._opens_alike, begins)))
 
     def _tokens_before(self, begin: str) -> list[int]:
-        """Cut an answer up to its second span, if that begins so; empty if a token reaches into the span."""
+        """Return the tokens of an answer up to its second span, which begins with `begin`; empty if a token crosses
+        into it.
+        """
         tail, quoted = next(iter(self.grammar.tails.values())).decode(), json.dumps(begin, ensure_ascii=False)
         before = f'[["{_ANY}{tail}{self.grammar.more.decode()}'
         tokens, size = [], len(before.encode())
@@ -190,13 +192,13 @@ class AnswerConstraint(Constraint):
 
 
 class AnswerState:
-    """How far the answer about one sentence has come; made by `AnswerConstraint.start`.
+    """The state of the answer about one sentence; created by `AnswerConstraint.start`.
 
     Args:
-        constraint: that made it.
+        constraint: its creator.
         automaton: of the sentence.
-        budget: most tokens, the stop token included.
-        opens_alike: whether the tokens before a span are the same ones before every span of the sentence.
+        budget: most tokens, including the stop token.
+        opens_alike: whether the tokens before a span are the same before every span of the sentence.
     """
 
     def __init__(
@@ -207,13 +209,13 @@ class AnswerState:
         self._left = budget
         self._pair = bytearray()  # from the beginning of a span on
         self._span = 0  # bytes of the span, once its quote is closed
-        self._occurrences = 0  # of the span in the sentence, overlapping ones too
+        self._occurrences = 0  # of the span in the sentence, including overlapping ones
         self._written: Counter[bytes] = Counter()
         self.stopped = False
         self.ended: EarlyEnd = ""
 
     def advance(self, token: int) -> None:
-        """Take the next token of the answer, see `ConstraintState`."""
+        """Add the next token of the answer, see `ConstraintState`."""
         constraint, state = self._constraint, self._state
         if self.stopped or (state == DONE) != (token == constraint.stop):
             raise ValueError(f"token {token}: the stop token comes once, at the end of an answer")
@@ -233,7 +235,7 @@ class AnswerState:
         self._state = state
 
     def _note(self, before: State, byte: int, state: State) -> None:
-        """Note a byte of the current pair, and how often each pair has been written."""
+        """Record a byte of the current pair, and count how often each pair has been written."""
         if state == MIDDLE and isinstance(before, tuple):
             self._span, self._occurrences = len(self._pair), len(before)
         self._pair.append(byte)
@@ -243,7 +245,7 @@ class AnswerState:
             self._written[bytes(self._pair)] += 1
 
     def forced(self) -> list[int]:
-        """Tell the tokens that must come next, see `ConstraintState`."""
+        """Return the tokens that must come next, see `ConstraintState`."""
         constraint, state = self._constraint, self._state
         if self.stopped:
             return []
@@ -253,7 +255,7 @@ class AnswerState:
         if isinstance(state, tuple) or state == SPAN:
             return tokens
         behind = bytes(self._pair[self._span :])
-        # what ending the answer takes must not be used up
+        # keep enough tokens to end the answer
         spare = self._left - constraint.reserve
         while (token := constraint.canonical.get(behind)) is not None and len(tokens) < spare:
             for byte in constraint.spellings[token]:
@@ -265,7 +267,7 @@ class AnswerState:
         return tokens
 
     def allowed(self) -> Ids:
-        """Tell the tokens that may come next, see `ConstraintState`."""
+        """Return the tokens that may come next, see `ConstraintState`."""
         if self.stopped:
             return np.empty(0, dtype=np.int64)
         if self._state == DONE:
@@ -275,7 +277,7 @@ class AnswerState:
         return self._automaton.next_tokens(self._state)
 
     def _end_now(self) -> bool:
-        """Tell whether the answer has to be ended from here on, and note why."""
+        """Return whether the answer must be ended from here on, and record why."""
         if not self.ended:
             self.ended = self._why_to_end()
         return bool(self.ended)
@@ -294,9 +296,9 @@ class AnswerState:
 
 
 def _composed(text: str) -> str:
-    """Show a text as a tokenizer does that normalises to NFC: letters with their marks are one character.
+    """Return a text as an NFC-normalising tokenizer shows it: letters with their marks are one character.
 
-    It stays as it is where a piece of the result would not be one of the text: where marks become several characters.
+    It stays unchanged if a substring of the result would not match one of the text: if marks become several characters.
     """
     if unicodedata.is_normalized("NFC", text):
         return text
@@ -305,13 +307,13 @@ def _composed(text: str) -> str:
 
 
 def canonical_tokens(chat: ChatTokenizer, grammar: AnswerGrammar, spellings: Mapping[int, bytes]) -> dict[bytes, int]:
-    """Find what has to follow behind a span, as the tokenizer cuts whole answers.
+    """Find the tokens that must follow after a span, as the tokenizer splits whole answers.
 
     Returns:
-        the next token by all bytes from the closing quote on, wherever the answers that go on so agree on it.
+        The next token by all bytes from the closing quote on, if all answers with these bytes agree on it.
     """
-    answers: Counter[bytes] = Counter()  # that go on so
-    cut: Counter[bytes] = Counter()  # and have a new token there
+    answers: Counter[bytes] = Counter()  # number of answers with these bytes
+    cut: Counter[bytes] = Counter()  # number of these with a token boundary there
     tokens: dict[bytes, set[int]] = {}
     for tail in grammar.tails.values():
         behind_first, behind_last = tail + grammar.more, tail + grammar.end
@@ -331,10 +333,10 @@ def canonical_tokens(chat: ChatTokenizer, grammar: AnswerGrammar, spellings: Map
 
 
 class SchemaConstraint(Constraint):
-    """Keeps each answer to the JSON schema of its question.
+    """Keep each answer to the JSON schema of its question.
 
     Args:
-        chat: whose tokens the model writes.
+        chat: the tokenizer of the model's output.
         schemas: of the answers, by the text of the question.
 
     Raises:
@@ -360,7 +362,7 @@ class SchemaConstraint(Constraint):
         import llguidance
 
         schema = shorten_schema(self._schemas[text], budget // _TOKENS)
-        # without room for white space: a weak model would write nothing else
+        # no flexible white space: a weak model would write nothing else
         grammar = llguidance.LLMatcher.grammar_from_json_schema(
             schema, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
         )
@@ -368,16 +370,16 @@ class SchemaConstraint(Constraint):
 
 
 class SchemaState:
-    """How far one answer has come, see `ConstraintState`."""
+    """The state of one answer, see `ConstraintState`."""
 
     def __init__(self, matcher: Any, stop: int) -> None:
         self._matcher, self._stop = matcher, stop
         self.stopped = False
-        self.ended: EarlyEnd = ""  # a grammar ends nothing early
+        self.ended: EarlyEnd = ""  # a grammar never ends an answer early
         self._check()
 
     def advance(self, token: int) -> None:
-        """Take the next token of the answer."""
+        """Add the next token of the answer."""
         if token == self._stop and self._matcher.is_accepting():
             self.stopped = True
             return
@@ -385,11 +387,11 @@ class SchemaState:
         self._check()
 
     def forced(self) -> list[int]:
-        """Tell the tokens that must come next, as the tokenizer would cut them."""
+        """Return the tokens that must come next, as the tokenizer would split them."""
         return [] if self.stopped else list(self._matcher.compute_ff_tokens())
 
     def allowed(self) -> Ids:
-        """Tell the tokens that may come next, in rising order."""
+        """Return the tokens that may come next, in ascending order."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
         return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
 
@@ -399,7 +401,7 @@ class SchemaState:
 
 
 def shorten_schema(schema: dict[str, Any], characters: int) -> dict[str, Any]:
-    """Shorten the texts that an object's schema allows, where together they may have more than `characters`."""
+    """Reduce the text lengths that an object's schema allows, if their sum may exceed `characters`."""
     schema = copy.deepcopy(schema)
     items = schema.get("properties", {}).values()
     texts = [(item, 1) for item in items if "maxLength" in item]

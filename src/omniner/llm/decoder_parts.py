@@ -1,13 +1,13 @@
-"""The parts of a decoder layer that work row by row, in fewer passes over memory than transformers takes.
+"""Compute the row-wise parts of a decoder layer, in fewer passes over memory than transformers.
 
-Beside its products a layer of Llama's kind scales rows (RMSNorm) and gates a feed-forward pass (SwiGLU). Written as
-single operations, each of them goes over wide numbers several times, through fp32, and autograd keeps what lies
-between. Here each is one operation with a backward pass of its own: it keeps what it was given, computes again what
-lies between, and on a CPU works on some rows at a time, so that they stay in its caches. Gate and up are computed
-together, where both have adapters (`low_rank.project`).
+Besides its products a layer of Llama's kind scales rows (RMSNorm) and gates a feed-forward pass (SwiGLU). As single
+operations, each of them passes over wide arrays several times, through fp32, and autograd keeps the intermediate
+results. Here each is one operation with its own backward pass: it keeps its inputs and recomputes intermediate results,
+and on a CPU it processes some rows at a time, so that they stay in the caches. Gate and up are computed together if
+both have adapters (`low_rank.project`).
 
-`FusedLayers` exchanges the `forward` of the modules that it knows; others stay. Values are those of the original to the
-rounding of the precision of computing. `attention_probe` compares whole models with what transformers gives.
+`FusedLayers` replaces the `forward` of the modules that it knows; others are unchanged. Values equal the original up to
+rounding in the compute precision. `attention_probe` compares whole models with transformers' results.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from torch.nn.functional import silu
 
 from omniner.llm.low_rank import project
 
-_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")  # whose parts are built so, in transformers
-_NEAR = 2**18  # numbers that a CPU works on at a time
+_FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")  # families whose parts have this form, in transformers
+_NEAR = 2**18  # numbers that a CPU processes at a time
 
 
 class FusedLayers:
-    """Exchanges the parts of a causal model that are known.
+    """Replace the known parts of a causal model.
 
     Args:
         base: `PreTrainedModel`.
@@ -43,13 +43,13 @@ class FusedLayers:
                 self._exchanged.append(module)
 
     def remove(self) -> None:
-        """Give the modules their own way back."""
+        """Restore the modules' own `forward`."""
         for module in self._exchanged:
             vars(module).pop("forward", None)
 
 
 def fused_forward(module: Any) -> type[GatedForward | NormForward] | None:
-    """Find what takes the place of a module's `forward`; None for a module of an unknown kind."""
+    """Return the replacement of a module's `forward`; None for a module of an unknown kind."""
     from transformers.activations import ACT2FN
 
     name = type(module).__name__
@@ -61,7 +61,7 @@ def fused_forward(module: Any) -> type[GatedForward | NormForward] | None:
 
 
 class GatedForward:
-    """Takes the place of the `forward` of a feed-forward module with a gate."""
+    """Replaces the `forward` of a feed-forward module with a gate."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -74,7 +74,7 @@ class GatedForward:
 
 
 class NormForward:
-    """Takes the place of the `forward` of an RMSNorm."""
+    """Replaces the `forward` of an RMSNorm."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -140,7 +140,7 @@ class _RMSNorm(torch.autograd.Function):
 
 
 def near_rows(x: Tensor) -> Iterator[slice]:
-    """Cut the rows of [..., D] into runs that a CPU can keep near; elsewhere all are one."""
+    """Split the rows of [..., D] into runs that fit a CPU's caches; on other devices, one run."""
     count = x.numel() // x.shape[-1]
     step = max(1, _NEAR // x.shape[-1]) if has_caches(x) else count
     return (slice(first, first + step) for first in range(0, count, max(1, step)))
@@ -148,10 +148,10 @@ def near_rows(x: Tensor) -> Iterator[slice]:
 
 def has_caches(x: Tensor) -> bool:
     """Return whether a CPU computes with a tensor."""
-    # A fake one stands for a GPU's in the count of memory, and takes ten times as long to count in pieces.
+    # A fake tensor stands for a GPU's when memory is counted, and counting in pieces would take ten times as long.
     return x.device.type == "cpu" and not isinstance(x, FakeTensor)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """View [..., D] as rows; what is written to must be contiguous."""
+    """View [..., D] as rows; a tensor to be written to must be contiguous."""
     return x.reshape(-1, x.shape[-1])

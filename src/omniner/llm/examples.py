@@ -1,7 +1,7 @@
-"""Chooses what a prompt shows of train: sentences for everyone, entities of a category, sentences like one sentence.
+"""Choose what a prompt shows of train: examples for all sentences, entities of a category, or nearest sentences.
 
-Alike are sentences that share rare pieces: the cosine of TF-IDF over all runs of one to three characters. It needs no
-model, works on any language, and gives the same choice everywhere.
+Sentences are similar if they share rare n-grams: the cosine of TF-IDF over all runs of one to three characters. It
+needs no model, works for any language, and gives the same choice everywhere.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from omniner.progress import Progress, timed
 from omniner.records import Sentence
 from omniner.wording import counted
 
-_POOL = 50  # candidates per example that is to be chosen
-_SURE = 0.8  # share of a surface's mentions that have the category it is shown for
+_POOL = 50  # candidates per example to be chosen
+_SURE = 0.8  # minimum share of a surface's mentions with the category that it is shown for
 _BLOCK = 256  # texts compared at once at most
-_CELLS = 8_000_000  # likenesses of texts compared at once: 100 MB
-_COMMON = 0.05  # share of the sentences that have a common piece
-_SAFE = 1e-9  # a bound is taken this much looser, so that rounding drops no sentence
-_LONGEST = 3  # characters of a piece
+_CELLS = 8_000_000  # similarities computed at once: 100 MB
+_COMMON = 0.05  # share of the sentences above which an n-gram is common
+_SAFE = 1e-9  # bounds are loosened by this much, so that rounding drops no sentence
+_LONGEST = 3  # characters of an n-gram
 
 
 def choose_examples(train: Sequence[Sentence], count: int, seed: int) -> list[Sentence]:
     """Choose short sentences that together show many categories.
 
-    From a random pool of sentences with entities, none longer than the median, one after the other is taken that shows
-    the most categories not shown yet.
+    From a random pool of sentences with entities, none longer than the median, the sentence with the most categories
+    not shown yet is taken repeatedly.
 
     Raises:
         UserError: `train` has too few sentences with entities.
@@ -58,7 +58,7 @@ def choose_examples(train: Sequence[Sentence], count: int, seed: int) -> list[Se
 
 
 def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count: int) -> dict[str, list[str]]:
-    """Choose the most frequent entities of each category, of those that are rarely anything else.
+    """Choose the most frequent entities of each category, among those that rarely have another one.
 
     Returns:
         category -> at most `count` surfaces; of equally frequent ones, those that occur first.
@@ -76,14 +76,14 @@ def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count
 class NearestSentences:
     """An index of sentences.
 
-    Nearly all sentences share common pieces with a text; to compare these is most of the work, and says little. So rare
-    pieces are compared first. By these alone a sentence is at least so near, and what common pieces may add is bounded
-    by the lengths of the two common parts (Cauchy-Schwarz). Only sentences that can still be among the nearest are
-    compared as a whole: the choice is that of comparing all. Price: 20 s and 1 GB for 160,000 sentences, then 2 ms for
-    each text.
+    Nearly all sentences share common n-grams with a text; comparing these is most of the work, and tells little. So
+    rare n-grams are compared first. They alone give a lower bound of the similarity, and the lengths of the two common
+    parts bound what common n-grams may add (Cauchy-Schwarz). Only sentences that can still be among the nearest are
+    compared completely: the choice is the same as from comparing all. Cost: 20 s and 1 GB for 160,000 sentences, then 2
+    ms for each text.
 
     Args:
-        texts: the sentences to choose from, each different from the others.
+        texts: the sentences to choose from, all different.
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
@@ -93,13 +93,14 @@ class NearestSentences:
         """Find the nearest sentences of each text.
 
         Args:
-            texts: any sentences. One that is itself in the index is not its own neighbour: a model that learns from
-                train would be shown the answer.
-            count: how many to find for each.
-            sources: the sentences that these were made of, which are no neighbours either; None = they are unchanged.
+            texts: any sentences. One that is itself in the index is not its own neighbour: a model trained on train
+                would see the answer.
+            count: number of sentences to find for each.
+            sources: the sentences that these were made from, which are not neighbours either; None = they are
+                unchanged.
 
         Returns:
-            places in the index for each text, the nearest last; of equally near ones, the earlier is nearer.
+            Indices for each text, the nearest last; of equally near ones, the earlier is nearer.
         """
         found: list[list[int]] = []
         selves = [{text, source} for text, source in zip(texts, texts if sources is None else sources, strict=True)]
@@ -120,10 +121,10 @@ class NearestSentences:
 
 
 class _PieceIndex:
-    """TF-IDF of sentences, rare pieces and common ones apart."""
+    """TF-IDF of sentences, with rare and common n-grams separate."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # a second
+        from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second
 
         self._vectorizer = TfidfVectorizer(analyzer=_pieces, sublinear_tf=True)
         self._sentences = self._vectorizer.fit_transform(texts)  # [sentences, pieces], rows of length 1
@@ -133,7 +134,7 @@ class _PieceIndex:
         self._lengths = self._common_lengths(self._sentences)
 
     def nearest(self, texts: Sequence[str], count: int, selves: Sequence[set[str]]) -> Iterator[list[int]]:
-        """Yield for each text the places of its nearest sentences: `count`, and as many as `selves` has for it."""
+        """Yield for each text the indices of its nearest sentences: `count` plus the number of its `selves`."""
         asked = self._vectorizer.transform(texts)
         shared, lengths = (asked[:, ~self._common] @ self._rare).tocsr(), self._common_lengths(asked)
         weights = np.zeros(asked.shape[1])
@@ -150,13 +151,13 @@ class _PieceIndex:
     def _candidates(
         self, places: NDArray[np.int32], shared: NDArray[np.float64], length: float, wanted: int
     ) -> NDArray[np.int32] | None:
-        """Choose, in order, the sentences that may be among the nearest of a text; None where all may be.
+        """Return, in order, the sentences that may be among the nearest of a text; None if all may be.
 
         Args:
-            places: of the sentences with rare pieces of the text.
-            shared: the part of their likeness that these make.
+            places: indices of the sentences that share rare n-grams with the text.
+            shared: the part of their similarity from rare n-grams.
             length: of the common part of the text.
-            wanted: how many nearest ones there are to be.
+            wanted: number of nearest sentences to find.
         """
         if len(places) < wanted:
             return None
@@ -166,11 +167,11 @@ class _PieceIndex:
         return np.sort(places[shared + length * self._lengths[places] >= least])
 
     def _common_lengths(self, rows: Any) -> NDArray[np.float64]:
-        """Measure the common parts of rows [rows, pieces]."""
+        """Return the lengths of the common parts of rows [rows, pieces]."""
         return np.asarray(np.sqrt(rows.power(2) @ self._common.astype(np.float64)))
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut a text into its runs of characters, white space as it is."""
+    """Return all character n-grams of a text, with white space unchanged."""
     sizes = range(1, _LONGEST + 1)
     return [text[start : start + size] for size in sizes for start in range(len(text) - size + 1)]

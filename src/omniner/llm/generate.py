@@ -1,26 +1,26 @@
-"""Answers of a causal model in this process: prompts in, answers out as they get ready.
+"""Generate answers of a causal model in this process: prompts in, answers out as they finish.
 
-The common prefix of all prompts is computed once and stored once (`prefix_cache`). Sentences are decoded side by side
-in `decoding.slots` slots; when an answer ends, the next sentence takes its place in the very next forward call, whose
-one flat sequence holds the single tokens of running answers and the whole of new sentences, without padding. Against
-`generate` on padded batches that is an order of magnitude, with the same tokens in float32
+The common prefix of all prompts is computed once and stored once (`prefix_cache`). Sentences are decoded in parallel in
+`decoding.slots` slots. When an answer ends, the next sentence takes its slot in the very next forward call, whose
+single flat sequence holds one or more tokens of each running answer and all tokens of new sentences, without padding.
+Compared with `generate` on padded batches this is an order of magnitude faster, with the same tokens in float32
 (`experiments/decoding_speed`).
 
-Longest prompts come first, so that memory runs out at once or never, and the last answers under way are short. The
-order is cut into groups; slots run empty at the end of a group, which costs some percent. It buys an exact resume: what
-a group computes depends on nothing but its own requests, so a group that was cut short is decoded again, batch by batch
-the same, and only the answers that are missing are given out.
+Longest prompts come first, so that memory runs out at once or never, and the last running answers are short. The order
+is cut into groups; slots run empty at the end of a group, which costs some percent. This allows an exact resume: what a
+group computes depends only on its own requests, so an interrupted group is decoded again, batch by batch the same, and
+only the missing answers are returned.
 
-Tokens that are drawn (`decoding.temperature` above 0) do not depend on the batch either: a row's random number is a
-hash of the seed, the sentence's id and the place in the answer. So a sentence gets the same answer with any neighbours,
-on any device, before and after an interruption.
+Sampling (`decoding.temperature` above 0) does not depend on the batch either: a row's random number is a hash of the
+seed, the sentence's id and the position in the answer. So a sentence gets the same answer in any batch, on any device,
+before and after an interruption.
 
-A model that repeats itself would hold its slot to the limit of tokens, and often the whole batch. A free answer ends
-when it has said the same thing more often in a row than any answer about its sentence can: an entity is listed at most
-as often as it stands there, so never more often than the sentence's most frequent character.
+A model that repeats itself would occupy its slot up to the limit of tokens, and often delay the whole batch. A free
+answer ends when it has repeated the same thing more often in a row than any answer about its sentence can: an entity is
+listed at most as often as it occurs, so never more often than the sentence's most frequent character.
 
-Threads may ask one model at the same time. While it answers it has another attention than before, so they take turns at
-it, every two seconds if need be.
+Several threads may use one model. While it generates it has another attention implementation, so the threads take
+turns, every two seconds if necessary.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ if TYPE_CHECKING:
     from omniner.llm.samples import ChatTokenizer
 
 
-_GROUP = 16  # sentences of a group, per slot: the most work that is done twice after an interruption
-_SECONDS = 2.0  # between two times that answers are given out: what is done is kept, and who waits hears of it
-_LONGEST_CYCLE = 64  # tokens that are looked at as one thing that is repeated
-_LEAST_REPEATS, _LEAST_LOOP = 8, 48  # times in a row, and tokens of all of them: less may be an answer's form
+_GROUP = 16  # sentences of a group, per slot: the most work that is repeated after an interruption
+_SECONDS = 2.0  # seconds between two batches of answers: finished ones are saved, and the caller can report progress
+_LONGEST_CYCLE = 64  # tokens: the longest unit of repetition that is detected
+_LEAST_REPEATS, _LEAST_LOOP = 8, 48  # repetitions in a row, and their tokens: fewer may be an answer's form
 _LOOK_EVERY = 16  # tokens
-_FRESH_TOKENS = 1024  # once new sentences bring so many tokens to a forward call, further ones wait: bounds memory
+_FRESH_TOKENS = 1024  # once new sentences bring this many tokens to a forward call, others wait: bounds memory
 
 
 class GenerationRequest(NamedTuple):
-    """What is asked: the whole prompt in tokens, and the sentence in it, which a constraint needs.
+    """A request: the whole prompt in tokens, and the sentence in it, which a constraint needs.
 
-    `limit` is the most tokens of the answer where `decoding.max_new_tokens` leaves that open.
+    `limit` is the most tokens of the answer if `decoding.max_new_tokens` does not set it.
     """
 
     id: str
@@ -78,16 +78,16 @@ class GenerationRequest(NamedTuple):
 
 
 AnswerEnd = Literal["model", "limit", "loop"]
-"""What ended an answer: the model did, its limit of tokens, or that the model repeated itself."""
+"""What ended an answer: the model, the limit of tokens, or a detected repetition."""
 
 
 class Answer(NamedTuple):
-    """What the model wrote, without the token that ends an answer.
+    """The model's answer, without the token that ends it.
 
     Attributes:
         id: of the request.
         tokens: of the answer.
-        text: the same.
+        text: the same as text.
         end: how it ended.
     """
 
@@ -99,14 +99,14 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class _Row:
-    """An answer under way.
+    """An unfinished answer.
 
     Attributes:
         pending: tokens that the model has not seen: the prompt after the prefix, later the newest of the answer.
-        limit: most tokens of the answer, the one that ends it included.
-        stored: how many tokens its slot holds.
-        repeats: how often in a row an answer may say the same; 0 = as often as it likes.
-        end: how it ended; None while it goes on.
+        limit: most tokens of the answer, including the one that ends it.
+        stored: number of tokens in its slot.
+        repeats: how often in a row an answer may repeat itself; 0 = no limit.
+        end: how it ended; None while it is unfinished.
     """
 
     request: GenerationRequest
@@ -120,14 +120,14 @@ class _Row:
     end: AnswerEnd | None = None
 
     def take(self, token: int) -> None:
-        """Add a token that was chosen after all pending ones were seen."""
+        """Add a token that was chosen after the model has seen all pending ones."""
         self.stored += len(self.pending)
         self.pending = []
         self._add(token)
         self.take_forced()
 
     def take_forced(self) -> None:
-        """Add the tokens that the constraint forces: they go to the model together with the one before."""
+        """Add the tokens that the constraint forces; the model gets them together with the one before."""
         while self.constraint is not None and self.end is None and (tokens := self.constraint.forced()):
             for token in tokens:
                 if self.end is None:
@@ -152,41 +152,41 @@ class _Row:
 
 
 class Turns:
-    """A lock that threads get in turn: whoever gives it back gets it again after one that was waiting."""
+    """A fair lock: a thread that releases it gets it again only after a waiting one."""
 
     def __init__(self) -> None:
         self._door, self._room = threading.Lock(), threading.Lock()
 
     def __enter__(self) -> None:
-        with self._door:  # held by the one that waits for the room
+        with self._door:  # held by the thread that waits for the room
             self._room.acquire()
 
     def __exit__(self, *error: object) -> None:
         self._room.release()
 
 
-_turns: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()  # of each model; beside it, so that it can be copied
+_turns: WeakKeyDictionary[nn.Module, Turns] = WeakKeyDictionary()  # by model; not in it, so that it can be copied
 
 
 class Generator:
-    """Decodes requests whose prompts share a prefix, with the weights that the model has when it reads the prefix.
+    """Decode requests whose prompts share a prefix, with the weights that the model has when it reads the prefix.
 
     Args:
-        model: a causal language model of transformers, or a PeftModel around one. Its mode, its attention
-            implementation and its weights are as before whenever `run` has given something out.
-        chat: says which tokens end an answer, and makes text of tokens.
+        model: a causal language model of transformers, or a PeftModel around one. Whenever `run` has yielded, its mode,
+            its attention implementation and its weights are as before.
+        chat: defines the tokens that end an answer, and decodes tokens.
         prefix: tokens that every prompt begins with; may be empty.
         config: `slots`, `max_new_tokens`, `temperature` and `top_p` are read.
-        constraint: restricts what may be written; None = nothing does.
-        seed: of sampling, where `temperature` is above 0.
-        within: makes what the model computes in; left whenever `run` has given something out.
+        constraint: restricts the answers; None = no restriction.
+        seed: of sampling, if `temperature` is above 0.
+        within: returns the context in which the model computes; it is left whenever `run` has yielded.
 
     Attributes:
         prefix, config, constraint: as given.
-        under_way: answers that are begun and not finished, whenever `run` has given something out.
+        under_way: number of unfinished answers, whenever `run` has yielded.
 
     Raises:
-        UserError: the model is of a kind that `prefix_cache` cannot serve.
+        UserError: `prefix_cache` does not support this kind of model.
     """
 
     def __init__(
@@ -210,18 +210,18 @@ class Generator:
         self.under_way = 0
 
     def run(self, requests: Sequence[GenerationRequest], done: frozenset[str] = frozenset()) -> Batches[list[Answer]]:
-        """Answer all requests but those in `done`, in no particular order.
+        """Answer all requests except those in `done`, in no particular order.
 
         Args:
-            requests: with different ids; for an exact resume the same as before, those that are done included.
+            requests: with different ids; for an exact resume the same as before, including finished ones.
             done: ids of requests whose answers are not needed any more.
 
         Yields:
-            every two seconds the answers that have got ready; none while long prompts are read.
+            Every two seconds the finished answers; an empty list while long prompts are read.
 
         Raises:
-            UserError: a prompt leaves no room for an answer, the model's attention is of an unknown kind, or the
-                GPU has too little memory.
+            UserError: a prompt leaves no room for an answer, the model's attention is of an unknown kind, or the GPU
+                has too little memory.
         """
         self._check(requests)
         order = sorted(requests, key=lambda request: -len(request.prompt))
@@ -235,7 +235,7 @@ class Generator:
                     yield [answer for answer in answers if answer.id not in done]
 
     def read_prefix(self) -> None:
-        """Read the prefix now, if that has not been done: the first `run` would, and its answers would seem slow."""
+        """Read the prefix now, if this has not been done; otherwise the first `run` does, and its answers seem slow."""
         with self._attached():
             pass
 
@@ -255,13 +255,13 @@ class Generator:
                 )
 
     def _room(self, request: GenerationRequest) -> int:
-        """Count the tokens that an answer may have: more would be at positions that the model has not learnt."""
+        """Return the most tokens of an answer: more would be at positions that the model does not support."""
         positions = getattr(self._base.config, "max_position_embeddings", None)
         most = self.config.max_new_tokens or request.limit or LONGEST_ANSWER
         return most if positions is None else min(most, positions - len(request.prompt))
 
     def _decode(self, group: list[GenerationRequest]) -> Batches[list[Answer]]:
-        """Answer a group; the model is left as it was found whenever some answers are given out."""
+        """Answer a group; the model is restored whenever answers are yielded."""
         waiting, active = deque(group), list[_Row]()
         try:
             while waiting or active:
@@ -282,7 +282,7 @@ class Generator:
 
     @contextlib.contextmanager
     def _attached(self) -> Iterator[PrefixCache]:
-        """Give the model evaluation mode and the attention of `prefix_cache` for the time of a few steps."""
+        """Put the model into evaluation mode with the attention of `prefix_cache` for a few steps."""
         with self._turns, self._within():
             register_cached_attention()
             training = [module for module in self._model.modules() if module.training]
@@ -311,7 +311,7 @@ class Generator:
         return cache
 
     def _advance(self, cache: PrefixCache, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
-        """Make one forward call and return the answers that ended with it; `active[n]` is in slot n throughout."""
+        """Make one forward call and return the answers that end with it; `active[n]` is always in slot n."""
         answers = self._admit(waiting, active)
         if active:
             for row, token in zip(active, self._next_tokens(cache, active), strict=True):
@@ -321,13 +321,13 @@ class Generator:
         return answers
 
     def _admit(self, waiting: deque[GenerationRequest], active: list[_Row]) -> list[Answer]:
-        """Fill free slots, and return the answers that the constraint leaves no choice about at all."""
+        """Fill free slots, and return answers for which the constraint leaves no choice at all."""
         answers, fresh = [], 0
         while waiting and len(active) < self._slots and fresh < _FRESH_TOKENS:
             request = waiting.popleft()
             room = self._room(request)
             state = None if self.constraint is None else self.constraint.start(request.text, room)
-            repeats = 0 if state else most_repeats(request.text)  # what is guided ends in form
+            repeats = 0 if state else most_repeats(request.text)  # a guided answer always ends in form
             row = _Row(request, request.prompt[len(self.prefix) :], room, self._chat.stops, state, repeats)
             row.take_forced()
             if row.end is None:
@@ -369,7 +369,7 @@ class Generator:
         return logits
 
     def _close_gaps(self, cache: PrefixCache, active: list[_Row]) -> None:
-        """Drop ended rows; the last ones move into their slots, so that slots in use are always the first."""
+        """Drop finished rows; the last ones move into their slots, so that used slots are always the first."""
         count = sum(row.end is None for row in active)
         gaps = [slot for slot in range(count) if active[slot].end is not None]
         movers = [slot for slot in range(count, len(active)) if active[slot].end is None]
@@ -381,16 +381,16 @@ class Generator:
 
 
 def most_repeats(text: str) -> int:
-    """Count how often in a row an answer about a sentence may say the same thing."""
+    """Return how often in a row an answer about a sentence may repeat the same thing."""
     return max(_LEAST_REPEATS, max(Counter(text).values(), default=0))
 
 
 def repeats_itself(tokens: Sequence[int], repeats: int) -> bool:
-    """Tell whether an answer ends in a cycle of at most 64 tokens that was said more than `repeats` times in a row."""
+    """Return whether an answer ends in a cycle of at most 64 tokens that occurs more than `repeats` times in a row."""
     for cycle in range(1, _LONGEST_CYCLE + 1):
         length = max(cycle * (repeats + 1), _LEAST_LOOP)
         if length > len(tokens):
-            break  # and so is it for longer cycles
+            break  # longer cycles are too long, too
         tail = tokens[-length:]
         if tail[cycle:] == tail[:-cycle]:
             return True
@@ -398,20 +398,20 @@ def repeats_itself(tokens: Sequence[int], repeats: int) -> bool:
 
 
 def uniform_draw(seed: int, name: str, step: int) -> float:
-    """Hash the three into a number in [0, 1)."""
+    """Hash the three arguments to a number in [0, 1)."""
     digest = hashlib.sha256(f"{seed}/{step}/{name}".encode()).digest()
     return int.from_bytes(digest[:4], "big") / 2.0**32
 
 
 def sample_tokens(logits: Tensor, temperature: float, top_p: float, draws: Tensor) -> Tensor:
-    """Draw one token per row by inverting the cumulated probabilities.
+    """Draw one token per row by inverting the cumulative probabilities.
 
-    That costs one pass over the vocabulary, and a sort of it where `top_p` cuts.
+    This costs one pass over the vocabulary, and a sort of it if `top_p` is below 1.
 
     Args:
         logits: [B, V] of float32; -inf is never drawn.
-        temperature: above 0; what the logits are divided by.
-        top_p: only the most probable tokens whose probabilities, cumulated, reach this share are drawn from.
+        temperature: above 0; divides the logits.
+        top_p: only the most probable tokens whose cumulative probability reaches this share are drawn from.
         draws: [B] of float64, in [0, 1).
 
     Returns:
@@ -423,18 +423,20 @@ def sample_tokens(logits: Tensor, temperature: float, top_p: float, draws: Tenso
     shares, order = shares.sort(dim=1, descending=True, stable=True)
     before = running_sums(shares) - shares
     shares = shares.masked_fill(before >= top_p, 0)
-    shares[:, 0] = shares[:, 0].clamp_min(torch.finfo(shares.dtype).tiny)  # one token stays, however small top_p
+    shares[:, 0] = shares[:, 0].clamp_min(torch.finfo(shares.dtype).tiny)  # one token remains, however small top_p is
     return order.gather(1, invert_shares(shares, draws)[:, None])[:, 0]
 
 
 def invert_shares(shares: Tensor, draws: Tensor) -> Tensor:
-    """Find the first place where the cumulated `shares` [B, V] exceed each row's draw of their sum: never one of 0."""
+    """Return the first index at which the cumulative `shares` [B, V] exceed each row's draw of their sum; never a share
+    of 0.
+    """
     reached = running_sums(shares)
     return torch.searchsorted(reached, (draws * reached[:, -1])[:, None], right=True)[:, 0]
 
 
 def running_sums(shares: Tensor) -> Tensor:
-    """Cumulate each row [B, V] in fp64; on the CPU where `trainer.deterministic` forbids CUDA's kernel."""
+    """Return cumulative sums of rows [B, V] in fp64, on the CPU if `trainer.deterministic` forbids CUDA's kernel."""
     if shares.is_cuda and torch.are_deterministic_algorithms_enabled():
         return shares.double().cpu().cumsum(1).to(shares.device)
     return shares.double().cumsum(1)

@@ -1,14 +1,14 @@
-"""Training of a causal model that writes entities, and its answers: a step in packs, an evaluation by generation.
+"""Train a causal model to write entities: steps in packs, evaluation by generation.
 
-The loss of an optimizer step is the mean over its answer tokens, whatever packs and processes it is cut into: each
-pack's summed loss is divided by the tokens of the whole step. One pack after the other runs forward and backward, so
-memory is that of one pack. Between data-parallel processes gradients travel with the last pack only. With divided
-weights (fsdp) they travel with each pack: to wait for the last would need whole gradients on each device.
+The loss of an optimizer step is the mean over its answer tokens, however it is divided into packs and processes: each
+pack's summed loss is divided by the tokens of the whole step. Packs run forward and backward one after the other, so
+memory is that of one pack. Data-parallel processes exchange gradients only with the last pack. With sharded weights
+(fsdp) they exchange them with each pack: waiting for the last would need full gradients on each device.
 
-An evaluation takes the loss of the gold answers of dev, then lets the model answer the sentences (`answering`, which
-predicts after training, too). `GenerativeData` encodes all sentences when it is made, so that what is
-wrong with the data is said at once. Dev is one batch for each process: a generator that is given all sentences keeps
-its slots full. With entity replacement the training sentences of each epoch are made anew and encoded at its start.
+An evaluation computes the loss of the gold answers of dev, then lets the model answer the sentences (`answering`, which
+also predicts after training). `GenerativeData` encodes all sentences when it is created, so that errors in the data are
+reported at once. Dev is one batch for each process: a generator with all sentences keeps its slots full. With entity
+replacement the training sentences of each epoch are created and encoded at its start.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from omniner.training.learner import DevScore, Learner, TrainingData
 from omniner.training.plans import TrainLoader
 from omniner.training.sharding import ShardedStrategy, full_state_dict, is_sharded, shard_model, unsharded
 
-# The keys that make the model another one, or its weights others
+# Keys that change the model or its weights
 _SAME = {
     CausalConfig: ("path", "architecture", "vocabulary", "chat_template"),
     TuningConfig: ("method", "rank", "alpha", "targets", "double_quantization", "optimizer"),
@@ -55,14 +55,14 @@ _SAME = {
 
 
 class GenerativeModule(Learner):
-    """Trains a causal model to write answers.
+    """Train a causal model to write answers.
 
     Args:
         causal: built for training, on the CPU.
         config: `model`, `tuning`, `decoding`, `trainer` and `seed` are read.
-        devices: what it is trained on, in which precision.
+        devices: the devices and the precision of training.
         prefix: token ids that all prompts begin with.
-        unit: what counts as one entity of dev, `span` or `pair`.
+        unit: unit of dev scores, `span` or `pair`.
     """
 
     kind = "generative"
@@ -85,18 +85,18 @@ class GenerativeModule(Learner):
         self._attention = ""
 
     def setup(self, stage: str) -> None:
-        """Choose how attention is computed, before the weights are divided between processes."""
+        """Choose how attention is computed, before the weights are sharded."""
         if self._attention:
             return  # chosen when training began
-        check_supported(base_model(self.model))  # or the first evaluation would refuse it, after an epoch
+        check_supported(base_model(self.model))  # otherwise the first evaluation would reject it, after an epoch
         strategy = self.trainer.strategy
         divided = isinstance(strategy, ShardedStrategy) and self.precision != "32-true"
-        precision = "bf16-true" if divided else self.precision  # what weights are put together in
+        precision = "bf16-true" if divided else self.precision  # in which weights are gathered
         self._attention = choose_attention(self.model, self.tuning.attention, strategy.root_device, precision)
         attach_attention(self.model, self._attention, compute_dtype(precision))
 
     def configure_model(self) -> None:
-        """Divide the weights between processes, if the strategy does so; then give those that learn their type.
+        """Shard the weights if the strategy does so; then convert trainable weights to their dtype.
 
         Until then they may be pages of their file, which the processes of a host share: none holds a whole copy.
         """
@@ -114,14 +114,14 @@ class GenerativeModule(Learner):
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_batch_start(self, batch: PackedStep, batch_idx: int) -> None:
-        """Seed this step, with other numbers on each process, see `begin_step`."""
+        """Seed this step, with a different seed on each process, see `begin_step`."""
         self.begin_step(self.trainer.global_rank)
 
     def training_step(self, batch: PackedStep, batch_idx: int) -> Tensor:
         """Do one optimizer step.
 
         Returns:
-            this process's part of the mean loss over the step's answer tokens.
+            This process's part of the mean loss over the step's answer tokens.
         """
         optimizer: Any = self.optimizers()
         # gradients are averaged over processes, but the loss is a sum over them: undo that
@@ -160,7 +160,7 @@ class GenerativeModule(Learner):
         self.score.update(gold, predicted, failed, loss, tokens)
 
     def describe(self) -> dict[str, Any]:
-        """Describe what makes the model another one, or its weights others: training goes on only if it is the same."""
+        """Return what changes the model or its weights; training resumes only if it is the same."""
         return {
             "model": _same_keys(CausalConfig, dataclasses.asdict(self.model_config)),
             "tuning": _same_keys(TuningConfig, dataclasses.asdict(self.tuning)),
@@ -169,7 +169,7 @@ class GenerativeModule(Learner):
         }
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Return what `describe` said, with what older files lack; they may have `auto` for the chosen optimizer."""
+        """Return the stored result of `describe`, completed for older files; their optimizer may be `auto`."""
         stored = super().stored_description(checkpoint)
         if stored is None:
             return None
@@ -185,14 +185,14 @@ class GenerativeModule(Learner):
             save_causal_model(path, self.causal, state)
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
-        """Refuse a checkpoint that lacks weights that learn; the frozen ones come from where they came from before."""
+        """Reject a checkpoint that lacks trainable weights; frozen ones are loaded from their original source."""
         missing = sorted(self._learning().keys() - checkpoint["state_dict"].keys())
         if missing:
             found = f"last.ckpt lacks {len(missing)} of the weights that learn, {missing[0]} first"
             raise UserError("resume", found, "Set resume=never, or choose another output_dir.")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store the description, and of the weights only those that learn."""
+        """Store the description, and only the trainable weights."""
         super().on_save_checkpoint(checkpoint)
         learning = self._learning()
         state = checkpoint["state_dict"]
@@ -202,12 +202,12 @@ class GenerativeModule(Learner):
         """Answer this process's samples; all processes must call it.
 
         Returns:
-            predictions by the sample's id.
+            Predictions by the sample's id.
         """
         found: dict[str, Prediction] = {}
         with unsharded(self.model) if is_sharded(self.model) else nullcontext():
             generator = Generator(self.model, self.causal.chat, self.prefix, self.decoding, self._constraint, self.seed)
-            generator.read_prefix()  # by the weights as they are now
+            generator.read_prefix()  # with the current weights
             progress = Progress(
                 "dev sentences answered",
                 len(batch.samples),
@@ -220,23 +220,23 @@ class GenerativeModule(Learner):
                 found |= {prediction.id: prediction for prediction in part}
                 progress.add(len(part))
                 if self.stop_signal and self.trainer.world_size == 1:
-                    raise Stopped(self.stop_signal)  # the evaluation is made again when training goes on
+                    raise Stopped(self.stop_signal)  # the evaluation is repeated when training resumes
         return found
 
     def _gradients_summed(self, wanted: bool) -> AbstractContextManager[Any]:
-        """Let data-parallel processes add up their gradients in the backward passes of the block, or not."""
+        """Sum the gradients of data-parallel processes in the backward passes of the block, or not."""
         model = self.trainer.strategy.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not wanted else nullcontext()
 
     def _clip(self, weights: list[nn.Parameter], batch: PackedStep) -> None:
-        """Scale all gradients down together where their norm is too large; log the norm before that."""
+        """Scale all gradients down together if their norm is too large; log the norm before that."""
         norm = nn.utils.clip_grad_norm_(weights, self.config.gradient_clip)
         if self.logs:
             full = norm.full_tensor() if isinstance(norm, DTensor) else norm
             self.log("train/gradient_norm", full, batch_size=batch.sentences)
 
     def _learning(self) -> dict[str, nn.Parameter]:
-        """Give the weights that learn, by their names."""
+        """Return the trainable weights by name."""
         return {name: weight for name, weight in self.named_parameters() if weight.requires_grad}
 
     def _log(self, loss: Tensor, batch: PackedStep) -> None:
@@ -250,20 +250,20 @@ class GenerativeModule(Learner):
 
 
 def _same_keys(group: type[CausalConfig | TuningConfig], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Take those keys of a section of which training must not go on with other values."""
+    """Return the keys of a section that must not change when training resumes."""
     filled = with_class_defaults(group, values)
     return {name: filled.get(name) for name in _SAME[group]}
 
 
 def convert_weights(model: nn.Module, dtype: torch.dtype) -> None:
-    """Convert all weights of a model to a type; buffers, such as frequencies of positions, keep theirs."""
+    """Convert all weights of a model to a dtype; buffers, such as frequencies of positions, keep theirs."""
     weights = {id(weight) for weight in model.parameters()}
     model._apply(lambda value: value.to(dtype) if id(value) in weights else value)  # type: ignore[no-untyped-call]
 
 
 @dataclass
 class DevShare:
-    """What one process evaluates of dev.
+    """The part of dev that one process evaluates.
 
     Attributes:
         samples: to be answered; those of all processes together are dev. May be empty.
@@ -279,14 +279,14 @@ class DevShare:
 
 
 class DevLoader:
-    """Gives one process its `DevShare` of dev.
+    """Yield one process's `DevShare` of dev.
 
     Args:
         samples: all that are evaluated.
-        prefix_length: tokens that all prompts share.
+        prefix_length: number of tokens that all prompts share.
         pack_tokens: most tokens of a pack.
-        rank: this process.
-        ranks: how many processes there are.
+        rank: number of this process.
+        ranks: number of processes.
     """
 
     def __init__(self, samples: Sequence[Sample], prefix_length: int, pack_tokens: int, rank: int, ranks: int) -> None:
@@ -303,14 +303,14 @@ class DevLoader:
 
 @dataclass(frozen=True)
 class PackStatistics:
-    """Counts what an epoch holds, for people.
+    """Counts of an epoch, for reports.
 
     Attributes:
-        steps: optimizer steps.
-        packs: of all steps and processes.
-        pack_tokens: tokens of all packs, their prefixes included: what is computed.
+        steps: number of optimizer steps.
+        packs: number of packs of all steps and processes.
+        pack_tokens: tokens of all packs, including their prefixes: what is computed.
         sample_tokens: tokens of all prompts and answers: what would be computed one by one.
-        answer_tokens: those that are learnt.
+        answer_tokens: tokens that are learnt.
         largest: tokens of the largest pack.
     """
 
@@ -350,24 +350,24 @@ class GenerativeData(TrainingData[Sample]):
         self.prefix = self.train[0].prompt[:shared]
 
     def train_dataloader(self) -> TrainLoader[Sample, PackedStep]:
-        """Load the steps of this process, from where training stands."""
+        """Return the steps of this process, from the current position of training on."""
         trainer = self.attached
         return self._loader(trainer.global_rank, trainer.world_size, lambda: trainer.global_step)
 
     def val_dataloader(self) -> DevLoader:
-        """Load this process's share of dev."""
+        """Return this process's share of dev."""
         trainer = self.attached
         return DevLoader(self.dev, len(self.prefix), self.pack_tokens, trainer.global_rank, trainer.world_size)
 
     def epoch_samples(self, epoch: int) -> Sequence[Sample]:
-        """Give the training samples of an epoch: the same ones, or with some mentions exchanged."""
+        """Return the training samples of an epoch: unchanged, or with some mentions replaced."""
         if self.replacement is None:
             return self.train
         samples, limit = list(self.train), self.encoder.config.max_length
         changed: dict[int, Sentence] = {}
         for at, (sample, original) in enumerate(zip(samples, self.replacement.sentences, strict=True)):
             sentence = self.replacement.sentence(at, epoch)
-            # where the original was cut a replacement could move the cut, and longer surfaces must not bring one
+            # if the original was cut, a replacement could move the cut; and longer surfaces must not cause one
             if sentence is not original and len(sample.text) == len(original.text) and len(sentence.text) <= limit:
                 changed[at] = sentence
         sources = {sentence.id: self.replacement.sentences[at].text for at, sentence in changed.items()}
@@ -378,7 +378,7 @@ class GenerativeData(TrainingData[Sample]):
         return samples
 
     def pack_statistics(self, ranks: int) -> PackStatistics:
-        """Count what the first epoch holds, divided between `ranks` processes."""
+        """Count the content of the first epoch, divided between `ranks` processes."""
         samples = self.epoch_samples(0)
         sizes = [len(pack.ids) for pack in self._first_epoch(ranks)]
         return PackStatistics(
@@ -396,7 +396,7 @@ class GenerativeData(TrainingData[Sample]):
         return PackSize(len(self.prefix), len(largest.ids), len(largest.targets))
 
     def _first_epoch(self, ranks: int) -> Iterator[Pack]:
-        """Make the packs of all processes."""
+        """Yield the packs of all processes."""
         for rank in range(ranks):
             for step in self._loader(rank, ranks, lambda: 0):
                 yield from step.packs

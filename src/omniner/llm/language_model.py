@@ -1,24 +1,23 @@
-"""A causal language model with its adapters, chat and prompt: built for training, kept in a folder, loaded, merged.
+"""Build, store, load and merge a causal language model with its adapters, chat and prompt.
 
-LoRA (Hu et al. 2021) freezes a linear layer W and learns an update B A of rank r beside it, scaled by alpha / r; B
-starts at zero, so training starts from the model as it was. QLoRA (Dettmers et al. 2023) does so beside weights of 4
-bits. Price of an adapter: two thin products a layer; gain: gradients and optimizer state only for about one weight in
-a hundred. Models with random weights learn all of them, since there is nothing to adapt.
+LoRA (Hu et al. 2021) freezes a linear layer W and trains an update B A of rank r in addition, scaled by alpha / r; B
+starts at zero, so training starts from the unchanged model. QLoRA (Dettmers et al. 2023) does this with 4-bit weights.
+An adapter costs two thin products per layer; in return, only about one weight in a hundred needs gradients and
+optimizer state. In models with random weights all weights are trained, since there is nothing to adapt.
 
-The 4-bit weights (nf4 with double quantisation) are made in memory, and taken back by `dequantize`: all linear layers
-but the output become `bitsandbytes` layers. So it works for any model: from a folder, a GGUF file, or random. Price:
-the whole model passes through main memory in its ordinary precision. The same weights always give the same codes, so
-a checkpoint need not hold them: it names the base and how it was quantised.
+The 4-bit weights (nf4 with double quantisation) are created in memory, and undone by `dequantize`: all linear layers
+but the output become `bitsandbytes` layers. This works for any model: from a folder, a GGUF file, or random. Its cost:
+the whole model passes through main memory in its ordinary precision. The same weights always give the same codes, so a
+checkpoint need not store them: it names the base and how it was quantised.
 
-A checkpoint is a folder. `omniner.json` says what it holds: the method, the base and how that was quantised, the chat
-template and the whole prompt. Beside it stand the tokenizer and either all weights (full) or the adapters in peft's
-format (lora, qlora). A pretrained base stays where it was and is named, one with random weights is kept in the
-subfolder `base`. Folders are written whole or not at all.
+A checkpoint is a folder. `omniner.json` describes it: the method, the base and its quantisation, the chat template and
+the whole prompt. The folder also holds the tokenizer and either all weights (full) or the adapters in peft's format
+(lora, qlora). A pretrained base is only named, one with random weights is stored in the subfolder `base`. Folders are
+written atomically.
 
-`write_merged_model` makes an ordinary model folder of adapters and base, for servers that know nothing of this program.
-Adapters that learnt beside a quantised base are merged into the values its 4-bit codes stand for, not into the
-weights before quantisation: those are what the adapters corrected, and so the merged model is the one that was
-evaluated.
+`write_merged_model` makes an ordinary model folder of adapters and base, for servers that do not know this program.
+Adapters that were trained on a quantised base are merged into the values of its 4-bit codes, not into the weights
+before quantisation: the adapters correct those values, and so the merged model is the one that was evaluated.
 """
 
 from __future__ import annotations
@@ -50,25 +49,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 _VERSION = 1
-_SHARD = "4GB"  # of weights in one file at most
-_BASE = "base"  # subfolder of a base that stands nowhere else
+_SHARD = "4GB"  # largest size of one file of weights
+_BASE = "base"  # subfolder of a base that is stored nowhere else
 _FIX = "Name the checkpoints/best folder of a finished training run of a causal model."
 
 
 @dataclass
 class CausalModel:
-    """A language model, ready to learn or to answer.
+    """A language model, ready for training or prediction.
 
     Attributes:
         model: `PreTrainedModel` (full) or `PeftModel` (lora, qlora).
         chat: its tokenizer and template.
-        prompt: what it is told.
+        prompt: its prompt.
         method: full | lora | qlora.
         base: hub name, folder or GGUF file it came from; None for random weights.
-        quantization: of the base; None where it has its ordinary precision.
-        random_base: the weights of a random base beside which adapters learn, for no other file has them; else None.
-        answer_rate: see `samples.answer_rate`, of what it learnt from; None = unknown.
-        base_weights: see `model_files.weights_digest`, of the base beside which adapters learn; None = unknown.
+        quantization: of the base; None if it has its ordinary precision.
+        random_base: the weights of a random base of adapters, which no other file has; else None.
+        answer_rate: see `samples.answer_rate`, of its training samples; None = unknown.
+        base_weights: see `model_files.weights_digest`, of the base of adapters; None = unknown.
     """
 
     model: Any
@@ -91,14 +90,14 @@ def build_causal_model(
     seed: int,
     quantizer: torch.device | str = "cpu",
 ) -> CausalModel:
-    """Build the model that a configuration asks for, on the CPU, in training mode.
+    """Build the model of a configuration, on the CPU, in training mode.
 
     Args:
         config: which model.
-        tuning: which of its weights learn.
-        prompt: what it will be told; a tokenizer made from the corpus knows its clauses and categories.
+        tuning: which of its weights are trained.
+        prompt: its prompt; a tokenizer made from the corpus knows its clauses and categories.
         texts: training sentences: a tokenizer made from the corpus knows their characters.
-        dtype: of the weights; of the products beside 4-bit weights.
+        dtype: of the weights; of the products with 4-bit weights.
         seed: of random weights.
         quantizer: see `quantize`.
 
@@ -117,20 +116,20 @@ def build_causal_model(
     quantization = quantize(model, tuning.double_quantization, dtype, quantizer) if method == "qlora" else None
     model = prepare_for_training(model, tuning, method, seed)
     base = config.path
-    if base and Path(base).exists():  # a place must be found wherever the program starts next; a hub name stays one
+    if base and Path(base).exists():  # a path must be valid from any working directory; a hub name stays as it is
         base = str(Path(base).resolve())
     weights = weights_digest(base) if base and method != "full" else None
     return CausalModel(model, chat, prompt, method, base, quantization, random_base, base_weights=weights)
 
 
 def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Write a checkpoint folder, whole or not at all.
+    """Write a checkpoint folder atomically.
 
     Args:
-        folder: takes the place of one that is there.
-        causal: what to keep.
-        weights: of those that learn, by the names of `trainable_state`; None = the model's own. For weights
-            that are gathered from several processes.
+        folder: an existing one is replaced.
+        causal: the model to store.
+        weights: the trainable ones, by the names of `trainable_state`, if they are gathered from several processes;
+            None = the model's own.
     """
     state = trainable_state(causal.model) if weights is None else dict(weights)
     with writing_folder(folder) as written:
@@ -155,15 +154,15 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
 
 
 def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | str) -> CausalModel:
-    """Load the model of a checkpoint folder, ready to answer.
+    """Load the model of a checkpoint folder, ready to predict.
 
     Args:
-        folder: as `save_causal_model` wrote it.
+        folder: written by `save_causal_model`.
         dtype: of the weights; adapters keep theirs.
-        device: where it shall be.
+        device: where to load it.
 
     Raises:
-        UserError: the folder is no such checkpoint, or its base is not where it was.
+        UserError: the folder is not such a checkpoint, or its base is missing.
     """
     causal = _assemble(folder, read_description(folder), dtype, True, device)
     causal.model = causal.model.to(device)
@@ -171,23 +170,23 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
 
 
 def merge_adapters(causal: CausalModel) -> None:
-    """Add adapters to the weights beside which they learnt, in memory: a layer is then one product instead of three.
+    """Merge adapters into their base weights, in memory: a layer is then one product instead of three.
 
-    The model answers as the folder does that `write_merged_model` writes of it in the same precision. Beside bf16
-    weights the sum is rounded to bf16, so that a few answers may differ from those of the evaluation while training.
-    Beside 4-bit weights adapters stay as they are: the sum would have to be rounded to 4 bits, which is another model.
+    The answers are those of the folder that `write_merged_model` writes in the same precision. With bf16 weights the
+    sum is rounded to bf16, so a few answers may differ from those of the evaluation during training. With 4-bit weights
+    adapters are not merged: the sum would have to be rounded to 4 bits, which is another model.
     """
     if causal.method != "full" and causal.quantization is None:
         causal.model = causal.model.merge_and_unload()
 
 
 def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = None) -> None:
-    """Make an ordinary model folder (weights, tokenizer, chat template) of a checkpoint folder.
+    """Write an ordinary model folder (weights, tokenizer, chat template) from a checkpoint folder.
 
     Args:
-        folder: as `save_causal_model` wrote it.
-        output: must not hold anything yet.
-        dtype: of the weights that are written; None = the base's own, so that the folder is the same on any machine.
+        folder: written by `save_causal_model`.
+        output: must be new or empty.
+        dtype: of the written weights; None = the base's own, so that the folder is the same on any machine.
 
     Raises:
         UserError: `output` is in use; see `load_causal_model`.
@@ -204,11 +203,11 @@ def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = N
 
 
 def write_plain_model(path: str, output: Path) -> None:
-    """Write a pretrained model as an ordinary folder that loads in seconds: safetensors in bf16, mapped when read.
+    """Write a pretrained model as an ordinary folder that loads in seconds: safetensors in bf16, memory-mapped.
 
     Args:
         path: hub name, folder or GGUF file.
-        output: must not hold anything yet.
+        output: must be new or empty.
 
     Raises:
         UserError: `output` is in use; see `loading.load_pretrained`.
@@ -222,7 +221,7 @@ def write_plain_model(path: str, output: Path) -> None:
 
 
 def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
-    """Write all weights; `state` has those that learn, the model the buffers that are kept beside them."""
+    """Write all weights: the trainable ones from `state`, persistent buffers from the model."""
     buffers = {name for name, _ in model.named_buffers()}
     unlearnt = {name: value.cpu() for name, value in model.state_dict().items() if name in buffers}
     with pretrained.quiet_libraries():
@@ -230,11 +229,11 @@ def _save_model(folder: Path, model: Any, state: dict[str, Tensor]) -> None:
 
 
 def _save_adapters(folder: Path, causal: CausalModel, state: dict[str, Tensor]) -> None:
-    """Write peft's two files, and a base that stands nowhere else."""
+    """Write peft's two files, and a base that is stored nowhere else."""
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
-    # not by peft's own save: that asks the hub about the base
+    # not with peft's own save, which asks the hub about the base
     found = get_peft_model_state_dict(causal.model, state_dict=state, save_embedding_layers=False)
     save_file({name: value.contiguous() for name, value in found.items()}, folder / "adapter_model.safetensors")
     settings = copy.copy(causal.model.peft_config["default"])
@@ -254,7 +253,7 @@ def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Read `omniner.json` of a folder, and check it as far as `load_causal_model` relies on it."""
+    """Read `omniner.json` of a folder, and check what `load_causal_model` relies on."""
     restore(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError("checkpoint", f"{folder} is no folder with {DESCRIPTION}", _FIX)
@@ -274,7 +273,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load tokenizer.json as it stands: AutoTokenizer builds some families anew, with their own normalisation."""
+    """Load tokenizer.json unchanged: AutoTokenizer rebuilds some families with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
     with pretrained.explaining_load_errors("checkpoint", folder, _FIX):
@@ -284,13 +283,13 @@ def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def _assemble(
     folder: Path, description: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool, quantizer: torch.device | str
 ) -> CausalModel:
-    """Put the model of a folder together on the CPU.
+    """Assemble the model of a folder on the CPU.
 
     Args:
         folder: the checkpoint.
-        description: what `read_description` gives of it.
+        description: from `read_description`.
         dtype: of the weights.
-        keep_codes: quantise a base that was quantised; else it gets the values that its codes stand for.
+        keep_codes: whether to quantise a base that was quantised; if not, it gets the values of its codes.
         quantizer: see `quantize`.
     """
     quantization = Quantization(**description["quantization"]) if description["quantization"] else None
@@ -311,7 +310,7 @@ def _assemble(
         with pretrained.explaining_load_errors("checkpoint", folder, _FIX), pretrained.quiet_libraries():
             from peft import PeftModel
 
-            # without a device peft would take the first GPU, also where the CPU shall answer
+            # without a device peft would take the first GPU, even if the CPU is to be used
             model = PeftModel.from_pretrained(model.to(dtype), folder, torch_device="cpu")
         fuse_adapters(model)
     chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
@@ -322,7 +321,7 @@ def _assemble(
 
 
 def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
-    """Read in which precision the weights of a folder, or of the model that its adapters belong to, are kept."""
+    """Return the stored precision of a folder's weights, or of those of its adapters' base."""
     if description["quantization"]:
         return Quantization(**description["quantization"]).source_dtype
     if description["method"] == "full":
@@ -331,7 +330,7 @@ def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
 
 
 def _load_weights(folder: Path, description: Mapping[str, Any], dtype: torch.dtype) -> Any:
-    """Load all weights of a folder, or the model that its adapters belong to."""
+    """Load all weights of a folder, or the base of its adapters."""
     if description["method"] != "full" and description["base"] is not None:
         check_base(folder, description)
         try:
@@ -354,26 +353,26 @@ def _copy_state(model: Any) -> dict[str, Tensor]:
 
 
 def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """Copy the weights that learn to the CPU, by their names in the model."""
+    """Copy the trainable weights to the CPU, by their names in the model."""
     return {
         name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
     }
 
 
-_LARGE = 1_000_000_000  # weights that learn from which on 8-bit optimizer states are worth their noise: 6 GB saved
+_LARGE = 1_000_000_000  # trainable weights from which on 8-bit optimizer states are worth their noise: 6 GB saved
 
 
 def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
-    """Make a causal model ready to learn by a method.
+    """Prepare a causal model for training by a method.
 
     Args:
         model: `PreTrainedModel`, already quantised for qlora. It is changed.
-        tuning: the shape of adapters and whether activations are computed again.
+        tuning: the shape of adapters, and whether activations are recomputed.
         method: full | lora | qlora.
-        seed: of the adapters' random halves.
+        seed: of the random initial values of adapters.
 
     Returns:
-        the model itself (full), or peft's around it, in training mode.
+        The model itself (full), or a peft model around it, in training mode.
 
     Raises:
         UserError: `tuning.targets` names no layer of the model.
@@ -390,7 +389,7 @@ def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: in
 
 
 def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
-    """Put peft's adapters around a `PreTrainedModel`, with random halves from the seed."""
+    """Wrap a `PreTrainedModel` in peft's adapters, with initial values from the seed."""
     with pretrained.quiet_libraries():  # peft imports bitsandbytes
         from peft import LoraConfig, TaskType, get_peft_model
 
@@ -402,7 +401,7 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
         lora_dropout=tuning.dropout,
         target_modules=targets,
     )
-    with torch.random.fork_rng(devices=[]):  # adapters are made on the CPU: no GPU's generator is touched
+    with torch.random.fork_rng(devices=[]):  # adapters are created on the CPU: no GPU's generator is used
         torch.default_generator.manual_seed(seed)
         try:
             with pretrained.quiet_libraries():
@@ -422,13 +421,13 @@ def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
 def build_optimizer(
     model: Any, name: OptimizerName, learning_rate: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """Build an optimizer over the weights that learn; norms and biases are not decayed.
+    """Build an optimizer over the trainable weights; norms and biases get no weight decay.
 
     Args:
-        model: what learns.
-        name: what `choose_optimizer` gave.
+        model: the model to train.
+        name: from `choose_optimizer`.
         learning_rate: of all weights.
-        weight_decay: of those that are decayed.
+        weight_decay: of the weights that have it.
     """
     learning = [value for value in model.parameters() if value.requires_grad]
     groups = [
@@ -446,7 +445,7 @@ def build_optimizer(
 
 
 def choose_optimizer(model: Any, wanted: WantedOptimizer, accelerator: str, strategy: str) -> OptimizerName:
-    """Choose what `tuning.optimizer` becomes for a model, see `optimizer_name`.
+    """Resolve `tuning.optimizer` for a model, see `optimizer_name`.
 
     Raises:
         UserError: adamw_8bit without bitsandbytes.
@@ -466,15 +465,15 @@ def choose_optimizer(model: Any, wanted: WantedOptimizer, accelerator: str, stra
 
 
 def optimizer_name(wanted: WantedOptimizer, learning: float, accelerator: str, strategy: str) -> OptimizerName:
-    """Name the optimizer that `tuning.optimizer` means, where bitsandbytes is installed.
+    """Return the optimizer that `tuning.optimizer` means, assuming that bitsandbytes is installed.
 
-    8-bit states (Dettmers et al. 2022) on a GPU where a billion weights learn, torch's fused AdamW otherwise: for the
-    few weights of adapters they save little, and bitsandbytes waits for the GPU behind each of hundreds of matrices.
-    States that are divided between processes cannot be of 8 bits.
+    8-bit states (Dettmers et al. 2022) on a GPU if a billion weights are trained, otherwise torch's fused AdamW: for
+    the few weights of adapters 8 bits save little, and bitsandbytes waits for the GPU after each of hundreds of
+    matrices. Sharded states cannot have 8 bits.
 
     Args:
         wanted: auto | adamw | adamw_8bit.
-        learning: how many weights learn.
+        learning: number of trainable weights.
         accelerator: cpu | gpu.
         strategy: of the training, `fsdp` or another one.
     """
@@ -492,12 +491,12 @@ def optimizer_name(wanted: WantedOptimizer, learning: float, accelerator: str, s
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a base was quantised, as a checkpoint records it.
+    """How a base was quantised, as stored in a checkpoint.
 
     Attributes:
         kind: nf4, the only one.
         double: whether the blocks' constants are quantised, too.
-        source: precision of the weights before, as torch names it (`bfloat16`).
+        source: previous precision of the weights, as torch names it (`bfloat16`).
     """
 
     kind: str
@@ -506,24 +505,25 @@ class Quantization:
 
     @property
     def source_dtype(self) -> torch.dtype:
-        """The precision as torch has it."""
+        """The previous precision as a torch dtype."""
         return cast(torch.dtype, getattr(torch, self.source))
 
 
 def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.device | str = "cpu") -> Quantization:
-    """Replace the linear layers of a `PreTrainedModel`, all but the output, by 4-bit ones.
+    """Replace the linear layers of a `PreTrainedModel`, except the output, by 4-bit ones.
 
     Args:
-        model: is changed; all but its linear layers stays as it is.
+        model: is changed; everything but its linear layers stays the same.
         double: quantise the constants, too.
         compute: precision of the products.
-        quantizer: what finds the codes, a GPU a hundred times as fast as a CPU; the weights stay where they are.
+        quantizer: device that computes the codes, a GPU a hundred times as fast as a CPU; the weights stay where they
+            are.
 
     Returns:
-        how it was quantised.
+        How it was quantised.
 
     Raises:
-        UserError: without bitsandbytes.
+        UserError: bitsandbytes is not installed.
     """
     if not has_bitsandbytes():
         raise UserError(
@@ -533,7 +533,7 @@ def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.de
         )
     source = model.dtype
     output = model.get_output_embeddings()
-    # subclasses of nn.Linear do more than it: they stay
+    # subclasses of nn.Linear do more and are not replaced
     names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
     for name in names:
         replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute, quantizer))
@@ -542,7 +542,7 @@ def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.de
 
 
 def dequantize(model: Any) -> None:
-    """Undo `quantize`: ordinary linear layers with the values that the 4-bit codes stand for."""
+    """Undo `quantize`: ordinary linear layers with the values of the 4-bit codes."""
     bnb = import_bitsandbytes()
     for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
         layer = model.get_submodule(name)
@@ -556,13 +556,14 @@ def dequantize(model: Any) -> None:
 
 
 def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantizer: torch.device | str) -> nn.Module:
-    """Make the 4-bit layer of a linear one, see `quantize`."""
+    """Return the 4-bit version of a linear layer, see `quantize`."""
     bnb = import_bitsandbytes()
     size = linear.in_features, linear.out_features
     layer = bnb.nn.Linear4bit(
         *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
     )
-    # on CPUs with avx512_bf16 one evaluation would repack the codes for good, and training afterwards has no gradients
+    # on CPUs with avx512_bf16 one evaluation would repack the codes permanently, and later training would have no
+    # gradients
     layer.support_avx512bf16_for_cpu = False
     weight = bnb.nn.Params4bit(
         linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
@@ -577,13 +578,13 @@ def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantizer: to
 
 
 def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put a layer in the place of another one, which is named as in `named_modules`."""
+    """Replace a layer, given by its name in `named_modules`."""
     parent, _, child = name.rpartition(".")
     setattr(model.get_submodule(parent), child, layer)
 
 
 def has_bitsandbytes() -> bool:
-    """Tell whether bitsandbytes can be imported."""
+    """Return whether bitsandbytes can be imported."""
     try:
         with pretrained.quiet_libraries():
             import bitsandbytes  # noqa: F401
@@ -593,7 +594,7 @@ def has_bitsandbytes() -> bool:
 
 
 def import_bitsandbytes() -> Any:
-    """Import bitsandbytes, whose own types are too loose to be checked against."""
+    """Import bitsandbytes as `Any`, because its own types are too loose to be checked."""
     import bitsandbytes
 
     return bitsandbytes

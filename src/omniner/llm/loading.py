@@ -1,23 +1,23 @@
-"""Causal language models and their tokenizers: from a hub name, a folder or a GGUF file, or made from nothing.
+"""Load causal language models and their tokenizers from a hub name, a folder or a GGUF file, or build them.
 
-`load_pretrained` gives a `PreTrainedModel` with a language modelling head and its fast tokenizer. A GGUF file (the
-format of llama.cpp) is read into ordinary weights, whatever its quantisation. What cannot be used is one `UserError`
-about `model.path`: an encoder, a model without a tokenizer, one that only its own code can run.
+`load_pretrained` returns a `PreTrainedModel` with a language modelling head and its fast tokenizer. A GGUF file (the
+format of llama.cpp) is read into ordinary weights, whatever its quantisation. A model that cannot be used raises one
+`UserError` about `model.path`: an encoder, a model without a tokenizer, one that needs its own code.
 
-`random_model` gives a model with random weights, and `build_corpus_tokenizer` its tokenizer, made from the training
-sentences and the prompt. What such a model has to learn is to copy characters and to choose a category, so its byte-
-level BPE tokenizer cuts texts along that task:
+`random_model` returns a model with random weights, and `build_corpus_tokenizer` its tokenizer, made from the training
+sentences and the prompt. Such a model must learn to copy characters and to choose a category, so its byte-level BPE
+tokenizer splits texts for that task:
 
 - a character of a sentence is one token, never merged with its neighbours: copying is then one token at a time, and a
-  mention is the same tokens in the sentence and in the answer. Characters seen once are left to the bytes, so that
-  spelling by bytes is learnt as well and an unknown character of the test set can be copied too;
+  mention has the same tokens in the sentence and in the answer. Characters seen once are left to the bytes, so that
+  spelling by bytes is learnt as well and an unknown character of the test set can be copied, too;
 - a category with its quotes is one token, and so is each run of brackets and commas between the strings of an answer;
-- a clause of the prompt is one token (unless a training sentence holds it): the prompt is the same for every sentence,
-  all that its length brings is cost.
+- a clause of the prompt is one token (unless a training sentence contains it): the prompt is the same for every
+  sentence, so its length only adds cost.
 
-It is the ordinary format of GPT-2 and Qwen (vocabulary, merges of bytes within one character, added tokens), because
-some loaders keep only those parts of `tokenizer.json` and put the pre-tokenizer of a model's family in place of ours:
-the tokens do not depend on it. Every text comes back from its tokens as it was.
+It has the ordinary format of GPT-2 and Qwen (vocabulary, merges of bytes within one character, added tokens), because
+some loaders keep only those parts of `tokenizer.json` and replace our pre-tokenizer by that of the model's family: the
+tokens do not depend on it. Decoding its tokens always gives the original text.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ log = logging.getLogger("omniner")
 
 _FOLDER = "The folder must hold config.json, tokenizer.json and model.safetensors, or one .gguf file."
 _HEADS = ("ForCausalLM", "LMHeadModel")
-_ROUNDING = 0.15  # relative to the size of a matrix; 4 bits make 0.1, two unlike matrices 1.4
+_ROUNDING = 0.15  # relative to the size of a matrix; 4 bits give 0.1, two different matrices 1.4
 _ROWS = 8192  # compared at a time: in fp32 a whole vocabulary takes as much memory as a small model
-_MIN_TOKENS = 256  # transformers makes an almost empty tokenizer of a folder that has none
+_MIN_TOKENS = 256  # transformers makes an almost empty tokenizer for a folder without one
 
 
 def random_model(
@@ -60,14 +60,14 @@ def random_model(
     """Build a model with random weights, and its tokenizer from a corpus.
 
     Args:
-        config: `architecture` holds keys of a configuration of transformers; `vocabulary` limits the tokenizer.
-        prompt: whose texts and categories get tokens.
+        config: `architecture` holds keys of a transformers configuration; `vocabulary` limits the tokenizer.
+        prompt: its texts and categories get tokens.
         texts: training sentences.
         dtype: of the weights.
         seed: of the weights.
 
     Raises:
-        UserError: no model can be built of it, or the vocabulary is too small.
+        UserError: the architecture is not valid, or the vocabulary is too small.
     """
     if "model_type" not in config.architecture:
         raise UserError(
@@ -83,11 +83,11 @@ def random_model(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    with torch.random.fork_rng(devices=[]):  # the model is made on the CPU: no GPU's generator is touched
+    with torch.random.fork_rng(devices=[]):  # the model is created on the CPU: no GPU's generator is used
         torch.default_generator.manual_seed(seed)
         try:
             model = build_from_config(values, dtype)
-        except Exception as error:  # of many kinds: each configuration class checks in its own way
+        except Exception as error:  # of many types: each configuration class checks in its own way
             raise UserError(
                 "model.architecture",
                 f"no language model can be built of it ({one_line(error)})",
@@ -104,7 +104,7 @@ def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
         dtype: of the weights.
 
     Raises:
-        UserError: it cannot be loaded, is no causal language model, or its tokenizer does not fit.
+        UserError: it cannot be loaded, is not a causal language model, or its tokenizer does not fit.
     """
     model, found = load_weights(path, dtype), load_tokenizer(path)
     rows = model.get_input_embeddings().weight.shape[0]
@@ -113,10 +113,10 @@ def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, Pre
 
 
 def tie_output(model: PreTrainedModel) -> None:
-    """Let the output matrix be the embeddings again where both are the same but for rounding.
+    """Tie the output matrix to the embeddings if both are equal up to rounding.
 
-    A GGUF file may hold a tied matrix twice, quantised in two ways, and does not say so. The output's copy is kept:
-    llama.cpp rounds it less than the other. That spares a fifth of the weights of a small model.
+    A GGUF file may contain a tied matrix twice, quantised in two ways, without saying so. The output's copy is kept,
+    because llama.cpp rounds it less. This saves a fifth of the weights of a small model.
     """
     read, written = model.get_input_embeddings(), model.get_output_embeddings()
     if read is None or written is None or read.weight is written.weight or read.weight.shape != written.weight.shape:
@@ -131,7 +131,7 @@ def tie_output(model: PreTrainedModel) -> None:
 
 
 def load_settings(config: CausalConfig) -> Any:
-    """Load what transformers calls the configuration of a model: its sizes, without its weights.
+    """Load the transformers configuration of a model: its sizes, without its weights.
 
     Raises:
         UserError: see `load_pretrained`.
@@ -145,13 +145,14 @@ def load_settings(config: CausalConfig) -> Any:
 
 
 def stored_dtype(path: str) -> torch.dtype:
-    """Read in which precision a hub name, a folder or a GGUF file keeps its weights: for packed ones, bf16."""
+    """Return the precision in which a hub name, a folder or a GGUF file stores its weights; bf16 for a GGUF file."""
     source = _Source.find(path)
     return torch.bfloat16 if source.gguf else source.settings().dtype or torch.float32
 
 
 def mapped_dtype(path: str, dtype: torch.dtype) -> torch.dtype:
-    """Return in which precision a model is loaded without a copy; `dtype` for a GGUF file, which is unpacked anyway.
+    """Return the precision in which a model is loaded without a copy; `dtype` for a GGUF file, which is unpacked
+    anyway.
 
     Weights in their file's own precision are pages of that file, which all processes of a host share.
     """
@@ -159,7 +160,7 @@ def mapped_dtype(path: str, dtype: torch.dtype) -> torch.dtype:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
-    """Load the tokenizer alone, to count with; see `load_pretrained`."""
+    """Load only the tokenizer, for counting; see `load_pretrained`."""
     from transformers import AutoTokenizer
 
     source = _Source.find(path)
@@ -168,7 +169,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
 
 
 def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Load the model alone, which adapters are put onto again; see `load_pretrained`."""
+    """Load only the model, for example to add adapters to it; see `load_pretrained`."""
     from transformers import AutoModelForCausalLM
 
     source = _Source.find(path)
@@ -189,26 +190,26 @@ def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
 
 
 def build_from_config(values: dict[str, Any], dtype: torch.dtype) -> PreTrainedModel:
-    """Build a model with random weights from the values of its configuration, and try it."""
+    """Build a model with random weights from the values of its configuration, and run it once."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = dict(values)
     settings = AutoConfig.for_model(values.pop("model_type"), **values)
     model = AutoModelForCausalLM.from_config(settings, dtype=dtype, trust_remote_code=False)
     with torch.no_grad():
-        model(torch.zeros(1, 2, dtype=torch.long))  # sizes that do not fit together show only now
+        model(torch.zeros(1, 2, dtype=torch.long))  # sizes that do not match raise only here
     return model
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a model is loaded from.
+    """The source of a model.
 
     Attributes:
-        path: what `model.path` says.
+        path: `model.path`.
         place: hub name or folder.
         local: whether that is a folder, which needs no network.
-        gguf: name of the GGUF file in it; empty = it holds ordinary weights.
+        gguf: name of the GGUF file in it; empty = it has ordinary weights.
     """
 
     path: str
@@ -218,10 +219,10 @@ class _Source:
 
     @classmethod
     def find(cls, path: str) -> _Source:
-        """Find out what a path means.
+        """Return the source that a path means.
 
         Raises:
-            UserError: nothing, or a GGUF file that cannot be read without gguf.
+            UserError: the path does not exist, or is a GGUF file and gguf is not installed.
         """
         file = gguf_file(path)
         if file is None or not file.is_file():
@@ -239,13 +240,13 @@ class _Source:
 
     @contextlib.contextmanager
     def explaining_errors(self) -> Iterator[None]:
-        """Turn what transformers raises in the block into one `UserError`."""
+        """Convert what transformers raises in the block to one `UserError`."""
         fix = pretrained.load_advice(self.local, _FOLDER)
         with pretrained.explaining_load_errors("model.path", self.path, fix), explaining_code(self.path):
             yield
 
     def settings(self) -> Any:
-        """Load what transformers calls the configuration of the model; refuse one that only its own code can run."""
+        """Load the transformers configuration of the model; reject a model that needs its own code."""
         from transformers import AutoConfig
 
         if self.local and not self.gguf:
@@ -255,7 +256,7 @@ class _Source:
 
 
 def unpacked_gguf() -> dict[str, Any]:
-    """Tell newer versions of transformers, which may leave the weights of a GGUF file packed, not to do so."""
+    """Return options that make newer versions of transformers unpack the weights of a GGUF file."""
     try:
         from transformers import GgufConfig
     except ImportError:
@@ -264,13 +265,13 @@ def unpacked_gguf() -> dict[str, Any]:
 
 
 def check_code(path: str, folder: Path) -> None:
-    """Refuse a folder whose model only code of its repository can run; some of these can be converted."""
+    """Reject a folder whose model needs code of its repository; some of these can be converted."""
     from transformers import CONFIG_MAPPING
 
     try:
         settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return  # transformers itself tells what is wrong with it
+        return  # transformers itself reports what is wrong with it
     if not isinstance(settings, dict):
         return
     kind = str(settings.get("model_type"))
@@ -290,7 +291,7 @@ def check_code(path: str, folder: Path) -> None:
 
 @contextlib.contextmanager
 def explaining_code(path: str) -> Iterator[None]:
-    """Say of a hub repository that it needs its own code: it cannot be looked into before it is loaded."""
+    """Convert the error of a hub repository that needs its own code, which cannot be checked before loading."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -306,7 +307,7 @@ def explaining_code(path: str) -> Iterator[None]:
 
 
 def check_causal(path: str, settings: Any) -> None:
-    """Refuse a model without a left-to-right language modelling head, which cannot write answers."""
+    """Reject a model without a left-to-right language modelling head, which cannot write answers."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -327,7 +328,7 @@ def check_causal(path: str, settings: Any) -> None:
 
 
 def _check_tokenizer(path: str, tokenizer: Any, rows: int) -> None:
-    """Refuse a tokenizer that is not there, not fast (exact texts back), or of another model (`rows` of embeddings)."""
+    """Reject a tokenizer that is missing, not fast (exact decoding), or of another model (`rows` of embeddings)."""
     if len(tokenizer) < _MIN_TOKENS:
         raise UserError("model.path", f"{path} holds no tokenizer", "Put the model's tokenizer.json there.")
     if not tokenizer.is_fast:
@@ -343,11 +344,11 @@ CHATML_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-_JSON = ('[["', '", ', '], ["', "]]", '",', '],["')  # both answer styles; the quotes of a category are its own
+_JSON = ('[["', '", ', '], ["', "]]", '",', '],["')  # both answer styles; a category's token has its own quotes
 _ROLES = ("system\n", "user\n", "assistant\n")
-_MIN_COUNT = 2  # times a character must be seen to get a token of its own
-_MIN_CLAUSE = 4  # characters: a shorter clause may well stand in a sentence
-_CLAUSE_SHARE = 4  # clauses take at most one in so many of the entries that are left for them and the characters
+_MIN_COUNT = 2  # number of occurrences from which a character gets its own token
+_MIN_CLAUSE = 4  # characters: a shorter clause may well occur in a sentence
+_CLAUSE_SHARE = 4  # clauses take at most this fraction (1 / 4) of the entries left for them and the characters
 _CLAUSE = re.compile(r"[^，。；：、！？,.;:!?\n]*[，。；：、！？,.;:!?\n]*")
 _BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
@@ -355,12 +356,12 @@ Merge = tuple[str, str]
 
 
 def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Build the tokenizer of a corpus; the same input always makes the same one.
+    """Build the tokenizer of a corpus; the same input always gives the same tokenizer.
 
     Args:
         texts: training sentences.
-        prompt: whose texts and categories get tokens.
-        vocabulary: most entries; what is more frequent comes first.
+        prompt: its texts and categories get tokens.
+        vocabulary: largest number of entries; more frequent ones come first.
 
     Raises:
         UserError: `vocabulary` has no room for the bytes, the control tokens and the parts of an answer.
@@ -369,7 +370,7 @@ def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int
 
     texts = list(texts)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    categories = (json.dumps(category, ensure_ascii=False) for category in prompt.categories)  # as an answer has them
+    categories = (json.dumps(category, ensure_ascii=False) for category in prompt.categories)  # as in an answer
     fixed = list(dict.fromkeys([*_JSON, *_ROLES, *categories]))
     needed = len(alphabet) + len(fixed) + len((PAD, START, END))
     if vocabulary < needed:
@@ -378,7 +379,7 @@ def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int
             f"{vocabulary}, but bytes, control tokens and {len(prompt.categories)} categories alone are {needed}",
             f"Set it to {needed} and as many as characters shall be known; a few thousand for Chinese.",
         )
-    # everything of the prompt that is not the sentence
+    # the whole prompt except the sentence
     told = [prompt.system, prompt.instruction + "\n", *prompt.input.split(SENTENCE)]
     clauses = find_clauses(told, texts)[: (vocabulary - needed) // _CLAUSE_SHARE]
     room = vocabulary - needed - len(clauses)
@@ -406,21 +407,21 @@ def byte_level_tokenizer(alphabet: Sequence[str], merges: Sequence[Merge]) -> To
 
 
 def frequent_characters(texts: Iterable[str], prompt_texts: Iterable[str]) -> list[str]:
-    """List characters of several bytes, the most frequent first; those of the prompt count as frequent enough."""
+    """Return characters of several bytes, the most frequent first; those of the prompt count as frequent enough."""
     counts: Counter[str] = Counter()
     for text in texts:
         counts.update(text)
     for character in set("".join(prompt_texts)):
         counts[character] += _MIN_COUNT
     known = (item for item, count in counts.items() if count >= _MIN_COUNT and item >= "\x80")
-    encodable = [item for item in known if not "\ud800" <= item <= "\udfff"]  # half of a pair has no bytes
+    encodable = [item for item in known if not "\ud800" <= item <= "\udfff"]  # half of a surrogate pair has no bytes
     return sorted(encodable, key=lambda item: (-counts[item], item))
 
 
 def character_merges(characters: Iterable[str], room: int) -> list[Merge]:
-    """List merges that make each character one token, byte by byte from the left; at most `room` of them.
+    """Return merges that make each character one token, byte by byte from the left; at most `room` of them.
 
-    No merge reaches over the end of a character: the right part of each is a byte that never begins one.
+    No merge crosses the end of a character: the right part of each is a byte that never begins one.
     """
     merges: dict[Merge, None] = {}
     for character in characters:
@@ -433,15 +434,19 @@ def character_merges(characters: Iterable[str], room: int) -> list[Merge]:
 
 
 def find_clauses(prompt_texts: Iterable[str], texts: Sequence[str]) -> list[str]:
-    """List clauses of the prompt, the longest first; none that a training sentence holds, where it would be merged."""
+    """Return clauses of the prompt, the longest first; none that a training sentence contains, where it would be
+    merged.
+    """
     corpus = "\n".join(texts)
     pieces = {piece for text in prompt_texts for piece in _CLAUSE.findall(text)}
-    # a quote: part of an example answer, whose mention must stay what it is in a sentence
+    # a quote: part of an example answer, whose mention must have the same tokens as in a sentence
     fit = [item for item in pieces if len(item) >= _MIN_CLAUSE and '"' not in item and item.strip() not in corpus]
     return sorted(fit, key=lambda piece: (-len(piece), piece))
 
 
 def is_decodable(token: str) -> bool:
-    """Try whether the byte-level decoder gives an added token back: only Latin-1 letters it would take for bytes."""
+    """Return whether the byte-level decoder restores an added token; it would treat text of only Latin-1 letters as
+    bytes.
+    """
     decoded: str = decoders.ByteLevel().decode([token])
     return decoded == token

@@ -1,18 +1,18 @@
-"""Linear layers with low-rank adapters (LoRA), computed and differentiated as one operation.
+"""Compute and differentiate linear layers with low-rank adapters (LoRA) as one operation.
 
 peft adds an adapter to a frozen layer in six operations: the layer's own product, dropout, two thin products, a factor
-and a sum. Each of them keeps its input for the backward pass, adapters of fp32 beside weights of bf16 pass through
-fp32, and every sum is one more pass over the largest numbers of the model. Here it is one operation:
+and a sum. Each of them keeps its input for the backward pass, fp32 adapters of bf16 weights pass through fp32, and
+every sum is one more pass over the largest arrays of the model. Here it is one operation:
 
-    y = x W' + b + s (x A') B'        A [r, I] and B [O, r] learn, W [O, I] and b are frozen
+    y = x W' + b + s (x A') B'        A [r, I] and B [O, r] are trained, W [O, I] and b are frozen
 
-Products are taken in the precision in which the layer computes, those of the adapters included; their weights and
-gradients keep their own, fp32 as a rule. The update is added onto the layer's product in place. Kept are x once and
-x A', which is thin. Nothing is computed for weights that do not learn. Layers that read the same input (query, key and
-value; gate and up) can be computed together: x A' is then one product for all of them, and x is kept once.
+All products, including those of the adapters, use the compute precision of the layer; the adapters' weights and
+gradients keep their own, usually fp32. The update is added to the layer's product in place. Only x and the thin x A'
+are kept. Nothing is computed for frozen weights. Layers with the same input (query, key and value; gate and up) can be
+computed together: x A' is then one product for all of them, and x is kept once.
 
-`fuse_adapters` gives this to peft's layers; names, weights and files stay peft's. A layer of 4-bit weights makes
-its own product, and its adapter is added to that. What is not plain LoRA (several adapters, DoRA, biases that learn) is
+`fuse_adapters` applies this to peft's layers; names, weights and files stay peft's. A layer of 4-bit weights computes
+its own product, and its adapter is added to that. Anything but plain LoRA (several adapters, DoRA, trainable biases) is
 left to peft.
 """
 
@@ -28,13 +28,13 @@ from torch.nn.functional import dropout, linear
 
 
 class Adapter(NamedTuple):
-    """What is added to a linear layer.
+    """The update of a linear layer.
 
     Attributes:
         down: A, [r, I].
         up: B, [O, r].
         scale: s.
-        dropout: share of the adapter's inputs that are left out, at present.
+        dropout: current share of the adapter's inputs that are dropped.
     """
 
     down: Tensor
@@ -47,9 +47,9 @@ class AdaptedLayer(NamedTuple):
     """A frozen linear layer and its adapter.
 
     Attributes:
-        weight: W, [O, I]; None where the layer makes its product itself.
+        weight: W, [O, I]; None if the layer computes its product itself.
         bias: b, [O], or none.
-        adapter: beside it.
+        adapter: of the layer.
     """
 
     weight: Tensor | None
@@ -58,17 +58,17 @@ class AdaptedLayer(NamedTuple):
 
 
 def fuse_adapters(model: nn.Module) -> None:
-    """Let the adapted layers of a peft model compute as one operation each, where `adapter_of` knows how."""
+    """Make the adapted layers of a peft model compute as one operation each, if `adapter_of` supports them."""
     from peft.tuners.lora import Linear, LoraLayer
 
     for module in model.modules():
-        # the name, for bitsandbytes need not be there
+        # compared by name, because bitsandbytes may not be installed
         if isinstance(module, Linear) or (isinstance(module, LoraLayer) and type(module).__name__ == "Linear4bit"):
             vars(module)["forward"] = AdaptedForward(module)
 
 
 class AdaptedForward:
-    """Takes the place of the `forward` of one of peft's layers, and is copied with it."""
+    """Replaces the `forward` of one of peft's layers, and is copied with it."""
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -83,7 +83,7 @@ class AdaptedForward:
         return adapted_linear(x, [layer], module.base_layer(x) if layer.weight is None else None)[0]
 
     def layer(self) -> AdaptedLayer | None:
-        """Put the layer and the adapter that it applies at present together; None where that is left to peft."""
+        """Return the layer with its currently active adapter; None if it must be left to peft."""
         adapter, base = adapter_of(self.module), self.module.base_layer
         if adapter is None:
             return None
@@ -91,7 +91,7 @@ class AdaptedForward:
 
 
 def project(x: Tensor, modules: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    """Apply layers to the same input, together where all of them are adapted ones: [..., I] to [..., O] of each."""
+    """Apply layers to the same input, together if all of them are adapted ones: [..., I] to [..., O] of each."""
     layers = [_joinable(module) for module in modules]
     found = [layer for layer in layers if layer is not None]
     return adapted_linear(x, found) if len(found) == len(modules) else tuple(module(x) for module in modules)
@@ -106,7 +106,7 @@ def _joinable(module: Any) -> AdaptedLayer | None:
 
 
 def adapter_of(module: Any) -> Adapter | None:
-    """Return the adapter that one of peft's layers applies at present; None if it is none, or no plain one."""
+    """Return the active adapter of one of peft's layers; None if there is none, or it is not plain LoRA."""
     if module.disable_adapters or module.merged or len(module.active_adapters) != 1:
         return None
     (name,) = module.active_adapters
@@ -118,8 +118,8 @@ def adapter_of(module: Any) -> Adapter | None:
 
 
 def is_plain(base: Any) -> bool:
-    """Tell whether a layer is nothing but a frozen matrix and bias, so that its product can be made here."""
-    # subclasses of nn.Linear do more than it, and hooks want to see it called
+    """Return whether a layer is only a frozen matrix and bias, so that its product can be computed here."""
+    # subclasses of nn.Linear do more, and hooks need the call
     if type(base) is not nn.Linear or base._forward_hooks or base._forward_pre_hooks:
         return False
     return not (base.weight.requires_grad or (base.bias is not None and base.bias.requires_grad))
@@ -131,15 +131,15 @@ def adapted_linear(x: Tensor, layers: Sequence[AdaptedLayer], product: Tensor | 
     Args:
         x: [..., I].
         layers: all without dropout, or a single one.
-        product: [..., O], what a single layer made of x itself.
+        product: [..., O], if a single layer has computed its own product of x.
 
     Returns:
-        [..., O] of each layer, in the precision of computing: autocast's where that is on, else the weights'.
+        [..., O] of each layer, in the compute precision: autocast's if it is enabled, else the weights'.
     """
     own = product if product is not None else layers[0].weight
     assert own is not None, "a layer has weights, or has made its product"
     dtype, share = computing_dtype(x.device, own.dtype), layers[0].adapter.dropout
-    # which of the adapter's inputs stay: 1 / (1 - share) or 0
+    # which of the adapter's inputs are kept: 1 / (1 - share) or 0
     mask = dropout(torch.ones_like(x, requires_grad=False), share) if share else None
     tensors = [
         *(tensor for layer in layers for tensor in (layer.weight, layer.bias)),
@@ -151,7 +151,7 @@ def adapted_linear(x: Tensor, layers: Sequence[AdaptedLayer], product: Tensor | 
 
 
 def computing_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """Return what products with weights of a type are taken in: autocast's precision where that is on."""
+    """Return the dtype of products with weights of a dtype: autocast's if it is enabled."""
     return torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else dtype
 
 
@@ -206,7 +206,7 @@ class _AdaptedLinear(torch.autograd.Function):
                         by_input.addmm_(grad, weight.to(dtype))
                 by_input = by_input.view(*shape, -1).to(ctx.of_input)
             by_downs = torch.split(by_thin.T.contiguous() @ masked(rows, kept), [len(down) for down in downs])
-            # a thin matrix is turned sooner than a wide one
+            # transposing a thin matrix is faster than a wide one
             by_ups = [part.T.contiguous() @ grad for part, grad in zip(_parts(thin, downs), by_outputs, strict=True)]
         by_learning: list[Tensor] = []
         for at, (down, up) in enumerate(zip(downs, ups, strict=True)):
@@ -215,20 +215,20 @@ class _AdaptedLinear(torch.autograd.Function):
 
 
 def masked(rows: Tensor, kept: Tensor | None) -> Tensor:
-    """Multiply rows by what dropout keeps of them (0, or a factor above 1); None = there is no dropout."""
+    """Multiply rows by the dropout mask (0, or a factor above 1); None = no dropout."""
     return rows if kept is None else rows * kept
 
 
 def stacked(downs: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    """Join the first halves of adapters that read the same input: x A' is then one product for all."""
+    """Concatenate the A matrices of adapters with the same input: x A' is then one product for all."""
     return downs[0].to(dtype) if len(downs) == 1 else torch.cat([down.to(dtype) for down in downs])
 
 
 def scaled(up: Tensor, scale: float, dtype: torch.dtype) -> Tensor:
-    """Multiply the second half of an adapter by its factor, rounded once: the large product needs no pass for it."""
+    """Multiply the B matrix of an adapter by its factor, rounded once: the large product then needs no pass for it."""
     return (up * scale).to(dtype)
 
 
 def _parts(thin: Tensor, downs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Cut x A' into what belongs to each layer."""
+    """Split x A' into the parts of each layer."""
     return torch.split(thin, [len(down) for down in downs], 1)

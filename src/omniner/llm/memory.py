@@ -1,16 +1,17 @@
-"""How much of a device's memory the training of a causal model takes: counted before anything is loaded.
+"""Count the device memory that training of a causal model needs, before anything is loaded.
 
     weights + gradients + optimizer + the larger of (activations + working, evaluation)
 
-Weights, gradients and the optimizer's two moments follow from the numbers of weights and their types. Activations are
-what autograd keeps of the largest pack: measured on a model of one layer and of two, whose tensors are fake (they have
-shapes and types and no content), and extended to all layers: what each further layer adds is the same to the byte. So
-every architecture, precision and way to tune is counted as it is computed, in a second and on any machine. Working
-memory is the largest of what lives for a moment: a chunk of logits with its gradient, and the inside of one layer.
+Weights, gradients and the optimizer's two moments follow from the numbers of weights and their dtypes. Activations are
+what autograd keeps of the largest pack. They are measured on models of one and of two layers, whose tensors are fake
+(they have shapes and dtypes but no content), and extrapolated to all layers: each further layer adds exactly the same
+number of bytes. So every architecture, precision and tuning method is counted as it is computed, in a second and on any
+machine. Working memory is the largest of the short-lived parts: a chunk of logits with its gradient, and the inside of
+one layer.
 
-`choose_plan` takes the first combination that fits of what the configuration leaves to `auto`: activations that are
-computed again, optimizer states of 8 bits, weights that are divided between the devices. The order is that of their
-price in time. In the memory that is left `most_slots` lets as many sentences as possible be answered side by side.
+`choose_plan` takes the first combination that fits of the settings that the configuration leaves to `auto`: activations
+that are recomputed, 8-bit optimizer states, weights sharded between the devices. They are tried in the order of their
+cost in time. In the remaining memory `most_slots` allows as many sentences as possible to be answered in parallel.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ from omniner.pretrained import base_model
 log = logging.getLogger("omniner")
 
 GIB = 2**30
-_USABLE = 0.92  # of a device: the rest goes to torch itself, to kernels, and to gaps between blocks
-_CODE = {True: 0.516, False: 0.5625}  # bytes of a 4-bit weight with its constants; those quantised as well, or not
+_USABLE = 0.92  # of a device: the rest is for torch itself, kernels, and gaps between blocks
+_CODE = {True: 0.516, False: 0.5625}  # bytes of a 4-bit weight with its constants, quantised or not
 _STATE_8BIT = 2.04  # bytes of both moments with their constants
-_PREFIX = 700  # tokens that the sentences share, before anything is encoded
-_PROMPT = 64  # tokens of a sentence in its slot, beside its answer
-_FEWEST_SLOTS, _MOST_SLOTS = 16, 256  # of `decoding.slots=auto`: fewer are slow, more take longer for each step
+_PREFIX = 700  # tokens that the sentences share, assumed before anything is encoded
+_PROMPT = 64  # tokens of a sentence in its slot, in addition to its answer
+_FEWEST_SLOTS, _MOST_SLOTS = 16, 256  # of `decoding.slots=auto`: fewer are slow, more make each step longer
 
 
 class PackSize(NamedTuple):
     """The largest pack of a run.
 
     Attributes:
-        prefix_length: tokens that its sentences share.
-        tokens: all of them.
-        answers: those of the answers, which are learnt.
+        prefix_length: number of tokens that its sentences share.
+        tokens: number of all tokens.
+        answers: number of answer tokens, which are learnt.
     """
 
     prefix_length: int
@@ -62,20 +63,20 @@ class PackSize(NamedTuple):
 
 
 def usual_pack(pack_tokens: int) -> PackSize:
-    """Guess the largest pack before anything is encoded: a full one, of which most of each sentence is its answer."""
+    """Estimate the largest pack before anything is encoded: a full one in which most of each sentence is its answer."""
     prefix_length = min(_PREFIX, pack_tokens // 4)
     return PackSize(prefix_length, pack_tokens, int(0.65 * (pack_tokens - prefix_length)))
 
 
 class Needs(NamedTuple):
-    """Bytes on each device.
+    """Bytes needed on each device.
 
     Attributes:
-        weights: of the model, in the types they are held in.
-        gradients: of the weights that learn.
+        weights: of the model, in the dtypes in which they are held.
+        gradients: of the trainable weights.
         optimizer: its states.
         activations: what the largest pack keeps for its backward pass.
-        working: what lives for a moment during a step.
+        working: short-lived memory during a step.
         evaluation: caches and logits of the answers, and under fsdp the whole model.
     """
 
@@ -88,7 +89,7 @@ class Needs(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The most that is in use at a time."""
+        """The peak of memory in use."""
         return self.weights + self.gradients + self.optimizer + max(self.activations + self.working, self.evaluation)
 
     def __str__(self) -> str:
@@ -100,10 +101,10 @@ class Probe:
     """The model of a run with few layers, as fake tensors: counts weights and what a pack keeps.
 
     Args:
-        settings: of the model, as transformers has it.
-        tuning: which weights learn, and how.
+        settings: the model's transformers configuration.
+        tuning: which weights are trained, and how.
         method: full | lora | qlora.
-        dtype: in what the weights are held, those of adapters apart.
+        dtype: in which the weights are held, except those of adapters.
         layers: of the decoder.
     """
 
@@ -117,13 +118,13 @@ class Probe:
             settings.layer_types = settings.layer_types[:layers]
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(settings, dtype=dtype)
-            # beside 4-bit weights the same is kept as beside ordinary ones that do not learn
+            # with 4-bit weights the same is kept as with ordinary frozen ones
             learns_as = "lora" if method == "qlora" else method
             plain = dataclasses.replace(tuning, gradient_checkpointing=False)
             self.model = prepare_for_training(model, plain, learns_as, seed=0)
 
     def count(self) -> dict[str, float]:
-        """Return bytes of the weights, of those that learn (`gradients`), and how many learn (`learning`)."""
+        """Return bytes of the weights, bytes of trainable ones (`gradients`), and their number (`learning`)."""
         quantised = set(self._quantised())
         found = {"weights": 0.0, "gradients": 0.0, "learning": 0.0}
         for value in self.model.parameters():
@@ -145,11 +146,11 @@ class Probe:
                 yield id(part.weight)
 
     def kept(self, pack: PackSize, mixed: bool) -> float:
-        """Return the bytes that autograd keeps of a pack between its passes, the model's own weights apart.
+        """Return the bytes that autograd keeps of a pack between its passes, without the model's own weights.
 
         Args:
             pack: its size.
-            mixed: whether products are computed in bf16 whatever the weights are held in.
+            mixed: whether products are computed in bf16 whatever dtype the weights are held in.
         """
         from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -161,7 +162,7 @@ class Probe:
             attach_attention(self.model, "cascade", compute)
             own = {value.untyped_storage()._cdata for value in self.model.parameters()}
             seen: dict[int, int] = {}
-            alive: list[torch.Tensor] = []  # an address must not be used twice
+            alive: list[torch.Tensor] = []  # keeps tensors alive: an address must not be reused
 
             def note(tensor: torch.Tensor) -> torch.Tensor:
                 storage = tensor.untyped_storage()
@@ -180,7 +181,7 @@ class Probe:
 
 
 def _samples(pack: PackSize) -> list[Sample]:
-    """Make samples of a pack of this size, of about equal lengths."""
+    """Return samples for a pack of this size, of about equal lengths."""
     suffixes = max(2, pack.tokens - pack.prefix_length)
     count = max(1, min(suffixes // 70, pack.answers))
     own, answers = suffixes // count, max(1, pack.answers // count)
@@ -189,7 +190,7 @@ def _samples(pack: PackSize) -> list[Sample]:
 
 
 def _make_fake(model: nn.Module) -> None:
-    """Exchange the tensors of a model on the meta device for fake ones on the CPU, shared ones for shared ones."""
+    """Replace the tensors of a model on the meta device by fake ones on the CPU; shared tensors stay shared."""
     made: dict[int, nn.Parameter] = {}
     for part in model.modules():
         for name, value in part._parameters.items():
@@ -202,12 +203,12 @@ def _make_fake(model: nn.Module) -> None:
 
 
 class MemoryCount:
-    """Counts what a run needs of each device, for any way to tune and to divide the weights.
+    """Count what a run needs of each device, for any tuning and sharding.
 
     Args:
-        settings: of the model, as transformers has it.
+        settings: the model's transformers configuration.
         method: full | lora | qlora.
-        devices: precision, and how many processes.
+        devices: precision, and number of processes.
         pack: the largest.
         decoding: `slots` and `max_new_tokens` of an evaluation.
 
@@ -225,7 +226,7 @@ class MemoryCount:
         """Count for a way to train.
 
         Args:
-            tuning: of which what is `auto` counts as off.
+            tuning: `auto` settings count as off.
             strategy: auto | ddp | fsdp.
             slots: of an evaluation; None = those of the configuration, and the usual ones for `auto`.
         """
@@ -243,15 +244,15 @@ class MemoryCount:
         if optimizer_name(tuning.optimizer, size["learning"], self.devices.accelerator, strategy) == "adamw_8bit":
             states = _STATE_8BIT * size["learning"]
         if divided:
-            answers += weights  # whole while answers are written
+            answers += weights  # gathered while answers are written
             stored = 4 / held.itemsize if self.method == "full" and self.devices.precision == "bf16-mixed" else 1.0
-            # each has its share, and puts together the ends of the model and two layers at a time
+            # each has its share, and gathers the ends of the model and two layers at a time
             weights = weights * stored / self.devices.world + two["weights"]
             gradients, states = (each * stored / self.devices.world for each in (gradients, states))
         return Needs(weights, gradients, states, kept, self._working(text), answers)
 
     def _measure(self, tuning: TuningConfig, divided: bool, held: torch.dtype) -> list[tuple[dict[str, float], float]]:
-        """Count, with one layer and with two, the weights of the whole model and what is kept of the pack."""
+        """Count, with one layer and with two, the weights of the model and what is kept of the pack."""
         if divided not in self._measured:
             mixed = self.devices.precision == "bf16-mixed" and not divided
             probes = [Probe(self._settings, tuning, self.method, held, layers) for layers in (1, 2)]
@@ -270,11 +271,11 @@ class MemoryCount:
         )
 
     def slots(self, tuning: TuningConfig, strategy: str, room: float | None) -> int:
-        """Return the slots of the configuration; for `auto` as many as fit beside what training keeps.
+        """Return the slots of the configuration; for `auto` as many as fit in addition to what training keeps.
 
         Args:
             tuning, strategy: see `needs`.
-            room: bytes of each device; None = it is not known, and the usual number is taken.
+            room: bytes of each device; None = unknown, and the usual number is used.
         """
         if self._decoding.slots or room is None:
             return self._decoding.usual_slots
@@ -284,14 +285,14 @@ class MemoryCount:
 
 
 def count_answers(settings: Any, compute: torch.dtype, prefix_length: int, longest: int | None, slots: int) -> float:
-    """Count the bytes of caches and logits while sentences are answered; slots are there twice while they grow.
+    """Count the bytes of caches and logits while sentences are answered; slots exist twice while they grow.
 
     Args:
-        settings: of the model, as transformers has it.
-        compute: type of the products.
-        prefix_length: tokens that all prompts share.
-        longest: tokens of an answer at most; None = `LONGEST_ANSWER`.
-        slots: sentences side by side.
+        settings: the model's transformers configuration.
+        compute: dtype of the products.
+        prefix_length: number of tokens that all prompts share.
+        longest: most tokens of an answer; None = `LONGEST_ANSWER`.
+        slots: sentences answered in parallel.
     """
     text = settings.get_text_config()
     heads = head_sizes(text)
@@ -301,9 +302,9 @@ def count_answers(settings: Any, compute: torch.dtype, prefix_length: int, longe
 
 
 def most_slots(count: Callable[[int], float], room: float) -> int:
-    """Return for how many slots `count` gives at most `room` bytes: 256, or half as many until it does, at least 16.
+    """Return the number of slots for which `count` gives at most `room` bytes: 256, halved until it fits, at least 16.
 
-    Halves, so that a little more or less of free memory changes nothing: what is decoded together stays the same.
+    Halving makes the result robust against small changes of free memory: the same sentences are decoded together.
     """
     slots = _MOST_SLOTS
     while slots > _FEWEST_SLOTS and count(slots) > room:
@@ -312,12 +313,12 @@ def most_slots(count: Callable[[int], float], room: float) -> int:
 
 
 def device_memory(devices: Devices) -> float | None:
-    """Return the bytes of each GPU; None where a run works on CPUs, whose memory others use as well."""
+    """Return the bytes of each GPU; None if a run uses CPUs, whose memory other programs use as well."""
     return float(torch.cuda.get_device_properties(0).total_memory) if devices.accelerator == "gpu" else None
 
 
 def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices) -> int:
-    """Return the slots of the configuration; for `auto` as many as fit beside a model that is on its device already."""
+    """Return the slots of the configuration; for `auto` as many as fit beside a model that is already on its device."""
     if decoding.slots or devices.accelerator != "gpu":
         return decoding.usual_slots
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
@@ -330,13 +331,13 @@ def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices) -> int:
 
 
 class Plan(NamedTuple):
-    """What `auto` becomes.
+    """The resolved `auto` settings.
 
     Attributes:
         tuning: with `gradient_checkpointing` and `optimizer` as chosen.
         strategy: auto | ddp | fsdp.
-        needs: what it takes of each device.
-        slots: sentences that an evaluation answers side by side.
+        needs: the memory it needs of each device.
+        slots: number of sentences that an evaluation answers in parallel.
     """
 
     tuning: TuningConfig
@@ -354,16 +355,16 @@ class Plan(NamedTuple):
 
 
 def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float) -> Plan:
-    """Choose the cheapest combination that fits, and for `decoding.slots=auto` as many as fit with it.
+    """Choose the cheapest combination that fits, and for `decoding.slots=auto` as many slots as fit with it.
 
     Args:
         count: of the run.
-        tuning: `gradient_checkpointing` and `optimizer` are chosen where they are `auto`.
+        tuning: `gradient_checkpointing` and `optimizer` are chosen if they are `auto`.
         wanted: `trainer.strategy`; for auto, and several devices, a strategy is chosen, too.
         room: bytes of each device.
 
     Raises:
-        UserError: none fits; it names what would.
+        UserError: none fits; the message names one that would.
     """
     allowed = list(plans(count, tuning, wanted, room))
     for plan in allowed:
@@ -376,7 +377,7 @@ def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: flo
 
 
 def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | None) -> Iterator[Plan]:
-    """List what the configuration allows, the cheapest in time first; the arguments are those of `choose_plan`."""
+    """Yield what the configuration allows, the cheapest in time first; the arguments are those of `choose_plan`."""
     again = [False, True] if tuning.gradient_checkpointing == "auto" else [tuning.gradient_checkpointing]
     optimizers: list[WantedOptimizer] = [tuning.optimizer]
     if tuning.optimizer == "auto":
@@ -393,7 +394,7 @@ def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | N
 
 
 def _advice(count: MemoryCount, tuning: TuningConfig, room: float) -> str:
-    """Name a combination that would fit, near to what was asked for."""
+    """Return a combination that would fit, close to the requested one."""
     free = dataclasses.replace(tuning, gradient_checkpointing="auto", optimizer="auto")
     for plan in plans(count, free, "auto", room):
         if plan.needs.total <= _USABLE * room:

@@ -1,14 +1,14 @@
-"""Packs: many sentences behind one copy of their common prompt prefix, and the packs of each optimizer step.
+"""Build packs: many sentences behind one copy of their common prompt prefix, and the packs of each optimizer step.
 
-A `Pack` is what one forward pass works on: one row of tokens, first the prefix that all prompts share, then each
-sample's own part, its suffix. Positions go on from the prefix in each suffix, as if it stood alone behind it; attention
-must let a suffix see the prefix and itself, nothing else (`shared_prefix`). The last answer token of a sample predicts
-nothing that is learnt, so it is a target only.
+A `Pack` is the input of one forward pass: one row of tokens, first the prefix that all prompts share, then each
+sample's own part, its suffix. Positions in each suffix continue from the prefix, as if no other suffix existed;
+attention must let a suffix see only the prefix and itself (`shared_prefix`). The last answer token of a sample predicts
+nothing that is learnt, so it is only a target.
 
-A `PackedStep` is what one process does for one optimizer step. Which samples a step holds follows from the seed, the
-epoch and the lengths, as for taggers. How it is cut into packs follows from `pack_tokens` and the number of processes:
-as few packs as fit, equally many for each process, because sharded training communicates in each forward pass, and
-equally full. The price of a smaller `pack_tokens` is one more pass over the prefix for each further pack.
+A `PackedStep` is the work of one process in one optimizer step. The samples of a step follow from the seed, the epoch
+and the lengths, as for taggers. Their division into packs follows from `pack_tokens` and the number of processes: as
+few packs as fit, equally many for each process, because sharded training communicates in each forward pass, and equally
+full. A smaller `pack_tokens` costs one more pass over the prefix for each additional pack.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Pack:
         ids, positions: long [T].
         prefix_length: P, at least 1.
         lengths: tokens of the N suffixes (rest of the prompt, answer without its last token); they sum to T - P.
-        keep: long [K], ascending: places in the row whose logits predict.
+        keep: long [K], ascending: indices in the row whose logits predict.
         targets: long [K], what they must predict.
-        bounds: long [N + 2], where the prefix and each suffix begin, and where the last ends.
+        bounds: long [N + 2], the beginnings of the prefix and each suffix, and the end of the last.
         weight: 1, or 0 for a pack that only keeps this process in step with others and must not count.
-        derived: what attention back-ends computed from the lengths, once for all layers.
+        derived: values that attention back-ends computed from the lengths, once for all layers.
     """
 
     ids: Tensor
@@ -56,23 +56,23 @@ class Pack:
 
     @property
     def prefix_rows(self) -> slice:
-        """Places of the prefix."""
+        """Indices of the prefix."""
         return slice(0, self.prefix_length)
 
     @property
     def suffix_rows(self) -> slice:
-        """Places of all suffixes."""
+        """Indices of all suffixes."""
         return slice(self.prefix_length, None)
 
     def once(self, name: str, make: Callable[[Pack], T]) -> T:
-        """Compute `make(self)` when it is first asked for under this name, and keep it."""
+        """Return `make(self)`, computed on the first use of this name and kept."""
         if name not in self.derived:
             self.derived[name] = make(self)
         value: T = self.derived[name]
         return value
 
     def segments(self) -> Tensor:
-        """Number the parts: long [T], 0 in the prefix, n in the n-th suffix (from 1)."""
+        """Return the number of each token's part: long [T], 0 in the prefix, n in the n-th suffix (from 1)."""
         numbers = torch.arange(len(self.lengths) + 1, device=self.ids.device)
         return torch.repeat_interleave(numbers, self.bounds.diff(), output_size=len(self.ids))
 
@@ -85,12 +85,12 @@ class Pack:
 
 @dataclass
 class PackedStep:
-    """What one process does for one optimizer step.
+    """The work of one process in one optimizer step.
 
     Attributes:
         packs: equally many on every process.
-        answer_tokens: targets of the whole step, over all processes: what the summed losses are divided by.
-        sentences: of the whole step, over all processes.
+        answer_tokens: number of targets of the whole step, over all processes: the divisor of the summed losses.
+        sentences: number of sentences of the whole step, over all processes.
     """
 
     packs: list[Pack]
@@ -103,17 +103,17 @@ class PackedStep:
 
 
 def make_pack(samples: Sequence[Sample], prefix_length: int, weight: int = 1) -> Pack:
-    """Make the pack of some samples; the loss is on every token of their answers.
+    """Build the pack of some samples; the loss covers every token of their answers.
 
     Args:
         samples: at least one.
-        prefix_length: tokens that all their prompts begin with; each prompt goes on for at least one token more.
+        prefix_length: number of tokens that all their prompts begin with; each prompt has at least one token more.
         weight: of the pack, see `Pack`.
 
     Raises:
-        ValueError: a prompt that begins otherwise or ends with the prefix, or an empty answer.
+        ValueError: a prompt that begins differently or ends with the prefix, or an empty answer.
     """
-    ordered = sorted(samples, key=suffix_length(prefix_length), reverse=True)  # equal lengths side by side
+    ordered = sorted(samples, key=suffix_length(prefix_length), reverse=True)  # equal lengths are adjacent
     common = ordered[0].prompt[:prefix_length]
     ids, positions = list(common), list(range(prefix_length))
     lengths: list[int] = []
@@ -144,24 +144,24 @@ def make_pack(samples: Sequence[Sample], prefix_length: int, weight: int = 1) ->
 
 
 def suffix_length(prefix_length: int) -> Callable[[Sample], int]:
-    """Return the function that says how many tokens a sample adds to a pack behind a prefix of this length."""
+    """Return a function that counts the tokens that a sample adds to a pack after a prefix of this length."""
     return lambda sample: len(sample.prompt) - prefix_length + len(sample.answer) - 1
 
 
 def plan_packs(lengths: Sequence[int], prefix_length: int, pack_tokens: int, ranks: int) -> list[list[list[int]]]:
     """Divide the samples of one optimizer step into packs, equally many for each process.
 
-    As few packs as hold `pack_tokens` each; a sample that alone is too long gets a pack for itself. Longest first into
-    the pack with the fewest tokens, which leaves the packs equally full.
+    There are as few packs as possible with at most `pack_tokens` each; a sample that is too long alone gets its own
+    pack. The longest samples go first, each into the pack with the fewest tokens, which leaves the packs equally full.
 
     Args:
         lengths: suffix lengths of the step's samples.
         prefix_length: P; counts once for each pack.
         pack_tokens: most tokens of a pack.
-        ranks: processes.
+        ranks: number of processes.
 
     Returns:
-        for each process its packs, as positions in `lengths`; some packs are empty if there are too few samples.
+        For each process its packs, as indices of `lengths`; some packs are empty if there are too few samples.
     """
     room = pack_tokens - prefix_length
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
@@ -173,7 +173,7 @@ def plan_packs(lengths: Sequence[int], prefix_length: int, pack_tokens: int, ran
 
 
 def fill_bins(order: list[int], lengths: Sequence[int], count: int, room: int) -> list[list[int]] | None:
-    """Put positions into `count` bins; None if one would hold several samples and more than `room` tokens."""
+    """Put indices into `count` bins; None if one would hold several samples and more than `room` tokens."""
     bins: list[list[int]] = [[] for _ in range(count)]
     used = [0] * count
     for position in order:
@@ -186,14 +186,14 @@ def fill_bins(order: list[int], lengths: Sequence[int], count: int, room: int) -
 
 
 def pack_step(samples: Sequence[Sample], prefix_length: int, pack_tokens: int, rank: int, ranks: int) -> PackedStep:
-    """Make one process's share of an optimizer step.
+    """Build one process's share of an optimizer step.
 
     Args:
         samples: all of the step, over all processes.
-        prefix_length: tokens that all prompts share.
+        prefix_length: number of tokens that all prompts share.
         pack_tokens: most tokens of a pack.
-        rank: this process.
-        ranks: how many processes there are.
+        rank: number of this process.
+        ranks: number of processes.
     """
     lengths = list(map(suffix_length(prefix_length), samples))
     shares = plan_packs(lengths, prefix_length, pack_tokens, ranks)

@@ -1,17 +1,17 @@
-"""Keys and values of a decoding batch: the common prefix once, each sentence's own part in a slot.
+"""Store keys and values of a decoding batch: the common prefix once, each sentence's own part in a slot.
 
-Every prompt begins with the same instruction of hundreds of tokens. Its keys and values are computed once and stored
-once, whatever the number of rows; what follows (sentence and answer) has a slot of its own. A forward call carries
-the new tokens of all rows one after the other as a single sequence, so nothing is padded: a row that decodes brings
-one token, a row that has just come its whole sentence, a row whose next tokens are forced all of them. A query
-attends to the prefix (one product for all rows) and to its own slot; the two results are merged by their
-log-sum-exp, which is exact: `softmax` over both together is their mean, weighted by each part's share of the sum.
+Every prompt begins with the same instruction of hundreds of tokens. Its keys and values are computed and stored once,
+whatever the number of rows; the rest (sentence and answer) has a slot per row. A forward call takes the new tokens of
+all rows as a single sequence, so nothing is padded: a decoding row adds one token, a new row its whole sentence, a row
+whose next tokens are forced all of them. A query attends to the prefix (one product for all rows) and to its own slot.
+The two results are merged by their log-sum-exp, which is exact: `softmax` over both together is their mean, weighted by
+each part's share of the sum.
 
-The price: an attention function of our own, registered with transformers' `AttentionInterface`, and so only models
-that take their attention from there and look at the whole past (no sliding windows, no recurrent layers).
+This needs our own attention function, registered with transformers' `AttentionInterface`. It works only for models that
+use that interface and attend to the whole past (no sliding windows, no recurrent layers).
 
-Shapes: T new tokens of B rows; P tokens of prefix, C of the longest row's own part; H query heads, KV key heads,
-G = H / KV queries that share a key head, D features of a head.
+Shapes: T new tokens of B rows; P tokens of prefix, C of the longest row's own part; H query heads, KV key heads, G = H
+/ KV queries that share a key head, D features of a head.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ FULL_ATTENTION_ADVICE = (
     "Choose a model with plain full attention, such as Qwen2, Qwen3 or Llama, or let a server decode: "
     "decoding.engine=openai."
 )
-_GROWTH = 64  # slots get longer by multiples of this many tokens
+_GROWTH = 64  # slots grow by multiples of this many tokens
 
 
 @dataclass
 class MultiTokenRows:
-    """The R rows of a step that bring several tokens each, at most N; their queries are padded among themselves.
+    """The R rows of a step with several new tokens each, at most N; their queries are padded to each other.
 
     Attributes:
         rows: [R] which rows.
-        grid: [R, N] places of their tokens among the T of the step; 0 where padded.
+        grid: [R, N] indices of their tokens among the T of the step; 0 for padding.
         bias: [R, 1, N * G, C'] 0 where a query may look, else -inf; C' is the length of the longest of these rows.
-        source: places among the R * N of those that are not padded.
-        target: their places among the T of the step.
+        source: indices among the R * N of those that are not padding.
+        target: their indices among the T of the step.
     """
 
     rows: Tensor
@@ -57,17 +57,17 @@ class MultiTokenRows:
 
 @dataclass
 class DecodingStep:
-    """What one forward call computes.
+    """The inputs of one forward call.
 
     Attributes:
         ids: [1, T] new tokens, row after row.
-        positions: [1, T] of these in their sequences, the prefix counted.
+        positions: [1, T] of these in their sequences, including the prefix.
         rows: [T] the slot of each.
-        slot_positions: [T] its place in the slot.
-        last: [B] where each row's last new token stands among the T.
+        slot_positions: [T] its position in the slot.
+        last: [B] index of each row's last new token among the T.
         longest_row: C, the length of the longest row after this step.
         bias: [B, 1, G, C] what each row's last token may look at: 0, else -inf.
-        multi_token: the rows that bring several tokens; None if there are none.
+        multi_token: the rows with several new tokens; None if there are none.
     """
 
     ids: Tensor
@@ -81,29 +81,29 @@ class DecodingStep:
 
 
 class PrefixCache:
-    """Keeps the keys and values of all layers, and attends to them.
+    """Store the keys and values of all layers, and attend to them.
 
     Args:
         prefix_length: P, tokens of the common prefix.
         slots: most rows at a time.
         group_size: G, query heads that share a key head.
-        device: where the model is.
+        device: of the model.
     """
 
     def __init__(self, prefix_length: int, slots: int, group_size: int, device: torch.device) -> None:
         self.prefix_length, self.slots = prefix_length, slots
         self._group_size, self._device = group_size, device
-        self.calls = 0  # of the attention function in the present forward call
-        self._step: DecodingStep | None = None  # none: the prefix itself is computed
+        self.calls = 0  # of the attention function in the current forward call
+        self._step: DecodingStep | None = None  # None: the prefix itself is computed
         self._length = 0  # of a slot
         self._prefix_kv: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [KV, P, D]
         self._own_kv: list[tuple[Tensor, Tensor]] = []  # per layer: keys and values, each [slots, KV, length, D]
 
     def begin(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
-        """Get ready for a forward call.
+        """Prepare a forward call.
 
         Args:
-            starts: for each of B rows, how many of its tokens its slot holds.
+            starts: for each of B rows, the number of its tokens in its slot.
             tokens: the new ones of each, at least one.
         """
         step = self._plan(starts, tokens)
@@ -119,11 +119,11 @@ class PrefixCache:
             store.index_copy_(0, target, store.index_select(0, source))
 
     def release(self) -> None:
-        """Give the slots' memory back; the prefix stays."""
+        """Free the slots' memory; the prefix stays."""
         self._step, self._length, self._own_kv = None, 0, []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Store the new keys and values of a layer, and attend to all that its rows may see.
+        """Store the new keys and values of a layer, and attend to everything that its rows may see.
 
         Args:
             layer: 0, 1, ...
@@ -135,7 +135,7 @@ class PrefixCache:
             [1, T, H, D].
         """
         self.calls += 1
-        # under autocast rotary embeddings leave query and key in float32
+        # under autocast rotary embeddings return query and key in float32
         query, key = query.to(value.dtype), key.to(value.dtype)
         if self._step is None:
             return self._attend_prefix(query, key, value, scale)
@@ -150,7 +150,7 @@ class PrefixCache:
         return merged.reshape(1, tokens, kv_heads * self._group_size, -1)
 
     def _attend_prefix(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attend within the prefix, causally, and keep its keys and values."""
+        """Attend within the prefix, causally, and store its keys and values."""
         self._prefix_kv.append((key[0].contiguous(), value[0].contiguous()))
         key, value = (part.repeat_interleave(self._group_size, 1) for part in (key, value))
         out = functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scale)
@@ -173,7 +173,7 @@ class PrefixCache:
         """Attend from `query` [T, KV, G, D] to the rows' own parts: [T, KV, G, D] and its log-sum-exp [T, KV, G]."""
         keys, values = self._own_kv[layer]
         rows, end = len(step.last), step.longest_row
-        # the last new token of every row, which while decoding is the only one: slots are read where they are
+        # the last new token of every row, which is the only one while decoding: slots are read without a copy
         single = query if len(query) == rows else query[step.last]
         out, lse = softmax_attention(single, keys[:rows, :, :end], values[:rows, :, :end], step.bias, scale)
         if step.multi_token is None:
@@ -194,13 +194,13 @@ class PrefixCache:
         return every, every_lse
 
     def _grow(self, length: int) -> None:
-        """Make slots longer. Unused places hold zeros: they are masked, but a NaN would pass through a weight of 0."""
+        """Extend the slots. Unused positions hold zeros: they are masked, but NaN would survive a weight of 0."""
         more = (0, 0, 0, length - self._length)
         self._own_kv = [(functional.pad(keys, more), functional.pad(values, more)) for keys, values in self._own_kv]
         self._length = length
 
     def _plan(self, starts: Sequence[int], tokens: Sequence[Sequence[int]]) -> DecodingStep:
-        """Lay the new tokens of all rows out as one sequence, see `begin`."""
+        """Arrange the new tokens of all rows as one sequence, see `begin`."""
         counts = [len(new) for new in tokens]
         ends = [start + count for start, count in zip(starts, counts, strict=True)]
         ids = [token for new in tokens for token in new]
@@ -221,12 +221,12 @@ class PrefixCache:
         )
 
     def _plan_multi_token(self, counts: list[int], ends: list[int], last: list[int]) -> MultiTokenRows:
-        """Lay out the rows that bring several tokens.
+        """Arrange the rows with several new tokens.
 
         Args:
-            counts: new tokens of each row.
-            ends: how many tokens its slot holds with them.
-            last: where its last new token stands among those of the step.
+            counts: number of new tokens of each row.
+            ends: number of tokens in its slot afterwards.
+            last: index of its last new token among those of the step.
         """
         rows = [row for row, count in enumerate(counts) if count > 1]
         longest = max(counts)
@@ -249,7 +249,7 @@ class PrefixCache:
         )
 
     def _bias(self, queries: Tensor, keys: int) -> Tensor:
-        """Let queries at places [B, N] of their slots see the keys up to these places, of so many: [B, 1, N * G, C]."""
+        """Return a mask [B, 1, N * G, C] of `keys` keys: queries at [B, N] in their slots see the keys up to there."""
         later = (
             torch.arange(keys, device=queries.device) > queries.repeat_interleave(self._group_size, 1)[:, None, :, None]
         )
@@ -280,11 +280,11 @@ def softmax_attention(
 def softmax_attention_by_products(
     query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Do the same as `softmax_attention`, step by step, on any device.
+    """Compute the same as `softmax_attention`, step by step, on any device.
 
-    Scores of 16 bits would be too coarse for an exponential: keys of real models have biases of 100 and more, which
-    leave scores of some thousands, in steps of 32. So the first product is one of fp32, also under autocast. (Where a
-    GPU rounds factors to TF32, those that come from bf16 keep all their bits.)
+    16-bit scores would be too coarse for an exponential: keys of real models have biases of 100 and more, which give
+    scores of some thousands, in steps of 32. So the first product is in fp32, also under autocast. (If a GPU rounds
+    factors to TF32, those that come from bf16 keep all their bits.)
     """
     with torch.autocast(query.device.type, enabled=False):
         scores = query.float() @ key.float().transpose(2, 3) * scale
@@ -304,7 +304,7 @@ def cached_attention(
     prefix_cache: PrefixCache,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """Answer the call of transformers' attention layers by `PrefixCache.attend`, without attention weights."""
+    """Serve the call of transformers' attention layers by `PrefixCache.attend`, without attention weights."""
     for name in ("sliding_window", "softcap", "s_aux"):
         if settings.get(name) is not None:
             raise UserError(
@@ -315,7 +315,7 @@ def cached_attention(
 
 
 class HeadSizes(NamedTuple):
-    """How the attention of a model is divided.
+    """The head sizes of a model's attention.
 
     Attributes:
         kv_heads: KV, key heads of a layer.
@@ -329,17 +329,18 @@ class HeadSizes(NamedTuple):
 
 
 def head_sizes(config: Any) -> HeadSizes:
-    """Read them from a model's configuration, as transformers has it: what is not said there follows from the rest."""
+    """Read the head sizes from a transformers configuration; absent values follow from the others."""
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     return HeadSizes(kv_heads, heads // kv_heads, getattr(config, "head_dim", None) or config.hidden_size // heads)
 
 
 def check_supported(model: Any) -> None:
-    """Refuse models of transformers that forget, or whose attention cannot be exchanged.
+    """Reject models that do not attend to the whole past, or whose attention cannot be replaced.
 
     Raises:
-        UserError: layers with a sliding window or without attention; attention that is the model's own affair.
+        UserError: layers with a sliding window or without attention; attention that does not use transformers'
+            interface.
     """
     check_full_attention(model.config)
     if not getattr(model, "_supports_attention_backend", False):
@@ -348,12 +349,12 @@ def check_supported(model: Any) -> None:
 
 
 def check_full_attention(config: Any) -> None:
-    """Refuse models of which a layer does not attend to everything before it.
+    """Reject models with a layer that does not attend to everything before it.
 
-    Where no `layer_types` say what a layer does, transformers uses a window wherever there is one.
+    If no `layer_types` define a layer's kind, transformers uses a window whenever one is configured.
 
     Args:
-        config: of the model, as transformers has it.
+        config: the model's transformers configuration.
 
     Raises:
         UserError: layers with a sliding window or without attention.
@@ -369,7 +370,7 @@ def check_full_attention(config: Any) -> None:
 
 
 def register_cached_attention() -> None:
-    """Make `CACHE_ATTENTION` known to transformers as an attention implementation."""
+    """Register `CACHE_ATTENTION` with transformers as an attention implementation."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(CACHE_ATTENTION, cached_attention)

@@ -1,9 +1,9 @@
-"""What a causal model is told: the instruction, filled in once, and the sentence, put in each time.
+"""Build the prompt of a causal model: the instruction, filled in once, and the sentence, inserted each time.
 
-`build_prompt` fills `{categories}`, `{examples}` and `{errors}` of the texts of `conf/prompt`; `Prompt` puts in each
-`{sentence}`, behind the examples that are nearest to it where `prompt.nearest` asks for them. All is plain replacement
-of exactly these names, in one pass: braces of JSON examples, of errors or of a sentence mean nothing. One `Prompt`
-serves training and decoding; `sha` names it, and is kept with every prediction.
+`build_prompt` fills `{categories}`, `{examples}` and `{errors}` in the texts of `conf/prompt`; `Prompt` inserts each
+`{sentence}`, after its nearest examples if `prompt.nearest` requests them. Everything is plain replacement of exactly
+these names, in one pass: braces in JSON examples, in errors or in a sentence have no effect. One `Prompt` serves
+training and decoding; `sha` identifies it, and is stored with every prediction.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ SENTENCE = "{sentence}"
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")  # JSON never has a bare word between braces
 _SEPARATORS = {"zh": "、"}  # between the names of categories
 _LINES = {"zh": ("：", "，", "例如", "、"), "en": (": ", ", ", "such as ", ", ")}
-"""Around a category on a line of its own: after its name, after its definition, before its entities, between them."""
+"""Text around a category on its own line: after its name, after its definition, before its entities, between them."""
 _NAMED = 3  # categories named in an error
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with everything but the sentence in its place.
+    """A prompt in which only the sentence is missing.
 
     Attributes:
         name: of the choice in `conf/prompt`.
         version: of that choice.
         language: zh | en.
         system: text of the system role; may be empty.
-        instruction: rendered: categories, examples and errors stand in it.
+        instruction: with categories, examples and errors filled in.
         input: what follows it, with `{sentence}` once.
         answer: style of the answers, see `write_answer`.
-        categories: those the instruction names, in its order.
-        nearest: how many examples stand in front of each sentence.
-        pool: (sentence, answer) of train, of which the nearest are shown; empty where none is.
+        categories: those that the instruction names, in its order.
+        nearest: number of examples before each sentence.
+        pool: (sentence, answer) of train, of which the nearest are shown; empty if none are shown.
     """
 
     name: str
@@ -61,11 +61,12 @@ class Prompt:
     pool: tuple[tuple[str, str], ...] = ()
 
     def filled_inputs(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[str]:
-        """Write what follows the instruction for each sentence: its nearest examples, and the sentence.
+        """Return the text after the instruction for each sentence: its nearest examples, and the sentence.
 
         Args:
-            texts: as the model sees the sentences.
-            sources: the sentences of train that they were made of, which are no examples for them; None = themselves.
+            texts: the sentences as the model sees them.
+            sources: the sentences of train that they were made from, which are not used as their examples; None =
+                themselves.
         """
         written = [self.input.replace(SENTENCE, text) for text in texts]
         if not self.nearest:
@@ -77,16 +78,18 @@ class Prompt:
         ]
 
     def turns(self, given: str) -> list[dict[str, str]]:
-        """Write the chat up to the answer with `given`, one of `filled_inputs`; no system role if its text is empty."""
+        """Return the chat up to the answer with `given`, one of `filled_inputs`; without a system role if its text is
+        empty.
+        """
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, {"role": "user", "content": f"{self.instruction}\n{given}"}]
 
     def messages(self, text: str) -> list[dict[str, str]]:
-        """Write the chat for a sentence, up to the answer."""
+        """Return the chat for a sentence, up to the answer."""
         return self.turns(self.filled_inputs([text])[0])
 
     def outline(self) -> list[dict[str, str]]:
-        """Write the chat with names in braces for what differs from sentence to sentence."""
+        """Return the chat with names in braces for what differs between sentences."""
         nearest = f"{{{self.nearest} examples of train that are nearest to the sentence}}\n\n" if self.nearest else ""
         return self.turns(nearest + self.input)
 
@@ -104,14 +107,14 @@ class Prompt:
         return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the fields in plain values, without class defaults: a new field changes the hash of no older prompt."""
+        """Return the fields as plain values, without class defaults: a new field must not change older hashes."""
         values = without_class_defaults(Prompt, asdict(self))
         lists = {"categories": list(self.categories), "pool": [list(item) for item in self.pool]}
         return {name: lists.get(name, value) for name, value in values.items()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Prompt:
-        """Read the prompt that `to_json` wrote.
+        """Rebuild a prompt from the result of `to_json`.
 
         Raises:
             UserError: it is something else.
@@ -123,7 +126,7 @@ class Prompt:
             raise UserError("prompt", f"not a stored prompt ({error})", "Name a checkpoint that is whole.") from error
 
 
-@lru_cache(maxsize=1)  # prompts that differ in their instruction show the same sentences; seconds for 10,000
+@lru_cache(maxsize=1)  # prompts that differ in their instruction show the same sentences; takes seconds for 10,000
 def _index_of(pool: tuple[tuple[str, str], ...]) -> NearestSentences:
     return NearestSentences([text for text, _ in pool])
 
@@ -139,13 +142,13 @@ def build_prompt(
     Args:
         config: texts by language.
         categories: categories that occur in `train`, in the order of the taxonomy.
-        train: where examples are taken from, by `config.seed`.
-        definitions: category -> what belongs to it, as `data.definitions` has them.
+        train: source of the examples, chosen by `config.seed`.
+        definitions: category -> its definition, from `data.definitions`.
 
     Raises:
-        UserError: no text in the language, a placeholder that is unknown, missing, or has nothing to stand for;
-            definitions or examples are asked for that are not there.
-        ValueError: the errors are still to be taken from another run.
+        UserError: no text in the language; an unknown placeholder, a missing one, or one without content; definitions
+            or examples are requested but not available.
+        ValueError: the errors must still be taken from another run.
     """
     check_style(config.answer)
     if config.from_run is not None:
@@ -160,7 +163,7 @@ def build_prompt(
         f"{template.replace(SENTENCE, sentence.text)}\n{write_answer(sentence.entities, config.answer)}"
         for sentence in choose_examples(train, config.examples, config.seed)
     ]
-    parts = {  # by placeholder: where the text comes from, and the text
+    parts = {  # by placeholder: the source of the text, and the text
         "categories": ("the corpus", _write_categories(config, categories, train, definitions or {})),
         "examples": ("prompt.examples", "\n\n".join(examples)),
         "errors": (f"prompt.errors.{language}", config.errors.get(language, "")),
@@ -185,7 +188,7 @@ def build_prompt(
 def _write_categories(
     config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence], definitions: Mapping[str, str]
 ) -> str:
-    """Write the list of categories: names alone, or a line for each with its definition and entities of train."""
+    """Return the list of categories: only names, or a line for each with its definition and entities of train."""
     if not (config.definitions or config.category_examples):
         return _SEPARATORS.get(config.language, ", ").join(categories)
     missing = [category for category in categories if category not in definitions]
@@ -204,7 +207,7 @@ def _write_categories(
 
 
 def _build_pool(config: PromptConfig, train: Sequence[Sentence]) -> tuple[tuple[str, str], ...]:
-    """Take the sentences of train, each text once, with their answers.
+    """Return the sentences of train, each text once, with their answers.
 
     Raises:
         UserError: there are too few.
@@ -234,12 +237,12 @@ def _check_names(where: str, template: str, known: Sequence[str]) -> None:
 
 
 def _check_filled(where: str, template: str, parts: Mapping[str, tuple[str, str]]) -> None:
-    """Check that every placeholder is known and has a text, and that every text has its place.
+    """Check that every placeholder is known and has a text, and that every text has a placeholder.
 
     Args:
         where: the key of the template.
         template: has the placeholders.
-        parts: by placeholder, where its text comes from and the text; an empty one needs no place.
+        parts: by placeholder, the source of its text and the text; an empty one needs no placeholder.
     """
     _check_names(where, template, list(parts))
     for name, (source, text) in parts.items():

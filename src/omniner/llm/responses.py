@@ -1,8 +1,8 @@
-"""What the body of a server's response says, also where the server keeps to OpenAI's protocol in its own way.
+"""Read the body of a server's response, even if the server deviates from OpenAI's protocol.
 
-Understood are bodies in UTF-8 or in the encoding that the server names (or GBK, where it names none), streams although
-none was asked for, contents in parts, calls of tools in place of a content, and plain completions. What a model only
-thought is no answer: the reply is empty then and says so. A web page or an error with status 200 is no answer either.
+Supported are bodies in UTF-8 or in the encoding that the server names (or GBK, if it names none), streams that were not
+requested, contents in parts, tool calls instead of a content, and plain completions. Reasoning alone is not an answer:
+the reply is then empty and its note says so. A web page or an error with status 200 is not an answer either.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ ONLY_THOUGHT = "the model only thinks"  # in the reason of a prediction
 
 
 class Reply(NamedTuple):
-    """What the model wrote.
+    """The model's reply.
 
     Attributes:
-        text: of the answer; empty where there is none.
-        finish: in the server's word, why it ended: `stop`, `length`, ...
-        note: why the text is empty, where the server shows it.
+        text: of the answer; empty if there is none.
+        finish: why it ended, in the server's word: `stop`, `length`, ...
+        note: why the text is empty, if the server shows it.
     """
 
     text: str
@@ -37,18 +37,18 @@ class Reply(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """The server will not answer this request, however often it is asked; `filtered`: for what is said in it."""
+    """The server will never answer this request; `filtered`: because of its content."""
 
     reason: str
     filtered: bool
 
 
 class PassingError(Exception):
-    """An attempt failed that another one may put right.
+    """An attempt failed, but another one may succeed.
 
     Args:
         reason: what went wrong.
-        wait: seconds that the server asked for; 0 = it did not.
+        wait: seconds that the server asked for; 0 = none.
     """
 
     def __init__(self, reason: str, wait: float = 0.0) -> None:
@@ -57,12 +57,12 @@ class PassingError(Exception):
 
 
 def names_unknown_model(code: str, said: str) -> bool:
-    """Whether an error says that the server has no model of the name that was asked for."""
+    """Whether an error says that the server has no model with the requested name."""
     return code == "model_not_found" or bool(_UNKNOWN_MODEL.search(said))
 
 
 def decode_body(content: bytes, charset: str | None) -> Any:
-    """Decode the JSON in a body, or put a stream of events together.
+    """Decode the JSON in a body, or join a stream of events.
 
     Args:
         content: the bytes.
@@ -96,7 +96,7 @@ def _text_of(content: bytes, charset: str | None) -> str:
 
 
 def _join_events(text: str) -> Any:
-    """Make the one body of a stream that was not asked for."""
+    """Join a stream that was not requested into one body."""
     content, thought, finish, usage, done = "", "", "", None, False
     for event in _events(text):
         if event is None:
@@ -117,7 +117,7 @@ def _join_events(text: str) -> Any:
 
 
 def _events(text: str) -> Iterator[Any]:
-    """The decoded events of a stream; None for its end."""
+    """Yield the decoded events of a stream; None for its end."""
     for line in text.splitlines():
         if not line.startswith("data:"):
             continue
@@ -132,10 +132,10 @@ def read_choice(data: Any) -> tuple[Reply, str]:
     """Read the first choice of a decoded body.
 
     Returns:
-        The reply, and the model's or the server's words of a refusal, empty where there is none.
+        The reply, and the model's or the server's words of a refusal, empty if there is none.
 
     Raises:
-        LookupError, TypeError, AttributeError: there is no choice in it, or one of no known form.
+        LookupError, TypeError, AttributeError: there is no choice in it, or one of unknown form.
     """
     choice = data["choices"][0]
     message = choice.get("message") or {"content": choice["text"]}
@@ -153,7 +153,7 @@ def read_choice(data: Any) -> tuple[Reply, str]:
 
 
 def _content(content: Any) -> str:
-    """The text of a content: a string, or a list of parts, of which those that are thought are left out."""
+    """Return the text of a content: a string, or a list of parts, without those that are reasoning."""
     if content is None or isinstance(content, str):
         return content or ""
     parts = [part if isinstance(part, Mapping) else {"text": part} for part in content]

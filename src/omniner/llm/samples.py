@@ -1,16 +1,16 @@
-"""From sentences to samples of a causal model: prompt and answer tokens, and an issue for all that is lost.
+"""Encode sentences as samples of a causal model: prompt and answer tokens, and an issue for everything that is lost.
 
-`PromptEncoder`: a sentence that is too long (`encoding.max_length` characters) is a mistake, is left out or is cut,
-as `encoding.on_too_long` says; gold beyond the cut is no part of the answer. The instruction before the sentence is
-the same for all and is tokenised once. That this gives the same tokens as the whole text is tried out on probe
-sentences with awkward beginnings and ends; where it does not, whole texts are tokenised, at eight times the cost.
-Control tokens that a sentence or an answer spells out (`<|im_end|>`) are text, except in whole texts.
+`PromptEncoder`: a sentence that is too long (`encoding.max_length` characters) is an error, is left out or is cut, as
+`encoding.on_too_long` says; gold beyond the cut is not part of the answer. The instruction before the sentence is the
+same for all and is tokenised once. Probe sentences with awkward beginnings and ends are used to check that this gives
+the same tokens as the whole text; if not, whole texts are tokenised, at eight times the cost. Control tokens that a
+sentence or an answer spells out (`<|im_end|>`) are text, except in whole texts.
 
-`ChatTokenizer`: a tokenizer with its chat template. The template writes all special tokens, so none is added (no
-second BOS). Three things that no error would show are found out when it is made: tokenizers of the SentencePiece kind
-may put a space before a text, which must not stand between prompt and answer; a template may refuse or ignore the
-system role, which is then put in front of the user's text; and what ends an answer is read from the template itself.
-So a new family of models needs no code here.
+`ChatTokenizer`: a tokenizer with its chat template. The template writes all special tokens, so none is added (no second
+BOS). Three properties that would cause silent errors are detected when it is created. Tokenizers of the SentencePiece
+kind may put a space before a text, which must not come between prompt and answer. A template may reject or ignore the
+system role, which is then put before the user's text. And the tokens that end an answer are read from the template
+itself. So a new family of models needs no code here.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-_ANCHORS = ("。", "=", "a", "\n")  # texts of which one does not merge with what follows
+_ANCHORS = ("。", "=", "a", "\n")  # texts, one of which does not merge with what follows
 _PROBE_ANSWERS = ("[]", '[["北京", "地点_城市"]]', '[["👶🏻", "a"],["①","b"]]')
 _NAMED = 10  # sentences named in a message
-_AT_ONCE = 1000  # texts tokenised at a time: what the library notes of each token takes 100 bytes, ids a part of that
-_MARKER = "X0mark0X"  # a text that no template and no prompt holds
-_tokenizing = threading.Lock()  # a tokenizer that is being asked refuses to be changed, and is changed to be asked
+_AT_ONCE = 1000  # texts tokenised at a time: the library stores 100 bytes per token, of which ids are a small part
+_MARKER = "X0mark0X"  # a text that no template and no prompt contains
+_tokenizing = threading.Lock()  # a tokenizer in use cannot be changed, and it is changed for each use
 
 
 class ChatTokenizer:
-    """Turns prompts and answers into tokens, and tokens into answers.
+    """Convert prompts and answers to tokens, and tokens to answers.
 
     Args:
         tokenizer: a fast one.
@@ -52,13 +52,13 @@ class ChatTokenizer:
     Attributes:
         tokenizer: as given.
         template: as given.
-        end: token ids that the template writes after an answer, its leading white space left out; the tokenizer's
-            end-of-sequence token where it writes no control token.
-        stops: token ids at which an answer is over: the first of `end`, the tokenizer's end-of-sequence token, and
-            every other control token, since an answer never holds one.
+        end: token ids that the template writes after an answer, without leading white space; the tokenizer's
+            end-of-sequence token if the template writes no control token.
+        stops: token ids that end an answer: the first of `end`, the tokenizer's end-of-sequence token, and every other
+            control token, since an answer never contains one.
 
     Raises:
-        UserError: no template, a template that does not work, a tokenizer that cannot give answers back.
+        UserError: no template, a template that does not work, a tokenizer that cannot restore answers.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, template: str | None) -> None:
@@ -80,7 +80,7 @@ class ChatTokenizer:
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
     def write(self, prompt: Prompt, given: str) -> str:
-        """Write the whole chat as text, up to where the answer begins; `given` is one of `Prompt.filled_inputs`."""
+        """Return the whole chat as text, up to the answer; `given` is one of `Prompt.filled_inputs`."""
         messages = prompt.turns(given)
         if messages[0]["role"] == "system" and not self._system_works:
             system, user = messages
@@ -100,20 +100,20 @@ class ChatTokenizer:
         return self.plain_ids([answer])[0]
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Tokenise texts that go on where others ended: without control tokens, and without a space in front."""
+        """Tokenise texts that continue others: without control tokens, and without a space in front."""
         found = self._encode([self._anchor + text for text in texts], plain=True)
         return [ids[len(self._anchor_ids) :] for ids in found]
 
     def before_control(self, text: str) -> int:
-        """Count the characters of a chat's text that stand before its first control token."""
+        """Return the number of characters of a chat's text before its first control token."""
         return min((text.find(control) for control in self._controls.values() if control in text), default=len(text))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Turn answer tokens back into text, exactly; special tokens are left out."""
+        """Decode answer tokens exactly; special tokens are left out."""
         return self._decode(ids, skip_special=True)
 
     def show(self, ids: Sequence[int]) -> str:
-        """Turn any tokens into text for people, special ones included."""
+        """Decode any tokens for display, including special ones."""
         return self._decode(ids, skip_special=False)
 
     def _decode(self, ids: Sequence[int], skip_special: bool) -> str:
@@ -122,7 +122,7 @@ class ChatTokenizer:
         return text[len(self._anchor) :]
 
     def _encode(self, texts: Sequence[str], plain: bool) -> list[list[int]]:
-        """Tokenise texts as they stand; `plain`: control tokens that they spell out are text."""
+        """Tokenise texts unchanged; `plain`: control tokens that they spell out are text."""
         found: list[list[int]] = []
         progress = Progress("texts tokenised", len(texts))
         for start in range(0, len(texts), _AT_ONCE):
@@ -137,7 +137,7 @@ class ChatTokenizer:
         return found
 
     def _find_anchor(self) -> str:
-        """Find a text to put before others and take off again; empty if the tokenizer puts no space before a text."""
+        """Return a text to put before others and remove again; empty if the tokenizer puts no space before a text."""
         alone = self._encode(_PROBE_ANSWERS, plain=True)
         for anchor in _ANCHORS:
             own = self._encode([anchor], plain=True)[0]
@@ -148,7 +148,7 @@ class ChatTokenizer:
         raise UserError("model.path", found, "Choose another model.")
 
     def _check_decoding(self) -> None:
-        """Refuse a tokenizer that does not give answers back as they were."""
+        """Reject a tokenizer that does not restore answers exactly."""
         for probe in _PROBE_ANSWERS:
             if (found := self.decode(self.answer_ids(probe))) != probe:
                 raise UserError(
@@ -166,7 +166,7 @@ class ChatTokenizer:
                 chat_template=self.template,  # None: the tokenizer's own
                 tokenize=False,
                 add_generation_prompt=to_answer,
-                enable_thinking=False,  # read by templates of models that would think first, ignored by others
+                enable_thinking=False,  # read by templates of models that reason first, ignored by others
             )
         except (TemplateError, TypeError, ValueError) as error:
             found = f"the template does not work ({error})"
@@ -174,12 +174,12 @@ class ChatTokenizer:
         return str(text)
 
     def _takes_system(self) -> bool:
-        """Try whether the template writes the text of a system role."""
+        """Return whether the template writes the text of a system role."""
         messages = [{"role": "system", "content": _MARKER}, {"role": "user", "content": "a"}]
         try:
             return _MARKER in self._render(messages, to_answer=True)
         except UserError:
-            return False  # that the template works without a system role is seen next
+            return False  # the next call shows whether the template works without a system role
 
     def _find_end(self) -> tuple[int, ...]:
         """Read from the template what follows an answer."""
@@ -206,21 +206,21 @@ _AWKWARD = (
     *("北京 ", " 北京\u3000", "北京\n"),
 )
 PROBE_SENTENCES = tuple(dict.fromkeys([*_AWKWARD, *(text[0] for text in _AWKWARD)]))
-"""Sentences whose first and last characters may merge with what stands around them, or be stripped."""
+"""Sentences whose first and last characters may merge with the surrounding text, or be stripped."""
 
-_TRIED = 4  # places before the sentence where the text may be parted
+_TRIED = 4  # positions before the sentence at which the text may be split
 
 
 @dataclass(slots=True)
 class Sample:
-    """One sentence, ready for a causal model; examples are here what a prompt shows of train.
+    """One sentence, ready for a causal model; here, examples are the sentences of train in a prompt.
 
     Attributes:
         id: of the sentence.
-        text: what the model sees of the sentence; shorter than it where it was cut.
+        text: the text that the model sees; shorter than the sentence if that was cut.
         prompt: token ids of the whole chat up to the answer.
         answer: token ids of the gold answer and of what ends it.
-        gold: every gold entity of the sentence, also those beyond a cut.
+        gold: every gold entity of the sentence, including those beyond a cut.
     """
 
     id: str
@@ -231,11 +231,11 @@ class Sample:
 
 
 class PromptEncoder:
-    """Encodes sentences for one model and one prompt.
+    """Encode sentences for one model and one prompt.
 
     Args:
         chat: tokenizer and template.
-        prompt: what the model is told.
+        prompt: the model's prompt.
         config: limits of length, in characters.
     """
 
@@ -251,14 +251,14 @@ class PromptEncoder:
 
         Args:
             sentences: to encode.
-            sources: by the id of a sentence with exchanged mentions, the text of train that it was made of: that is
-                no example for it.
+            sources: by the id of a sentence with replaced mentions, the text of train that it was made from, which is
+                not used as an example for it.
 
         Returns:
-            samples in the order of the sentences, and issues; one names each sentence that is left out.
+            Samples in the order of the sentences, and issues; each sentence that is left out has one.
 
         Raises:
-            UserError: a sentence is too long, where that is a mistake.
+            UserError: a sentence is too long, and `encoding.on_too_long` is `fail`.
         """
         sentences = list(sentences)
         limit, issues = self.config.max_length, list[Issue]()
@@ -290,19 +290,19 @@ class PromptEncoder:
         return samples, issues
 
     def prefix_length(self, samples: Sequence[Sample]) -> int:
-        """Count the tokens that all prompts begin with, those of the probes included.
+        """Return the number of tokens that all prompts begin with, including those of the probes.
 
-        Each sample keeps at least one prompt token after them. The probes see to it that a part of a corpus gives the
-        same number as the whole: tokens that the beginning of a sentence can change are not counted.
+        Each sample keeps at least one prompt token after them. Because of the probes a part of a corpus gives the same
+        number as the whole: tokens that the beginning of a sentence can change are not counted.
         """
         prompts = [*self._probe_prompts, *(sample.prompt for sample in samples)]
-        first, last = min(prompts), max(prompts)  # in sorted order, these two differ first
+        first, last = min(prompts), max(prompts)  # in sorted order, these two have the shortest common prefix
         shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
         return min(shared, min(map(len, prompts)) - 1)
 
     @cached_property
     def _probe_prompts(self) -> list[list[int]]:
-        """Of the prompts of the probes those that decide the prefix of all: the first, the last and the shortest."""
+        """The probes' prompts that determine the common prefix of all: the first, the last and the shortest."""
         prompts = self._prompts(PROBE_SENTENCES)
         return [min(prompts), max(prompts), min(prompts, key=len)]
 
@@ -317,7 +317,7 @@ class PromptEncoder:
             )
 
     def _learnable(self, sentence: Sentence, issues: list[Issue]) -> list[Entity]:
-        """Select the gold that the answer can hold: of a known category, and before the cut."""
+        """Return the gold entities that the answer can contain: of a known category, and before the cut."""
         limit, entities = self.config.max_length, list[Entity]()
         for entity in sentence.entities:
             surface, category, _, end = entity
@@ -341,12 +341,12 @@ class PromptEncoder:
         return self._parts.prompts(self.chat, inputs)
 
     def _find_parts(self) -> _Parts | None:
-        """Part the chat around its input where the tokens of all probes stay what they are; None if nowhere."""
+        """Split the chat around its input so that the tokens of all probes stay the same; None if impossible."""
         inputs = self.prompt.filled_inputs(PROBE_SENTENCES)
         texts = [self.chat.write(self.prompt, text) for text in inputs]
         head, _, tail = self.chat.write(self.prompt, _MARKER).partition(_MARKER)
         if texts != [head + text + tail for text in inputs]:
-            return None  # the template does something to the text
+            return None  # the template changes the text
         tokens, rest = self.chat.batch_prompt_ids(texts), self.chat.before_control(tail)
         lines = [place + 1 for place, character in enumerate(head) if character == "\n"]
         for cut in lines[: -_TRIED - 1 : -1]:
@@ -358,7 +358,7 @@ class PromptEncoder:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What stands around the input of a chat: tokens, text, the input, text, tokens."""
+    """The parts around the input of a chat: tokens, text, the input, text, tokens."""
 
     head: list[int]
     before: str
@@ -371,33 +371,33 @@ class _Parts:
 
 
 _FLOOR = 64  # tokens that any answer may have
-_DEFAULT_RATE = 4.0  # further tokens for each character, where train is unknown
-_MIN_RATE = 0.5  # of these, where train has shorter answers
-_MARGIN = 1.5  # times as many as train shows
+_DEFAULT_RATE = 4.0  # additional tokens for each character, if train is unknown
+_MIN_RATE = 0.5  # minimum of these, even if train has shorter answers
+_MARGIN = 1.5  # factor over the length that train shows
 
 
 def answer_rate(samples: Sequence[Sample]) -> float:
     """Return the largest of (answer tokens - 64) / (characters of the sentence) over the samples.
 
-    With it `answer_limit` bounds answers to new sentences.
+    `answer_limit` uses it to bound answers to new sentences.
     """
     return max((len(sample.answer) - _FLOOR) / len(sample.text) for sample in samples)
 
 
 def answer_limit(text: str, rate: float | None, ending: int) -> int:
-    """Return the most tokens that a sensible answer about a sentence has: half as many again as train shows.
+    """Return the most tokens of a sensible answer about a sentence: 1.5 times what train shows.
 
     Args:
         text: the sentence.
         rate: `answer_rate` of train; None = unknown.
-        ending: tokens that ending an answer in its worst state takes.
+        ending: number of tokens that ending an answer needs in the worst case.
     """
     grows = _DEFAULT_RATE if rate is None else max(rate, _MIN_RATE) * _MARGIN
     return min(LONGEST_ANSWER, _FLOOR + ending + math.ceil(grows * len(text)))
 
 
 def describe_sample(sample: Sample, chat: ChatTokenizer, prefix_length: int) -> Iterator[str]:
-    """Show a sample to people: the decoded prompt with its shared part marked, and the tokens to learn."""
+    """Describe a sample for display: the decoded prompt with its shared part marked, and the tokens to learn."""
     yield f"{sample.id}: {sample.text}"
     yield f"prompt, {prefix_length} tokens that all sentences share:"
     yield chat.show(sample.prompt[:prefix_length])
@@ -408,7 +408,7 @@ def describe_sample(sample: Sample, chat: ChatTokenizer, prefix_length: int) -> 
 
 
 def whole_characters(ids: Sequence[int], chat: ChatTokenizer) -> Iterator[Sequence[int]]:
-    """Give out tokens one by one, those that hold only a part of a character together."""
+    """Yield tokens one by one, but together if they hold only parts of a character."""
     start = 0
     for end in range(1, len(ids) + 1):
         if "\ufffd" not in chat.show(ids[start:end]) or end == len(ids):

@@ -1,21 +1,21 @@
-"""Predictions of a model behind a server that speaks OpenAI's protocol.
+"""Predict with a model behind a server that speaks OpenAI's protocol.
 
 Every sentence gets exactly one prediction, as its answer arrives, or the work ends with an error that says why. Nothing
-is written for a sentence that only failed, so that a restart asks for just those. What the server will never answer (a
-text that is too long, a content filter) is a prediction that failed, with the server's reason; but a server that
-answers nothing else refuses us, not a sentence, and that is an error too.
+is written for a sentence whose request only failed, so that a restart asks for exactly those. A request that the server
+will never answer (a text that is too long, a content filter) gives a failed prediction with the server's reason. But if
+the server answers nothing else, it rejects all our requests, and that is an error, too.
 
-`decoding.kind=guided` needs a server that can be told what answers may look like (`decoding.structured`). The second
-half of this module makes the fields of a request that tell it:
+`decoding.kind=guided` needs a server that can restrict the form of answers (`decoding.structured`). The second half of
+this module builds the request fields for that:
 
 - `list_schema`: `response_format` with a list of `[text, one of the categories]`, the form that a trained model writes.
-- `object_schema`: the same as `{"entities": [{"text", "category"}]}`: some servers, OpenAI's own among them, take only
-  objects and no fixed pairs. `entities_as_list` makes the list of it again, word for word.
+- `object_schema`: the same as `{"entities": [{"text", "category"}]}`: some servers, OpenAI's own among them, accept
+  only objects and no fixed pairs. `entities_as_list` converts it back to the list, word for word.
 - `vllm_grammar`: vLLM's `structured_outputs` with a Lark grammar in the dialect of llguidance. It is stricter than a
-  schema: the bytes of the training format, and only words that stand in the sentence. It needs vLLM 0.12 or newer with
-  its structured-outputs backend at `guidance`, or at `auto`, which falls back to it.
+  schema: the bytes of the training format, and only surfaces that occur in the sentence. It needs vLLM 0.12 or newer
+  with its structured-outputs backend `guidance`, or `auto`, which falls back to it.
 
-A server may ignore all that without a word, as `transformers serve` does: the first answer out of form is reported.
+A server may silently ignore all this, as `transformers serve` does: the first answer in another form is reported.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from omniner.wording import counted, first_of, shortened
 
 log = logging.getLogger("omniner")
 
-_EMPTY = "empty-text"  # begins the reason of a prediction about which nobody was asked
-# Why an answer cannot be read, beside `ONLY_THOUGHT`:
+_EMPTY = "empty-text"  # begins the reason of a prediction without a request
+# Reasons why an answer cannot be parsed, in addition to `ONLY_THOUGHT`:
 _LIMIT, _REFUSED, _NO_ANSWER = "cut at its limit of tokens", "refused", "no text at all"
 _OUT_OF_FORM = "no list of entities"
-_MOST_REFUSALS = 20  # without any answer: then it is not the sentences
+_MOST_REFUSALS = 20  # without any answer: then the cause is not the sentences
 _NAMED = 5  # ids named in a message
-_FIRST_LOOK = 20  # answers after which the user is told how many cannot be read
+_FIRST_LOOK = 20  # number of answers after which unreadable ones are reported
 _EXAMPLES = 3  # unreadable answers shown
 _SHOWN = 60  # characters of each
 
@@ -54,21 +54,21 @@ _SHOWN = 60  # characters of each
 def predict_with_server(
     config: DecodingConfig, prompt: Prompt, sentences: Sequence[Sentence], done: frozenset[str], quiet: bool = False
 ) -> Iterator[list[Prediction]]:
-    """Ask a server about the sentences that are not `done`; their own entities are not looked at.
+    """Ask a server about the sentences that are not `done`; their own entities are ignored.
 
     Args:
-        config: the server, and how it is to decode.
-        prompt: what the model is told.
+        config: the server, and its decoding settings.
+        prompt: the model's prompt.
         sentences: with different ids.
-        done: ids of sentences that have their predictions already.
-        quiet: say nothing of how far it is and what it cost: this is a part of some work that says so itself.
+        done: ids of sentences that already have their predictions.
+        quiet: log neither progress nor cost, because this is a part of work that logs its own.
 
     Yields:
-        predictions, batch by batch as the answers arrive, in any order.
+        Predictions, batch by batch as the answers arrive, in any order.
 
     Raises:
-        UserError: the server cannot be used, is gone, or left sentences without an answer. What had been answered by
-            then was yielded before.
+        UserError: the server cannot be used, is gone, or left sentences without an answer. Earlier answers were yielded
+            before.
     """
     if config.kind == "guided" and config.structured == "none":
         found = "none with decoding.kind=guided: the server would not be told what answers may look like"
@@ -83,34 +83,34 @@ def predict_with_server(
 
 
 def ask_for_model(config: DecodingConfig) -> str:
-    """Return the name of the model that is asked: the configured one, or the only one that the server has.
+    """Return the name of the model to use: the configured one, or the only one that the server has.
 
     Raises:
-        UserError: the server does not say.
+        UserError: the server does not name one.
     """
     with contextlib.closing(ChatClient(config, "decoding")) as client:
         return client.model
 
 
 def engine_name(model: str) -> str:
-    """Name who answers, as predictions do, where a server has this model."""
+    """Return the engine name in predictions of a server's model."""
     return f"openai:{model}"
 
 
 class _Predictor:
-    """Asks about sentences, and keeps what was answered, refused and failed so far."""
+    """Send requests about sentences, and keep what was answered, refused and failed so far."""
 
     def __init__(self, client: ChatClient, config: DecodingConfig, prompt: Prompt, resumed: bool, quiet: bool) -> None:
         self.client, self.config, self.prompt, self.quiet = client, config, prompt, quiet
         self.engine = engine_name(client.model)
-        self.resumed, self.answered = resumed, False  # whether it answered before, and now
+        self.resumed, self.answered = resumed, False  # whether the server answered before, and now
         self.guided = config.kind == "guided"
         self.schema = list_schema
         self.refused: list[Prediction] = []  # held back until something is answered
-        self.failed: list[tuple[str, str]] = []  # id, why
+        self.failed: list[tuple[str, str]] = []  # id, reason
         self.out_of_form = False
-        self.unread: list[Prediction] = []  # answers that could not be read
-        self.told = 0  # how many of them the user was told of
+        self.unread: list[Prediction] = []  # answers that could not be parsed
+        self.told = 0  # number of these already reported
 
     def run(self, sentences: Sequence[Sentence]) -> Iterator[list[Prediction]]:
         """Predict sentences that are not empty."""
@@ -129,7 +129,7 @@ class _Predictor:
                 yield batch
         if self.refused and not self.resumed:
             self._refuse_all()
-        if self.refused:  # the few that were left: those that it will not answer
+        if self.refused:  # the few that were left: those that the server will not answer
             yield self.refused
         self._tell_unread(self.client.usage.requests, last=True)
         if not self.quiet:
@@ -150,13 +150,13 @@ class _Predictor:
         log.info("%s%s", ", ".join(counted(*each) for each in cost), f"; {trouble}" if trouble else "")
 
     def empty(self, sentence: Sentence) -> Prediction:
-        """Predict nothing for an empty text: nobody has to be asked about it."""
+        """Predict nothing for an empty text, without a request."""
         return Prediction(
             sentence.id, reason=f"{_EMPTY}: nothing to ask", prompt_sha=self.prompt.sha, engine=self.engine
         )
 
     def _choose_schema(self, waiting: Iterator[Sentence]) -> Iterator[list[Prediction]]:
-        """Ask about one sentence after the other until one is answered; refused with one schema, with the other."""
+        """Ask about sentences one by one until one is answered; if one schema is refused, try the other."""
         for sentence in waiting:
             for schema in (list_schema, object_schema):
                 self.schema = schema
@@ -184,7 +184,7 @@ class _Predictor:
         return ChatRequest(prompt.messages(sentence.text), options)
 
     def _take(self, sentence: Sentence, outcome: Reply | Refusal | ServerError) -> list[Prediction]:
-        """Note an outcome, and return the predictions that can be given out now."""
+        """Record an outcome, and return the predictions that can be yielded now."""
         if isinstance(outcome, ServerError):
             self.failed.append((sentence.id, str(outcome)))
             return []
@@ -206,7 +206,7 @@ class _Predictor:
         return []
 
     def _prediction(self, sentence: Sentence, reply: Reply) -> Prediction:
-        """Read an answer; report the first one that is not in the form that was asked for."""
+        """Parse an answer; report the first one that is not in the requested form."""
         text = entities_as_list(reply.text, self.prompt.answer) if self.guided else reply.text
         known, ended_by = self.prompt.categories, CUT if reply.finish == "length" else ""
         prediction = prediction_from_answer(sentence, text, self.prompt.sha, self.engine, ended_by, known)
@@ -223,7 +223,7 @@ class _Predictor:
         return prediction
 
     def _tell_unread(self, answers: int, last: bool = False) -> None:
-        """Say how many answers could not be read, why, and what helps: early, and at the end where there are more."""
+        """Log how many answers could not be parsed, why, and what helps: early, and at the end if there are more."""
         count = len(self.unread)
         if count > self.told and (last or (answers >= _FIRST_LOOK and not self.told)):
             self.told = count
@@ -242,7 +242,7 @@ class _Predictor:
 
 
 def refuse_unread(predictions: Sequence[Prediction], config: DecodingConfig) -> None:
-    """Refuse predictions of which no answer could be read.
+    """Reject predictions if no answer at all could be parsed.
 
     Raises:
         UserError: with the reasons, examples and the remedy.
@@ -255,7 +255,7 @@ def refuse_unread(predictions: Sequence[Prediction], config: DecodingConfig) -> 
 
 
 def explain_unread(unread: Sequence[Prediction], config: DecodingConfig) -> tuple[str, str, str]:
-    """Say why answers could not be read.
+    """Describe why answers could not be parsed.
 
     Returns:
         The reasons with their counts and the first examples, the key that helps with the most frequent one, and how.
@@ -282,7 +282,7 @@ def explain_unread(unread: Sequence[Prediction], config: DecodingConfig) -> tupl
 
 
 def _kind_of(prediction: Prediction) -> str:
-    """Why an answer could not be read, in a few words."""
+    """Return why an answer could not be parsed, in a few words."""
     reason = prediction.reason
     if reason.startswith("refused: "):
         return _REFUSED
@@ -294,7 +294,7 @@ def _kind_of(prediction: Prediction) -> str:
 
 
 def list_schema(categories: Sequence[str]) -> dict[str, Any]:
-    """Make the request fields for answers like `[["text", "category"], ...]`."""
+    """Return the request fields for answers like `[["text", "category"], ...]`."""
     pair = {
         "type": "array",
         "prefixItems": [{"type": "string"}, {"type": "string", "enum": list(categories)}],
@@ -306,7 +306,7 @@ def list_schema(categories: Sequence[str]) -> dict[str, Any]:
 
 
 def object_schema(categories: Sequence[str]) -> dict[str, Any]:
-    """Make the request fields for answers like `{"entities": [{"text": "...", "category": "..."}, ...]}`."""
+    """Return the request fields for answers like `{"entities": [{"text": "...", "category": "..."}, ...]}`."""
 
     def strict(properties: dict[str, Any]) -> dict[str, Any]:
         return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
@@ -316,7 +316,7 @@ def object_schema(categories: Sequence[str]) -> dict[str, Any]:
 
 
 def entities_as_list(answer: str, style: str) -> str:
-    """Turn an answer of `object_schema`'s form into the list of pairs; any other answer stays as it is."""
+    """Convert an answer of `object_schema`'s form to the list of pairs; return any other answer unchanged."""
     try:
         value = json.loads(answer)
     except (ValueError, RecursionError):
@@ -331,12 +331,12 @@ def entities_as_list(answer: str, style: str) -> str:
 
 
 def vllm_grammar(text: str, categories: Sequence[str], style: str) -> dict[str, Any]:
-    """Make the request fields for answers about the sentence `text` in the bytes of `write_answer`."""
+    """Return the request fields for answers about the sentence `text` in the bytes of `write_answer`."""
     return {"structured_outputs": {"grammar": lark_grammar(text, categories, style)}}
 
 
 def lark_grammar(text: str, categories: Sequence[str], style: str) -> str:
-    """Write the grammar: a span is a run of the sentence's characters, each as JSON writes it, and has at least one."""
+    """Return the grammar: a span is a non-empty run of the sentence's characters, each as JSON writes it."""
     if not text or not categories:
         return 'start: "[]"\n'
 

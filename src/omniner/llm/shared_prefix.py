@@ -1,17 +1,17 @@
-"""Training on packs: one copy of the prompt's prefix for many sentences, with the loss and gradients of separate ones.
+"""Train on packs: one copy of the prompt's prefix for many sentences, with the loss and gradients of separate ones.
 
-`attach_attention` puts an attention back-end into a causal model of transformers (or peft's around one);
-`attention_probe.choose_attention` finds one that is right on this machine. `pack_loss` then runs a pack through it. Two
-more things that nobody reads are left out:
+`attach_attention` puts an attention back-end into a causal model of transformers (or a peft model around one);
+`attention_probe.choose_attention` finds one that is correct on this machine. `pack_loss` then runs a pack through it.
+Two more unused parts are not computed:
 
-- Logits. Only places that predict an answer token get them, and never all at once: `token_loss` makes logits, turns
-  them into gradients and drops them, one chunk of rows after the other, already in the forward pass. So any size of
-  vocabulary fits and nothing is computed twice. The price: gradients of the output layer exist from the forward pass
-  on, and a loss can be differentiated only once. Of a frozen output layer the chunks are columns: all rows meet some
-  thousand words at a time, and what they bring to the gradient is summed with the softmax's denominator still unknown.
-- Most of the last layer. Behind it only places that predict are read; others are needed there as keys and values alone,
-  not as queries, and need no output projection and no feed-forward pass. Hooks (`LastLayerRows`) compute only the rows
-  that are read, which saves about half of that layer's work where the answers are half of a pack.
+- Logits. Only positions that predict an answer token get them, and never all at once: `token_loss` computes logits,
+  converts them to gradients and drops them, one chunk of rows after the other, already in the forward pass. So any size
+  of vocabulary fits and nothing is computed twice. The cost: gradients of the output layer exist from the forward pass
+  on, and a loss can be differentiated only once. With a frozen output layer the chunks are columns: all rows use some
+  thousand words at a time, and their parts of the gradient are summed before the softmax's denominator is known.
+- Most of the last layer. After it only positions that predict are read. The others are needed there only as keys and
+  values, not as queries, and need no output projection and no feed-forward pass. Hooks (`LastLayerRows`) compute only
+  the rows that are read, which saves about half of that layer's work if the answers are half of a pack.
 
 A loss is a sum over answer tokens; the caller divides by those of the whole step (`PackedStep.answer_tokens`).
 """
@@ -33,13 +33,13 @@ from omniner.llm.low_rank import computing_dtype, is_plain
 from omniner.llm.packs import Pack
 from omniner.pretrained import base_model
 
-_NAME = "omniner_shared_prefix"  # under which transformers knows our attention
+_NAME = "omniner_shared_prefix"  # the name of our attention in transformers
 MOST_LOGITS = 2**26  # at once; 256 MB in fp32
-_NEAR_LOGITS = 2**21  # at once on a CPU, where more would leave its caches
+_NEAR_LOGITS = 2**21  # at once on a CPU; more would exceed its caches
 
 
 class AttachedAttention:
-    """What `attach_attention` changed in a model; the model keeps it as `shared_prefix`."""
+    """What `attach_attention` changed in a model; stored in the model as `shared_prefix`."""
 
     def __init__(self, base: Any, backend: str, dtype: torch.dtype | None) -> None:
         self.attend, self._before = ATTENTION_BACKENDS[backend].attend, base.config._attn_implementation
@@ -49,7 +49,7 @@ class AttachedAttention:
         base.set_attn_implementation(_NAME)
 
     def remove(self, base: Any) -> None:
-        """Give the model its own attention back."""
+        """Restore the model's own attention."""
         base.set_attn_implementation(self._before)
         if self.last_layer is not None:
             self.last_layer.remove()
@@ -60,10 +60,10 @@ def attach_attention(model: Any, backend: str, dtype: torch.dtype | None = None)
     """Make `pack_loss` of a model use a back-end; for anything but packs, call `detach_attention` or set its attention.
 
     Args:
-        model: causal language model of transformers, or peft's around it.
+        model: causal language model of transformers, or a peft model around it.
         backend: a name in `ATTENTION_BACKENDS`.
-        dtype: what the back-end computes in, whatever the layers hand it (4-bit layers answer in the type of their
-            input, which may be fp32 where the kernel takes bf16 only); None = as the values come.
+        dtype: compute dtype of the back-end, whatever the layers pass (4-bit layers return the dtype of their input,
+            which may be fp32 where the kernel accepts only bf16); None = that of the values.
     """
     from transformers import AttentionInterface
 
@@ -74,7 +74,7 @@ def attach_attention(model: Any, backend: str, dtype: torch.dtype | None = None)
 
 
 def detach_attention(model: Any) -> None:
-    """Give a model the attention back that it had before `attach_attention`."""
+    """Restore the attention that a model had before `attach_attention`."""
     base = base_model(model)
     attached: AttachedAttention | None = getattr(base, "shared_prefix", None)
     if attached is not None:
@@ -112,10 +112,10 @@ def pack_loss(model: Any, pack: Pack) -> Tensor:
 
 @contextmanager
 def _loss_instead_of_logits(head: nn.Module, targets: Tensor, vocabulary: int) -> Iterator[None]:
-    """Let the output layer answer with its loss.
+    """Make the output layer return its loss.
 
-    So the loss is computed inside the model's forward pass, where sharded weights are whole, and its logits need not
-    exist all at once.
+    The loss is then computed inside the model's forward pass, where sharded weights are gathered, and its logits need
+    not exist all at once.
     """
     before = head.__dict__.get("forward")
     forward: Callable[[Tensor], Tensor] = head.forward
@@ -141,28 +141,28 @@ def _pack_attention(
     attached: AttachedAttention | None = None,
     **ignored: Any,
 ) -> tuple[Tensor, None]:
-    """Answer transformers' call in each layer: query [1, H, T, D], key and value [1, KV, T, D] to [1, T, H, D]."""
+    """Serve transformers' call in each layer: query [1, H, T, D], key and value [1, KV, T, D] to [1, T, H, D]."""
     if pack is None or attached is None:
         raise ValueError("this model is attached to packs: detach it before other uses")
     if dropout:
         raise ValueError("attention dropout cannot be computed on packs")
     given = value.dtype
     compute = attached.dtype or given
-    # rotary embeddings leave fp32 behind under autocast, 4-bit layers whatever type they are given
+    # rotary embeddings leave fp32 under autocast, 4-bit layers the dtype of their input
     query, key, value = query.to(compute), key.to(compute), value.to(compute)
     last = attached.last_layer is not None and module is attached.last_layer.attention
     return attached.attend(query, key, value, scaling, pack, prefix_unused=last).to(given), None
 
 
 class LastLayerRows:
-    """Hooks on the last decoder layer: its modules that work row by row get only the rows that somebody reads.
+    """Hooks on the last decoder layer: its row-wise modules get only the rows that are read.
 
-    The pack is found in the keyword arguments of the layer's attention, which gradient checkpointing repeats, and
-    forgotten after the feed-forward module, the last of the three.
+    The pack is found in the keyword arguments of the layer's attention, which gradient checkpointing repeats. It is
+    dropped after the feed-forward module, the last of the three.
 
     Args:
-        attention: the layer's attention, of which nobody reads the prefix's rows.
-        modules: query projection, output projection and feed-forward module, in the order in which they run.
+        attention: the layer's attention, whose prefix rows are not read.
+        modules: query projection, output projection and feed-forward module, in running order.
     """
 
     def __init__(self, attention: nn.Module, modules: tuple[nn.Module, ...]) -> None:
@@ -176,14 +176,14 @@ class LastLayerRows:
 
     @classmethod
     def hook(cls, layer: Any) -> LastLayerRows | None:
-        """Hook a layer as Llama has it; None for one that is built otherwise, which then computes all rows."""
+        """Hook a layer of Llama's form; None for one of another form, which then computes all rows."""
         needed = ("self_attn.q_proj", "self_attn.o_proj", "mlp.down_proj")
         if not set(needed) <= {name for name, _ in layer.named_modules()}:
             return None
         return cls(layer.self_attn, (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp))
 
     def remove(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for handle in self._handles:
             handle.remove()
 
@@ -195,7 +195,7 @@ class LastLayerRows:
         return None if self._pack is None else (args[0].index_select(1, self._pack.keep),)
 
     def _spread(self, module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        """Put them back in their places: [1, K, D] to [1, T, D], zero elsewhere."""
+        """Put the rows back at their indices: [1, K, D] to [1, T, D], zero elsewhere."""
         if self._pack is None:
             return output
         size = (1, len(self._pack.ids), output.shape[2])
@@ -208,14 +208,14 @@ class LastLayerRows:
 def token_loss(
     head: nn.Module, logits_of: Callable[[Tensor], Tensor], hidden: Tensor, targets: Tensor, vocabulary: int
 ) -> Tensor:
-    """Compute the summed loss of next tokens straight from hidden states.
+    """Compute the summed loss of next tokens directly from hidden states.
 
     Args:
         head: the output layer, of any kind; those of its parameters that require gradients get them.
-        logits_of: hidden states [k, D] to logits [k, V], by that layer.
+        logits_of: computes logits [k, V] from hidden states [k, D], by that layer.
         hidden: [K, D].
         targets: long [K].
-        vocabulary: V, from which the rows of a chunk follow.
+        vocabulary: V, which determines the rows of a chunk.
 
     Returns:
         fp32, no dimensions: the sum of -log softmax(logits)[target].
@@ -237,9 +237,9 @@ def token_loss(
 
 @torch.no_grad()
 def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the summed loss of some rows and its gradient by their logits [k, V].
+    """Compute the summed loss of some rows and its gradient with respect to their logits [k, V].
 
-    Logits that are fp32 already are overwritten: the gradient takes their memory.
+    Logits that are already fp32 are overwritten: the gradient reuses their memory.
     """
     logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     sums, places = logits.logsumexp(-1, keepdim=True), targets[:, None]
@@ -249,12 +249,12 @@ def loss_and_gradient(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def zero_loss(hidden: Tensor) -> Tensor:
-    """Start a sum of losses, in fp32 at least, on the device of the hidden states."""
+    """Return a zero loss, in at least fp32, on the device of the hidden states."""
     return torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
 
 
 class _SummedLoss(torch.autograd.Function):
-    """Keeps the gradients of the loss; those of weights are summed in fp32 where there are several chunks."""
+    """Keeps the gradients of the loss; those of weights are summed in fp32 if there are several chunks."""
 
     @staticmethod
     def forward(
@@ -284,23 +284,23 @@ class _SummedLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        # scaled in place, because they may be gigabytes; a second backward pass fails here
+        # scaled in place, because they may take gigabytes; a second backward pass fails here
         gradients, ctx.gradients = ctx.gradients, None
         by_hidden, *by_weights = (each.mul_(grad) for each in gradients)
         return None, None, by_hidden, None, *by_weights
 
 
 def add_gradients(totals: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
-    """Add the gradients of a further chunk to those so far, in fp32 at least."""
+    """Add the gradients of another chunk to the current ones, in at least fp32."""
     wide = [total.to(torch.promote_types(total.dtype, torch.float32)) for total in totals]
     return [total.add_(each) for total, each in zip(wide, more, strict=True)]
 
 
 class _FrozenLoss(torch.autograd.Function):
-    """The loss and its gradient by the hidden states, where the output layer does not learn.
+    """The loss and its gradient with respect to the hidden states, if the output layer is frozen.
 
-    The gradient of a row is the mean of all words' weights by their probabilities, less the weights of the right word.
-    The mean is summed over chunks of words, relative to the largest logit so far, as flash attention does it.
+    The gradient of a row is the mean of all words' weights by their probabilities, minus the weights of the correct
+    word. The mean is summed over chunks of words, relative to the largest logit so far, as in flash attention.
     """
 
     @staticmethod

@@ -1,11 +1,12 @@
-"""Answers of vLLM's server, which runs beside this process for as long as it is asked; vLLM is never imported here.
+"""Predict with a vLLM server that runs beside this process while it is used; vLLM is never imported here.
 
-For models and corpora that outgrow decoding in this process: several GPUs for one model, thousands of sentences at a
-time. The server is started with the model of a run, asked as any other server is (`omniner.llm.server`), and ended; it
-keeps the prefix that all prompts share (prefix caching) and, guided, the grammar of answers (structured outputs).
+This is for models and corpora that are too large for decoding in this process: several GPUs for one model, thousands of
+sentences at a time. The server is started with the model of a run, used like any other server (`omniner.llm.server`),
+and ended. It caches the prefix that all prompts share (prefix caching) and, if guided, the grammar of answers
+(structured outputs).
 
-Adapters stay adapters beside their base. Those that learnt beside 4-bit weights, or beside a base that stands nowhere
-else, are merged into a folder for the time of the server.
+Adapters are loaded beside their base. Those that were trained on 4-bit weights, or on a base that is stored nowhere
+else, are merged into a temporary folder.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
 
-NAME = "vllm"  # of the model on the server, and so in predictions
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # of adapters that vLLM takes
-_PAUSE = 0.5  # seconds between two looks at a server that starts
+NAME = "vllm"  # name of the model on the server, and so in predictions
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks of adapters that vLLM accepts
+_PAUSE = 0.5  # seconds between two checks of a starting server
 _GRACE_SECONDS = 30.0  # seconds for a server to end by itself
-_TAIL = 20_000  # bytes of its output in which the reason of its end is looked for
-# The server ends when its standard input does, and so when this process is killed, too.
+_TAIL = 20_000  # bytes of its output in which the reason of its end is searched for
+# The server ends when its standard input does, and so also when this process is killed.
 _WATCHED = """
 exec 3<&0
 "$@" </dev/null &
@@ -51,11 +52,11 @@ wait $server
 
 
 class ServedModel(NamedTuple):
-    """What a server is to load.
+    """The model that a server loads.
 
     Attributes:
         path: folder or hub name of a model.
-        adapters: folder of adapters beside it; None = none.
+        adapters: folder of adapters for it; None = none.
         rank: of the adapters.
     """
 
@@ -65,11 +66,11 @@ class ServedModel(NamedTuple):
 
 
 def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedModel, Prompt]:
-    """Find out what a server must load to answer as a trained model does, and what it is to be told.
+    """Return what a server must load to answer as a trained model does, and its prompt.
 
     Args:
         checkpoint: the folder of a trained causal model.
-        merged: where to merge adapters that cannot stay beside their base; None = they are refused.
+        merged: where to merge adapters that cannot be served with their base; None = they are rejected.
 
     Raises:
         UserError: it is a tagger, or its adapters must be merged first.
@@ -96,7 +97,7 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
 
 
 def trained_prompt(checkpoint: Path) -> Prompt:
-    """Return what a trained causal model is to be told.
+    """Return the prompt of a trained causal model.
 
     Args:
         checkpoint: its folder.
@@ -113,7 +114,7 @@ def trained_prompt(checkpoint: Path) -> Prompt:
 
 
 def served_base(path: str | None) -> ServedModel:
-    """Say what a server must load of a model as it was published.
+    """Return what a server must load for an untuned model.
 
     Raises:
         UserError: it has random weights, or is a GGUF file.
@@ -128,9 +129,9 @@ def serve_command(config: DecodingConfig, served: ServedModel, listen: Mapping[s
     """Return the command line that serves a model.
 
     Args:
-        config: `command` begins it, `options` overrule and add; guided answers need a backend.
+        config: `command` begins it, `options` override and add; guided answers need a backend.
         served: the model.
-        listen: options that say where it listens.
+        listen: options for the server's address.
     """
     options: dict[str, Any] = {**listen, "generation-config": "vllm", "enable-prefix-caching": True}
     if served.adapters is None:
@@ -160,14 +161,14 @@ def predict_with_vllm(
     """Start a server, ask it about the sentences that are not `done`, and end it.
 
     Args:
-        config: how it is started, asked and decodes.
-        model: the checkpoint of a trained model, or one as it was published.
-        prompt: what a published model is told; a trained one knows.
+        config: settings of starting, requests and decoding.
+        model: the checkpoint of a trained model, or an untuned model.
+        prompt: for an untuned model; a trained one has its own.
         sentences: with different ids.
-        done: ids of sentences that have their predictions already.
+        done: ids of sentences that already have their predictions.
 
     Yields:
-        predictions, batch by batch as the answers arrive.
+        Predictions, batch by batch as the answers arrive.
 
     Raises:
         UserError: the server cannot be started, ends, or cannot be used.
@@ -187,11 +188,11 @@ def serving_model(config: DecodingConfig, model: ServedModel) -> Iterator[Decodi
     """Run a server with a model for the block.
 
     Args:
-        config: how it is started, asked and decodes.
-        model: what it loads.
+        config: settings of starting, requests and decoding.
+        model: the model to load.
 
     Yields:
-        how it is asked, as any server is.
+        The settings with which it is used, like any server.
 
     Raises:
         UserError: it cannot be started, or ends.
@@ -210,9 +211,9 @@ def running(command: Sequence[str], output: Path, seconds: float, url: str) -> I
 
     Args:
         command: its command line.
-        output: a file that gets what it writes.
-        seconds: until it must answer.
-        url: where it answers `/health`.
+        output: a file for its output.
+        seconds: time until it must answer.
+        url: its address, where it answers `/health`.
 
     Raises:
         UserError: it ends, or does not answer in time.
@@ -260,14 +261,14 @@ def _ended_error(server: subprocess.Popen[bytes], output: Path) -> UserError:
 
 
 def _last_words(output: Path) -> str:
-    """What a server said last that sounds like a reason."""
+    """Return the last line of a server's output that looks like a reason."""
     text = output.read_bytes()[-_TAIL:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["nothing"]
     return one_line(RuntimeError(next((line for line in reversed(lines) if "Error" in line), lines[-1])))
 
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
-    """End a server and all that it started; politely first."""
+    """End a server and all that it started, with a signal only if it does not end by itself."""
     assert server.stdin is not None
     server.stdin.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
