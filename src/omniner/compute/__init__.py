@@ -1,1 +1,1 @@
-"""Where and how a model computes, training or answering: devices, precision, settings of torch."""
+"""Devices, precision and torch settings, for training and prediction."""

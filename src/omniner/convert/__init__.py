@@ -1,1 +1,1 @@
-"""Converts checkpoints that rely on code published with their weights to a layout that transformers implements."""
+"""Convert checkpoints that need the code published with their weights to a layout that transformers implements."""

@@ -18,8 +18,8 @@ to the same kernels, which recompute the exact probabilities from them. This is 
 
 A new back-end is a function like `attend_masked` and an entry in `ATTENTION_BACKENDS`.
 
-Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, KV key heads, D features of a head; G =
-H / KV query heads share a key head: query head h uses key head h // G.
+Shapes: T tokens, of which P are prefix and M are suffix tokens; H query heads, KV key heads, D features of a head;
+G = H / KV query heads share a key head: query head h uses key head h // G.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ class EqualSuffixes(NamedTuple):
     length: int
 
     def batch(self, rows: Tensor) -> Tensor:
-        """View their part of [M, H, D] as [N, H, S, D], or of [M, H] as [N, H, S]."""
+        """View these suffixes' part of [M, H, D] as [N, H, S, D], or of [M, H] as [N, H, S]."""
         return rows[self.place].view(self.number, self.length, *rows.shape[1:]).transpose(1, 2)
 
     def by_key_head(self, rows: Tensor, kv_heads: int) -> Tensor:

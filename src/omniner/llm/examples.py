@@ -74,13 +74,13 @@ def typical_entities(train: Sequence[Sentence], categories: Sequence[str], count
 
 
 class NearestSentences:
-    """An index of sentences.
+    """An index of sentences that finds the ones most similar to a text.
 
-    Nearly all sentences share common n-grams with a text; comparing these is most of the work, and tells little. So
-    rare n-grams are compared first. They alone give a lower bound of the similarity, and the lengths of the two common
-    parts bound what common n-grams may add (Cauchy-Schwarz). Only sentences that can still be among the nearest are
-    compared completely: the choice is the same as from comparing all. Cost: 20 s and 1 GB for 160,000 sentences, then 2
-    ms for each text.
+    Nearly all sentences share common n-grams with a text; comparing these is most of the work, and says little. So rare
+    n-grams are compared first. They alone give a lower bound of the similarity, and the lengths of the two common parts
+    bound what common n-grams may add (Cauchy-Schwarz). Only sentences that can still be among the nearest are compared
+    completely: the choice is the same as from comparing all. Cost: 20 s and 1 GB for 160,000 sentences, then 2 ms for
+    each text.
 
     Args:
         texts: the sentences to choose from, all different.

@@ -58,7 +58,7 @@ class AdaptedLayer(NamedTuple):
 
 
 def fuse_adapters(model: nn.Module) -> None:
-    """Make the adapted layers of a peft model compute as one operation each, if `adapter_of` supports them."""
+    """Let the adapted layers of a peft model compute as one operation each, if `adapter_of` supports them."""
     from peft.tuners.lora import Linear, LoraLayer
 
     for module in model.modules():

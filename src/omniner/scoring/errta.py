@@ -439,7 +439,7 @@ def _greedy(events: list[_Event]) -> list[_Event]:
 def _placed(
     gold: list[Entity], predicted: list[Entity], text: str, choices: Choices
 ) -> tuple[list[Entity], list[Entity]]:
-    """Give a span to units without a single one: first those with one choice, then the gold ones, then the rest."""
+    """Give a span to units with none or several: first those with one choice, then the gold ones, then the rest."""
     gold, predicted = (
         [unit._replace(start=None, end=None) if unit[:2] in choices else unit for unit in units]
         for units in (gold, predicted)

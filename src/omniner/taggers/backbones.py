@@ -124,13 +124,13 @@ class BiLSTM(Backbone):
 
     @classmethod
     def build(cls, config: BiLSTMConfig, texts: Iterable[str]) -> tuple[TextInput, list[Self]]:
-        """Build `model.members` of them over the vocabulary of the texts."""
+        """Build `model.members` BiLSTMs over the vocabulary of the texts."""
         vocabulary = Vocabulary.build(texts, config.min_count, config.bigram_dim > 0)
         return CharacterInput(vocabulary), [cls(config, vocabulary) for _ in range(config.members)]
 
     @classmethod
     def rebuild(cls, description: Mapping[str, Any], inputs: TextInput) -> tuple[BiLSTMConfig, list[Self]]:
-        """Build them over the vocabulary of the checkpoint."""
+        """Build the BiLSTMs over the vocabulary of the checkpoint."""
         assert isinstance(inputs, CharacterInput), "a BiLSTM reads characters"
         config = BiLSTMConfig(**description["model"])
         return config, [cls(config, inputs.vocabulary) for _ in range(config.members)]

@@ -150,7 +150,7 @@ class TaggerModule(Learner):
         self.begin_step(0 if self.tagger.member.draws_for_step else self.trainer.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss over the sentences of the step (as this process's part of it)."""
+        """Return this process's part of the mean loss over the sentences of the step."""
         # DDP averages over processes a value that should be summed: undo that
         scale = batch.weight * self.trainer.world_size / batch.step_sentences
         loss = self.tagger.loss(batch) * scale
@@ -158,7 +158,7 @@ class TaggerModule(Learner):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Measure the speed."""
+        """Update the measured speed."""
         self.end_step({"sentences": batch.step_sentences})
 
     def configure_gradient_clipping(

@@ -1,1 +1,1 @@
-"""Training, shared by all models: the fitting loop, callbacks, checkpoints, shards, plans of batches."""
+"""Training for all models: the fitting loop, callbacks, checkpoints, sharding, batch plans."""

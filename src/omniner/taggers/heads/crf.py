@@ -1,4 +1,4 @@
-"""One tag per character, with learnt scores of which tag follows which. The default of taggers."""
+"""One tag per character, with trained scores of transitions between tags. The default of taggers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One softmax per character; decoding takes the best legal tag sequence. The cheapest.
 
-Legal sequences alone are decoded, with the Viterbi algorithm of the CRF and all transitions at 0.
+The best legal sequence is found by the CRF's Viterbi algorithm with all transitions at 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A score for every start and every length: finds nested entities. It costs `max_span` times as many scores.
+"""A score for every start and every length: finds nested entities, at the cost of `max_span` times as many scores.
 
-Gold may nest and cross, all of it is learnt; of predicted spans that cross the one with the better score stays.
+Nested and crossing gold spans are all learnt; of crossing predicted spans the one with the higher score is kept.
 """
 
 from __future__ import annotations
