@@ -92,6 +92,7 @@ class Issue(NamedTuple):
         message: what was found.
         file, line: where, the line from 1; 0 = the file as a whole.
         id: of the sentence, if it is about one.
+        unread: the share of the file that was not read because of it; 0 = at most one record.
     """
 
     code: str
@@ -99,6 +100,7 @@ class Issue(NamedTuple):
     file: str = ""
     line: int = 0
     id: str = ""
+    unread: float = 0.0
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

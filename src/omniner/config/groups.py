@@ -100,7 +100,8 @@ class DataConfig(Group):
     """Seed of generated sentences, `limit` and `dev_from_train`."""
     # These have defaults because the configurations of older runs lack them.
     max_issues: Fraction = 0.5
-    """Maximum share of a file's sentences, or of its entities, that may be lost in reading; above it the run stops."""
+    """Maximum share of a file's sentences, or of its entities, that may be lost in reading; above it the run stops.
+    Below 1 it also stops where reading breaks off with more than a tenth of a file left."""
     offsets: Literal["auto", "half_open", "inclusive", "utf16"] = "auto"
     """Meaning of an entity's offsets: half_open = code points, exclusive end; inclusive = code points, inclusive end;
     utf16 = UTF-16 units, as browsers count (an emoji is two); auto = detected."""

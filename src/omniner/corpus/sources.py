@@ -28,6 +28,7 @@ from omniner.records import Issue, Sentence, post_or_text, sentence_to_json, to_
 from omniner.wording import counted, first_of
 
 LABELED = ("train", "dev", "test")
+_UNREAD = 0.1  # the largest share of a file that may be left behind where its reading breaks
 _NAMED = 3  # number of issues, files or categories quoted in an error
 # Codes of issues that lose an entity or its offsets, a whole record, or a part of it.
 ENTITY_LOSSES = frozenset(
@@ -36,8 +37,8 @@ ENTITY_LOSSES = frozenset(
         *("offset-range", "unaligned"),
     }
 )
-RECORD_LOSSES = frozenset({"bad-answer", "bad-csv", "bad-json", "bad-record", "line-too-long", "no-text"})
-LOSSES = ENTITY_LOSSES | RECORD_LOSSES | {"empty-token", "no-tag", "not-utf8"}
+RECORD_LOSSES = frozenset({"bad-answer", "bad-csv", "bad-json", "bad-record", "line-too-long", "no-text", "not-utf8"})
+LOSSES = ENTITY_LOSSES | RECORD_LOSSES | {"empty-token", "no-tag"}
 
 
 @dataclass
@@ -209,13 +210,14 @@ def check_read(
         path: the file or folder.
         sentences: read from it.
         issues: met while reading.
-        limit: largest share of its sentences, and of its entities, that may be lost.
+        limit: largest share of its sentences, and of its entities, that may be lost. Below 1, at most a tenth of the
+            file may be left behind where reading it breaks: what is mended in one place hides all of the rest.
 
     Returns:
         The sentences and the issues, unchanged.
 
     Raises:
-        UserError: there is no sentence, all entities or all their offsets were lost, or more than `limit`.
+        UserError: there is no sentence, all entities or all their offsets were lost, or more than allowed.
     """
     lost = [issue for issue in issues if issue.code in LOSSES]
     examples = f" ({'; '.join(map(str, (lost or issues)[:_NAMED]))})" if issues else ""
@@ -227,6 +229,10 @@ def check_read(
     if bad and not any(entity.start is not None for entity in entities):
         found = f"not one entity could be taken with its place, {len(bad):,} were tried{examples}"
         raise UserError(_place(path, bad), found, f"{fix[:-1]}, or data.offsets.")
+    torn = [issue for issue in lost if issue.unread]
+    if limit < 1 and (unread := sum(issue.unread for issue in torn)) > _UNREAD:
+        found = f"{unread:.0%} of the file was not read ({'; '.join(map(str, torn[:_NAMED]))})"
+        raise UserError(_place(path, torn), found, "Mend it there, or set data.max_issues=1 to go on without the rest.")
     records = len({(issue.file, issue.line, issue.id) for issue in lost if issue.code in RECORD_LOSSES})
     unplaced = sum(entity.start is None for entity in entities)  # some of the lost ones, which kept their surface
     for what, count, total in (

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from tests.helpers.reading import codes, read, spans
 
+from omniner.corpus import formats, sources
 from omniner.errors import UserError
 from omniner.records import Entity, is_unlabeled
 from omniner.scoring.predictions import prediction_from_line, read_predictions
@@ -146,3 +147,109 @@ def test_spacy_entities_of_another_type_are_an_issue(tmp_path: Path, entities: o
     sentences, issues = read(write_lines(tmp_path / "x.json", ["我爱北京", {"entities": entities}]), "spacy")
     assert [is_unlabeled(sentence) for sentence in sentences] == found
     assert codes(issues) == ({} if found else {"bad-record": 1})
+
+
+WORDS = [*zip("我爱北京", ("O", "O", "B-LOC", "I-LOC"), strict=True)]
+QUOTE = ('"', "O")
+
+
+@pytest.mark.parametrize("others", [[], ["\t"], ["30\tragged"]], ids=["whole", "blank", "ragged"])
+@pytest.mark.parametrize("rows", [[*WORDS, QUOTE], [QUOTE, *WORDS], [QUOTE, QUOTE], [('"', "O"), ('""""', "O")]])
+def test_a_quote_is_a_word_between_tabs(tmp_path: Path, rows: list[tuple[str, str]], others: list[str]) -> None:
+    sentences = [WORDS] * 3 + [rows] + [WORDS] * 3 + [rows] + [WORDS]
+    lines = [f"{number}\t{word}\t{tag}" for number, words in enumerate(sentences) for word, tag in words]
+    path = tmp_path / "x.tsv"
+    path.write_text("\n".join(["sentence_id\tword\ttag", *lines, *others]) + "\n", encoding="utf-8")
+    found, issues = read(path, "auto", joiner=None)
+    expected = ["".join(word for word, _ in words).replace('""""', '"') for words in sentences]
+    assert [sentence.text for sentence in found] == expected
+    assert set(codes(issues)) <= {"bad-record"}
+
+
+def table_of(texts: list[str], delimiter: str) -> str:
+    rows = [[str(number), text, "北京", "地点"] for number, text in enumerate(texts)]
+    return "".join(delimiter.join(row) + "\n" for row in [["id", "text", "entity", "category"], *rows])
+
+
+@pytest.mark.parametrize("opened", [(5, 30), (5,)])
+def test_a_text_may_begin_with_a_quote_between_tabs(tmp_path: Path, opened: tuple[int, ...]) -> None:
+    texts = [f"{chr(34) * (number in opened)}我爱北京{number}{chr(34) * (number == 30)}" for number in range(40)]
+    path = tmp_path / "x.tsv"
+    path.write_text(table_of(texts, "\t"), encoding="utf-8")
+    sentences, issues = read(path, "entity_table")
+    expected = [text.strip(chr(34)) if text[0] == text[-1] == chr(34) else text for text in texts]
+    assert ([sentence.text for sentence in sentences], issues) == (expected, [])
+
+
+def test_quoted_cells_between_tabs_keep_their_ends_of_lines(tmp_path: Path) -> None:
+    texts = ['"去\n北京"', '"去\t""北京"""', "北京", '"北京\n\n好"']
+    path = tmp_path / "x.tsv"
+    path.write_text(table_of(texts, "\t"), encoding="utf-8")
+    sentences, issues = read(path, "entity_table")
+    assert ([sentence.text for sentence in sentences], issues) == (
+        ["去\n北京", '去\t"北京"', "北京", "北京\n\n好"],
+        [],
+    )
+
+
+def test_a_quote_that_swallows_rows_between_commas_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    rows = "".join(f"{number},我爱北京{number},北京,地点\n" for number in range(40))
+    path.write_text("id,text,entity,category\n" + rows.replace(",我爱北京5,", ',"我爱北京5,', 1), encoding="utf-8")
+    [issue] = read(path, "entity_table")[1]
+    assert (issue.code, issue.line, round(issue.unread, 2)) == ("bad-csv", 7, 0.85)
+    assert "lines 7 to 41 are left out" in issue.message
+    swallowed = rows.replace(",我爱北京5,北京,", ',"我爱北京5,北京,', 1).replace(",地点\n9,", ',地点"\n9,', 1)
+    path.write_text("id,text,entity,category\n" + swallowed, encoding="utf-8")
+    sentences, issues = read(path, "entity_table")
+    assert len(sentences) < 40
+    assert "bad-csv" in codes(issues)
+    path.write_text('sentence,label\n"Hello, you\nthere","[]"\n"好, 的","[]"\n', encoding="utf-8")
+    sentences, issues = read(path, "omniner_csv")
+    assert ([sentence.text for sentence in sentences], issues) == (["Hello, you\nthere", "好, 的"], [])
+
+
+ITEM = {"text": "去喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", ["[{}]", '{{"data": [{}]}}', "{}"], ids=["list", "in an object", "values in a row"])
+def test_a_list_that_breaks_is_refused_and_says_what_share_is_lost(
+    tmp_path: Path, form: str, indent: int | None
+) -> None:
+    whole = json.dumps(ITEM, ensure_ascii=False, indent=indent or (0 if form == "{}" else None))
+    items = [whole] * 5 + [whole.replace('"entities"', "entities")] + [whole] * 94
+    path = tmp_path / "x.json"
+    path.write_text(form.format((",\n" if form != "{}" else "\n").join(items)), encoding="utf-8")
+    line = 1 + 5 * (whole.count("\n") + 1)
+    with pytest.raises(UserError, match=rf"x\.json:{line}: 9[45]% of the file.*to line \d+.*max_issues=1"):
+        sources.check_read(path, *read(path, "jsonl"), limit=0.5)
+    sentences, issues = sources.check_read(path, *read(path, "jsonl"), limit=1)
+    assert (len(sentences), codes(issues)) == (5, {"bad-json": 1})
+
+
+def test_a_torn_last_item_is_one_record(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([ITEM] * 5)[:-9], encoding="utf-8")
+    sentences, [issue] = sources.check_read(path, *read(path, "jsonl"), limit=0.5)
+    assert (len(sentences), issue.unread) == (4, 0)
+
+
+@pytest.mark.parametrize("between", ["", "\n"])
+def test_lists_behind_one_another_are_read(tmp_path: Path, between: str) -> None:
+    path = tmp_path / "x.json"
+    parts = [json.dumps([ITEM] * count, ensure_ascii=False) for count in (2, 1, 5)]
+    path.write_text(between.join(parts), encoding="utf-8")
+    sentences, issues = formats.read(path, "auto", formats.ReadOptions())
+    assert (len(sentences), issues) == (8, [])
+
+
+def test_lines_of_another_encoding_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    line = (json.dumps(ITEM, ensure_ascii=False) + "\n").encode()
+    path.write_bytes(line * 60 + line.decode().encode("gb18030") * 40)
+    with pytest.raises(UserError, match=r"x\.jsonl:61: .*in 40 of 100 lines.*iconv"):
+        read(path, "jsonl")
+    path.write_bytes(line * 98 + line.replace("喝".encode(), b"\xff") * 2)
+    sentences, issues = read(path, "jsonl")
+    assert (len(sentences), codes(issues)["not-utf8"]) == (100, 2)

@@ -26,6 +26,8 @@ from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surro
 
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus must be split into several files
 MAX_LINE = 16 * 2**20  # characters; the longest known corpus line has under 10,000
+_DAMAGED = 0.1  # largest share of lines with damaged bytes; more are lines in another encoding
+_ONE = 1.5  # times the mean size of an item: a longer rest of a list has several
 MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
 _LIKE_A_POST = re.compile(r"(?:doc|document|post|note|article|帖子|文档|文章)[_-]?(?:id|name)?", re.IGNORECASE)
 _SHOWN = 60  # characters of foreign text quoted in a message
@@ -39,9 +41,12 @@ class IssueLog:
         self.items: list[Issue] = []
         self.id = ""  # of the record being read, as in the file
 
-    def add(self, code: str, message: str, line: int = 0, id: str = "") -> None:
-        """Add an issue at a line (from 1; 0 = the whole file), for the record being read or another one."""
-        self.items.append(Issue(code, message, self.file, line, id or self.id))
+    def add(self, code: str, message: str, line: int = 0, id: str = "", unread: float = 0.0) -> None:
+        """Add an issue at a line (from 1; 0 = the whole file), for the record being read or another one.
+
+        `unread` is explained in `Issue`.
+        """
+        self.items.append(Issue(code, message, self.file, line, id or self.id, unread))
 
     def number(self, start: int, item: int) -> None:
         """Prefix the messages of issues from index `start` on with the number of their item (from 1; 0 = do not)."""
@@ -120,9 +125,10 @@ def _decode_lines(path: Path, data: bytes, log: IssueLog) -> str:
             broken += 1
             lines.append(line.decode("utf-8", "replace"))
             log.add("not-utf8", f"{error.reason} at byte {error.start}; read as U+FFFD", number)
-    if 2 * broken > foreign:
-        fix = "Convert it to UTF-8, for example with iconv -f GB18030 -t UTF-8."
-        raise UserError(f"{path}:{log.items[-broken].line}", "the file is not UTF-8", fix)
+    if 2 * broken > foreign or broken > max(1, _DAMAGED * foreign):
+        found = f"the file is not UTF-8 in {broken:,} of {foreign:,} lines with more than ASCII"
+        fix = "Convert it, or these lines of it, to UTF-8, for example with iconv -f GB18030 -t UTF-8."
+        raise UserError(f"{path}:{log.items[-broken].line}", found, fix)
     return "\n".join(lines)
 
 
@@ -216,14 +222,19 @@ def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
 
 
 def _located(text: str, values: Iterator[tuple[int, Any]], log: IssueLog) -> Iterator[tuple[int, Any]]:
-    """Convert positions of values to line numbers, and errors among the values to issues."""
-    line, seen = 1, 0
+    """Convert positions of values to line numbers, and the error at which reading ends to an issue."""
+    line, seen, begin, count = 1, 0, skip_space(text, 0), 0
     for position, value in values:
         line, seen = line + text.count("\n", seen, position), position
-        if isinstance(value, ValueError):
-            log.add("bad-json", str(value), line)
-        else:
+        if not isinstance(value, ValueError):
             yield line, value
+            count += 1
+        elif count and len(text) - position <= _ONE * (position - begin) / count:
+            log.add("bad-json", f"{value}; the last item is left out", line)
+        else:
+            unread = (len(text) - position) / len(text)
+            rest = f"{unread:.0%} of the file, to line {text.rstrip().count(chr(10)) + 1:,}, is not read"
+            log.add("bad-json", f"{value}; {rest}", line, unread=unread)
 
 
 def _values_in_a_row(text: str, position: int) -> Iterator[tuple[int, Any]]:
@@ -232,7 +243,7 @@ def _values_in_a_row(text: str, position: int) -> Iterator[tuple[int, Any]]:
         try:
             value, end = parse_json(text, position)
         except ValueError as error:
-            yield position, ValueError(f"{error}; the file was read up to here only")
+            yield position, error
             return
         yield position, value
         position = skip_space(text, end)
@@ -315,33 +326,37 @@ def _check_alone(path: Path, text: str, start: int, name: str, log: IssueLog) ->
 
 
 def list_items(text: str, position: int, is_inside: bool = False) -> Iterator[tuple[int, Any]]:
-    """Yield `(position, value)` for each item of a JSON list, starting after its bracket.
+    """Yield `(position, value)` for each item of a JSON list, starting after its bracket, and of lists that follow it.
 
-    If the list breaks, the last value is a `ValueError`.
+    If a list breaks, the last value is a `ValueError`.
 
     Args:
         text: contains the list.
         position: after its opening bracket.
         is_inside: whether more text may follow the list, as in an object.
     """
-    last, position = 0, skip_space(text, position)
-    while text[position : position + 1] != "]":
-        last = position
-        try:
-            value, end = parse_json(text, position)
-        except ValueError as error:
-            yield last, ValueError(f"{error}; the file was read up to here only")
+    position = skip_space(text, position)
+    while True:
+        while text[position : position + 1] != "]":
+            try:
+                value, end = parse_json(text, position)
+            except ValueError as error:
+                yield position, error
+                return
+            yield position, value
+            position = skip_space(text, end)
+            if text[position : position + 1] not in {",", "]"}:
+                yield position, ValueError("neither a comma nor the end of the list follows the item")
+                return
+            if text[position] == ",":
+                position = skip_space(text, position + 1)
+        position = skip_space(text, position + 1)
+        if is_inside or position == len(text):
             return
-        yield last, value
-        position = skip_space(text, end)
-        if text[position : position + 1] not in {",", "]"}:
-            message = "neither a comma nor the end of the list follows the item; the file was read up to here only"
-            yield last, ValueError(message)
+        if text[position] != "[":
+            yield position, ValueError(f"more text after the list: {quote(text[position : position + _SHOWN + 1])}")
             return
-        if text[position] == ",":
-            position = skip_space(text, position + 1)
-    if not is_inside and (rest := text[position + 1 :].strip()):
-        yield last, ValueError(f"more text after the list: {quote(rest)}")
+        position = skip_space(text, position + 1)
 
 
 def parse_json(text: str, start: int = 0) -> tuple[Any, int]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omniner.wording import counted
 
 _START = 4096  # the first character that is not white space must be within these bytes
 _HEADER = 2000  # the header row must end within these characters
+_ROW_LIKE = 4  # commas in lines that look like rows, but are one quoted cell: fewer may be commas of its text
 
 
 def delimiter_of(header: str) -> str:
@@ -33,24 +35,83 @@ def header_of(excerpt: Excerpt) -> list[str]:
     return []
 
 
+@dataclass
+class _Reading:
+    """The result of reading a table in one way.
+
+    Attributes:
+        rows: line number and fields.
+        broken: what is wrong, and the first and last line that it affects.
+    """
+
+    rows: list[tuple[int, list[str]]] = field(default_factory=list)
+    broken: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def lost(self) -> int:
+        """Count the lines that are broken or have another number of fields than the header."""
+        width = len(self.rows[0][1]) if self.rows else 0
+        ragged = sum(len(row) != width for _, row in self.rows)
+        return ragged + sum(last - first + 1 for _, first, last in self.broken)
+
+
 def table_rows(text: str, log: IssueLog, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
-    """Yield `(line number, fields)` for each row that is not blank; a broken row is an issue."""
+    """Yield `(line number, fields)` for each row that is not blank; a broken row is an issue.
+
+    In a table separated by tabs and written without quoting, a `"` that is a token opens a quoted cell, which extends
+    over all rows up to the next `"`. If reading line by line loses fewer lines, the table is read so.
+    """
+    lines = io.StringIO(text, newline="").readlines()
+    reading = _read_quoted(lines, delimiter)
+    if delimiter == "\t" and reading.lost() and max(map(len, lines)) <= MAX_LINE:
+        reading = min(_read_unquoted(lines), reading, key=_Reading.lost)
+    broken = deque(reading.broken)
+    for line, row in [*reading.rows, (len(lines) + 1, [])]:
+        while broken and broken[0][1] < line:
+            message, first, last = broken.popleft()
+            unread = (last - first + 1) / len(lines) if last > first else 0.0
+            which = f"lines {first} to {last} are" if last > first else "the line is"
+            log.add("bad-csv", f"{message}; {which} left out", first, unread=unread)
+        if row:
+            yield line, row
+
+
+def _read_quoted(lines: Sequence[str], delimiter: str) -> _Reading:
+    """Read rows whose cells may be quoted; quoted cells may contain delimiters and newlines."""
+    found = _Reading()
+    enough = 1 if delimiter == "\t" else _ROW_LIKE
     previous = csv.field_size_limit(MAX_LINE)  # the module's limit applies to the whole process: restore it
     try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
         while True:
-            line = reader.line_num + 1
+            first = reader.line_num + 1
             try:
                 row = next(reader)
             except StopIteration:
-                return
+                return found
             except csv.Error as error:
-                log.add("bad-csv", f"{error}; lines {line} to {reader.line_num} are left out", line)
+                found.broken.append((str(error), first, reader.line_num))
                 continue
-            if row:
-                yield line, row
+            last, width = reader.line_num, len(found.rows[0][1]) if found.rows else 0
+            inner = [line.count(delimiter) for line in lines[first - 1 : last]] if last > first else []
+            if set(inner) == {width - 1} and sum(inner) >= enough:
+                message = f"the quote that opens in line {first} closes in line {last}, over lines that look like rows"
+                found.broken.append((message, first, last))
+            elif row:
+                found.rows.append((first, row))
     finally:
         csv.field_size_limit(previous)
+
+
+def _read_unquoted(lines: Sequence[str]) -> _Reading:
+    """Read each line as a row of cells separated by tabs; a cell that is quoted as a whole loses its quotes."""
+    split = ((number, line.rstrip("\r\n")) for number, line in enumerate(lines, 1))
+    return _Reading([(number, [_unquoted(cell) for cell in line.split("\t")]) for number, line in split if line])
+
+
+def _unquoted(cell: str) -> str:
+    inner = cell[1:-1].replace('""', "")
+    is_quoted = len(cell) > 1 and cell[0] == cell[-1] == '"' and '"' not in inner
+    return cell[1:-1].replace('""', '"') if is_quoted else cell
 
 
 def table_cells(path: Path, log: IssueLog) -> Iterator[tuple[int, dict[str, str]]]:
