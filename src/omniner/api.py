@@ -17,23 +17,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from omniner.errors import UserError
-from omniner.frames import check_meta, listed, listed_texts, records_of, sentences_to_tag
+from omniner.files import explaining
+from omniner.frames import (
+    check_meta,
+    check_path,
+    gold_of,
+    listed,
+    listed_texts,
+    load_predictions,
+    records_of,
+    sentences_to_tag,
+)
 from omniner.model_files import DESCRIPTION
 from omniner.records import Issue, Prediction, Sentence, prediction_to_json
 from omniner.registry import FORMATS, load_extensions, writable_formats
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from omniner.config.groups import Config, DataConfig
+    from omniner.config.groups import Config
+    from omniner.frames import Answers, Gold
     from omniner.llm.prompts import Prompt
     from omniner.scoring.comparison import RunComparison
     from omniner.scoring.metrics import ErrtaResult, ScoreResult
     from omniner.scoring.predictions import LoadedPredictions
 
     Answering: TypeAlias = Callable[[Sequence[Sentence]], Iterable[list[Prediction]]]
-    Answers: TypeAlias = str | Path | Iterable[Prediction] | pd.DataFrame
-    Gold: TypeAlias = str | Path | Iterable[Sentence] | pd.DataFrame
 
 log = logging.getLogger("omniner")
 
@@ -67,10 +74,11 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
     from omniner.corpus.sources import check_read
 
     load_extensions()
-    path = Path(path)
+    path = check_path("path", path)
     if format != "auto" and format not in FORMATS:
         raise UserError("format", f"{format!r} is unknown", f"Use auto, {', '.join(FORMATS)}.")
-    return Sentences(*check_read(path, *formats.read(path, format, formats.ReadOptions(id_prefix=path.stem))))
+    with explaining(path):
+        return Sentences(*check_read(path, *formats.read(path, format, formats.ReadOptions(id_prefix=path.stem))))
 
 
 def write(
@@ -102,13 +110,14 @@ def write(
     from omniner.files import write_json_lines
 
     load_extensions()
+    path = check_path("path", path)
     items = listed("records", records, "Give sentences or predictions.")
     _check_writable(format)
     if not items or not isinstance(items[0], Prediction):
         sentences = records_of(Sentence, items, "records")
         if "meta" in FORMATS[format].holds:
             check_meta(sentences, "records")
-        return formats.write(Path(path), format, sentences, formats.WriteOptions(scheme, separator, joiner))
+        return formats.write(path, format, sentences, formats.WriteOptions(scheme, separator, joiner))
     if format != "jsonl":
         raise UserError("format", f"{format} holds sentences, and these are predictions", "Use jsonl.")
     write_json_lines(path, map(prediction_to_json, records_of(Prediction, items, "records")))
@@ -127,7 +136,7 @@ def _check_writable(format: str) -> None:
     raise UserError("format", found, fix)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class TrainResult:
     """The result of a training run.
 
@@ -140,6 +149,9 @@ class TrainResult:
     folder: Path
     scores: dict[str, Any]
     run_id: str
+
+    def __repr__(self) -> str:
+        return f"<TrainResult F1 {100 * self.f1:.1f} in {self.folder}>"
 
     @property
     def f1(self) -> float:
@@ -214,12 +226,16 @@ class Model:
         return [found[sentence.id] for sentence in sentences]
 
 
-def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence[str] = ()) -> Model:
+_TRAINED = ("model", "head", "prompt", "tuning", "data")  # sections that a training settles for good
+
+
+def load(source: str | Path | TrainResult, overrides: Sequence[str] = (), categories: Sequence[str] = ()) -> Model:
     """Load a model for tagging texts.
 
     Args:
-        source: a run (its folder, its name, its MLflow id), a checkpoint, the folder of a published causal model, or
-            the address of a server with an OpenAI-compatible API, such as `http://localhost:8000/v1`.
+        source: a run (what `train` returned, its folder, its name, its MLflow id), a checkpoint, the folder of a
+            published causal model, or the address of a server with an OpenAI-compatible API, such as
+            `http://localhost:8000/v1`.
         overrides: arguments of the command line that change how it predicts: `decoding=guided`, `trainer=cpu`; for a
             published model or a server also the prompt: `prompt=errta`, `data=cluener`.
         categories: those that a published model or a server is asked for; by default those in train of `data`.
@@ -228,17 +244,28 @@ def load(source: str | Path, overrides: Sequence[str] = (), categories: Sequence
         The model; call its `predict` as often as you like.
 
     Raises:
-        UserError: there is no such model, or it cannot be loaded.
+        UserError: there is no such model, it cannot be loaded, or an override is of something that it was trained with.
     """
-    text, overrides = str(source), _words(overrides)
+    text, overrides = _place("source", source), _words(overrides)
     categories = listed_texts("categories", categories, 'Give a list, such as ["品牌", "时间"].')
     if text.startswith(("http://", "https://")):
         return _load_server(text, overrides, categories)
-    if (Path(text) / "config.json").is_file() and not (Path(text) / DESCRIPTION).is_file():
-        return _load_published(Path(text), overrides, categories)
-    if categories:
-        raise UserError("categories", f"given for {text}, which knows those it was trained with", "Leave them out.")
-    return _load_trained(text, overrides)
+    from omniner.compute.torch_settings import preserved_generators
+
+    with explaining(text), preserved_generators():
+        if (Path(text) / "config.json").is_file() and not (Path(text) / DESCRIPTION).is_file():
+            return _load_published(Path(text), overrides, categories)
+        if categories:
+            raise UserError("categories", f"given for {text}, which knows those it was trained with", "Leave them out.")
+        return _load_trained(text, overrides)
+
+
+def _place(where: str, given: Any) -> str:
+    """Where a run is, which may be given as what `train` returned."""
+    if isinstance(given, TrainResult):
+        return str(given.folder)
+    check_path(where, given)
+    return str(given)  # of an address, too, which is no path
 
 
 def _load_trained(text: str, overrides: Sequence[str]) -> Model:
@@ -247,12 +274,16 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
     from omniner.config import run_config
     from omniner.runs.references import find_trained_model
 
+    changed = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    for key in changed:
+        if key.partition(".")[0] in _TRAINED:
+            found = f"given for {text}, which keeps the {key.partition('.')[0]} it was trained with"
+            raise UserError(key, found, "Leave it out.")
     config = _compose("task=train", *overrides)
     checkpoint = find_trained_model(text, config.tracking, "load")
     folders = checkpoint.resolve().parents[:2]  # the checkpoint is <run>/checkpoints/best, or stands alone
     if settings := next((folder / "config.yaml" for folder in folders if (folder / "config.yaml").is_file()), None):
-        changed = [override.lstrip("+~").partition("=")[0] for override in overrides]
-        kept = [name for name in ("model", "head", "prompt", "encoding", "decoding", "seed") if name not in changed]
+        kept = [name for name in (*_TRAINED, "name", "encoding", "decoding", "seed") if name not in changed]
         given = [key for key in changed if "." in key and key.partition(".")[0] in kept]
         config = run_config.with_keys_of(config, given, run_config.with_sections_of(config, settings, kept))
     return Model(config, text, models.load_predictor(config, checkpoint).predict)
@@ -294,13 +325,17 @@ def _prompt(config: Config, categories: Sequence[str]) -> tuple[Prompt, list[str
 
 
 def score(
-    predictions: Answers, gold: Gold | None = None, overrides: Sequence[str] = (), issues: list[Issue] | None = None
+    predictions: Answers | TrainResult,
+    gold: Gold | None = None,
+    overrides: Sequence[str] = (),
+    issues: list[Issue] | None = None,
 ) -> ScoreResult:
     """Score predictions of any system against gold; no torch, no GPU.
 
     Args:
-        predictions: a file (`predictions.jsonl`, LLaMA-Factory's `generated_predictions.jsonl`, ...), records, or a
-            data frame (see `frame`).
+        predictions: a file (`predictions.jsonl`, LLaMA-Factory's `generated_predictions.jsonl`, ...), the folder of a
+            run or what `train` returned, records, or a data frame (see `frame`). Records and rows with a model's text
+            (`raw`) alone are read as a file of them is; sentences are taken for answers.
         gold: a corpus file, records or a data frame; may be omitted if the predictions file has labels or a
             `gold.jsonl` beside it.
         overrides: arguments of the command line: `metrics.profile=official`, `metrics.unit=pair`,
@@ -317,14 +352,15 @@ def score(
     from omniner.scoring.profiles import score_loaded
 
     config = _compose("task=train", "tracking=off", *_words(overrides))
-    loaded = _load_predictions(predictions, _gold_of(gold), "predictions", config.data)
+    answers = predictions.folder if isinstance(predictions, TrainResult) else predictions
+    loaded = load_predictions(answers, gold_of(gold), "predictions", config.data)
     result = score_loaded(loaded, config.metrics, config.errta)
     if issues is not None:
         issues += result.issues
     return result
 
 
-def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[str] = ()) -> ErrtaResult:
+def errta(predictions: Answers | TrainResult, gold: Gold | None = None, overrides: Sequence[str] = ()) -> ErrtaResult:
     """Sort the errors of predictions into the ERRTA types.
 
     Args:
@@ -340,13 +376,15 @@ def errta(predictions: Answers, gold: Gold | None = None, overrides: Sequence[st
 
 
 def compare(
-    runs: Mapping[str, Answers] | Sequence[str | Path], gold: Gold | None = None, overrides: Sequence[str] = ()
+    runs: Mapping[str, Answers | TrainResult] | Sequence[str | Path | TrainResult],
+    gold: Gold | None = None,
+    overrides: Sequence[str] = (),
 ) -> RunComparison:
     """Compare runs on one test set with the first of them: tested differences, and which sentences changed.
 
     Args:
-        runs: run folders, run names, MLflow run ids or predictions files; a mapping gives each a name, and its values
-            may also be records or data frames of predictions.
+        runs: run folders or what `train` returned, run names, MLflow run ids or predictions files; a mapping gives
+            each a name, and its values may also be records or data frames of predictions.
         gold: for runs that have none.
         overrides: arguments of the command line: `compare.resamples=1000`, `metrics.profile=official`.
 
@@ -362,7 +400,7 @@ def compare(
     from omniner.scoring.predictions import read_predictions
     from omniner.tasks.compare import align_runs, counted_otherwise
 
-    config, sentences = _compose("task=train", *_words(overrides)), _gold_of(gold)
+    config, sentences = _compose("task=train", *_words(overrides)), gold_of(gold)
     config = dataclasses.replace(config, gold=str(sentences) if isinstance(sentences, Path) else None)
     sources: list[RunFiles] = []
     loaded: list[LoadedPredictions] = []
@@ -377,11 +415,11 @@ def compare(
 
         if isinstance(runs, Mapping):
             for key, run in runs.items():
-                if isinstance(run, str | Path):
-                    add([str(run)], str(key))
+                if isinstance(run, str | Path | TrainResult):
+                    add([_place(str(key), run)], str(key))
                 else:
                     sources.append(RunFiles(str(key), "records", Path(), None, None, {}, ""))
-                    loaded.append(_load_predictions(run, sentences, str(key), config.data))
+                    loaded.append(load_predictions(run, sentences, str(key), config.data))
         else:
             add(_run_entries(runs))
         if len(sources) < 2:
@@ -403,9 +441,9 @@ def _run_entries(runs: Any) -> list[str]:
     fix = "Give records in a mapping, with a name for each system: {name: records}."
     items = listed("runs", runs, "Give a list of runs, or a mapping of names to runs.")
     for number, item in enumerate(items):
-        if not isinstance(item, str | Path):
+        if not isinstance(item, str | Path | TrainResult):
             raise UserError(f"runs[{number}]", f"{type(item).__name__} where a path or a name belongs", fix)
-    return list(map(str, items))
+    return [_place(f"runs[{number}]", item) for number, item in enumerate(items)]
 
 
 def _words(overrides: Sequence[str]) -> list[str]:
@@ -438,47 +476,3 @@ def _compose(*words: str) -> Config:
         loop = "To run each of them, call the function in a loop. "
         fix = re.sub(rf"{re.escape(EACH)}.+?(?:\. |$)", loop, error.fix).rstrip()
         raise UserError(error.where, error.found, fix) from error
-
-
-def _gold_of(gold: Gold | None) -> Path | list[Sentence] | None:
-    """The file of gold, or its sentences, of which there is at least one."""
-    if gold is None or isinstance(gold, str | Path):
-        return None if gold is None else Path(gold)
-    sentences = records_of(Sentence, gold, "gold")
-    if not sentences:
-        raise UserError("gold", "it is empty", "Give the gold sentences.")
-    return sentences
-
-
-def _load_predictions(
-    predictions: Answers, gold: Path | list[Sentence] | None, where: str, data: DataConfig
-) -> LoadedPredictions:
-    """Predictions and their gold, whatever holds them.
-
-    Args:
-        predictions: as for `score`.
-        gold: a file, or sentences.
-        where: what messages call the predictions.
-        data: how files are to be read.
-
-    Raises:
-        UserError: they cannot be read, or are about no sentence of gold.
-    """
-    from omniner.corpus.sources import read_sentences
-    from omniner.scoring.gold import check_labelled
-    from omniner.scoring.predictions import LoadedPredictions, read_predictions
-
-    if isinstance(predictions, str | Path):
-        return read_predictions(Path(predictions), gold, data)
-    answers = records_of(Prediction, predictions, where)
-    if not answers:
-        raise UserError(where, "it is empty", "Give a prediction for each sentence, one without entities for none.")
-    if gold is None:
-        raise UserError("gold", f"the records of {where} hold no gold", "Give the gold sentences beside them.")
-    sentences, issues = read_sentences(gold, data) if isinstance(gold, Path) else (gold, [])
-    check_labelled(sentences, gold if isinstance(gold, Path) else "gold")
-    if not {answer.id for answer in answers} & {sentence.id for sentence in sentences}:
-        found = f"no id is one of the gold sentences ({answers[0].id!r} here, {sentences[0].id!r} there)"
-        fix = "Give both the same ids. A bare text has none: predict the Sentence records of gold."
-        raise UserError(where, found, fix)
-    return LoadedPredictions(sentences, answers, issues, 0.0)

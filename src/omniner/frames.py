@@ -14,16 +14,22 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from operator import index
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from omniner.errors import UserError, one_line
-from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence, is_unlabeled
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from omniner.config.groups import DataConfig
     from omniner.scoring.comparison import RunComparison
     from omniner.scoring.metrics import ErrtaError, ErrtaResult, ScoreResult
+    from omniner.scoring.predictions import LoadedPredictions
+
+    Answers: TypeAlias = str | Path | Iterable[Prediction] | Iterable[Sentence] | pd.DataFrame
+    Gold: TypeAlias = str | Path | Iterable[Sentence] | pd.DataFrame
 
 T = TypeVar("T", Sentence, Prediction)
 
@@ -31,6 +37,17 @@ _SHOWN = 60  # characters of a wrong value in a message
 _ERROR_COLUMNS = ["type", "id"]
 _ERROR_COLUMNS += ["gold_text", "gold_category", "predicted_text", "predicted_category", "gold", "predicted"]
 _ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys."
+
+
+def check_path(where: str, given: Any) -> Path:
+    """Make a path of what is given as one.
+
+    Raises:
+        UserError: it is neither a text nor a path.
+    """
+    if not isinstance(given, str | Path):
+        raise UserError(where, f"{_kind(given)} where a path or a name belongs", "Give a text or a pathlib.Path.")
+    return Path(given)
 
 
 def listed(where: str, given: Any, fix: str) -> list[Any]:
@@ -67,8 +84,8 @@ def records_of(kind: type[T], given: Any, where: str) -> list[T]:
         where: the name of the argument.
 
     Returns:
-        The records. A record whose entities are not exactly `Entity` (tuples, numpy offsets) is replaced by a copy in
-        which they are.
+        The records. A record whose id is a whole number, or whose entities are not exactly `Entity` (tuples, numpy
+        offsets), is replaced by a copy in which they are.
 
     Raises:
         UserError: an item or a row is not such a record.
@@ -80,16 +97,44 @@ def records_of(kind: type[T], given: Any, where: str) -> list[T]:
         place = f"{where}[{number}]"
         if not isinstance(item, kind):
             raise UserError(place, f"{_shown(item)} is no omniner.{kind.__name__}", "Give records of one kind.")
+        item = _with_texts(item, place)
         if not isinstance(item.entities, list) or not all(map(_is_plain, item.entities)):
             item = dataclasses.replace(item, entities=_entities(item.entities, f"{place}.entities"))
         records.append(item)
     return records
 
 
+def _with_texts(item: T, place: str) -> T:
+    """The record with texts where they belong; a copy if whole numbers stood in the place of one."""
+    values = {name: getattr(item, name) for name in ("id", "text", "post_id", "raw") if hasattr(item, name)}
+    changed = {
+        name: _text(value, f"{place}.{name}")
+        for name, value in values.items()
+        if not isinstance(value, str) and not (name == "post_id" and value is None)
+    }
+    return dataclasses.replace(item, **changed) if changed else item
+
+
+def _text(value: Any, place: str) -> str:
+    """A text; that of a whole number of any library, as tables hold ids."""
+    if isinstance(value, str):
+        return value
+    try:
+        return str(index(value))
+    except TypeError as error:
+        raise UserError(place, f"{_shown(value)} is no text", "Give a text.") from error
+
+
 def _records_of_rows(kind: type[T], table: pd.DataFrame, where: str) -> list[T]:
     """Convert the rows of a data frame to records, using all columns that are fields of the record."""
     fields = [field.name for field in dataclasses.fields(kind)]
     needed = [name for name in fields if name in ("id", "text", "entities")]
+    if (
+        kind is Prediction
+        and "entities" not in table.columns
+        and any(isinstance(cell, str) and cell for cell in table.get("raw", ()))
+    ):
+        needed = ["id", "raw"]
     if missing := [name for name in needed if name not in table.columns]:
         found = f"the data frame has no column {', '.join(missing)} (it has {', '.join(map(str, table.columns))})"
         raise UserError(where, found, f"Give it the columns {', '.join(needed)}.")
@@ -100,7 +145,11 @@ def _records_of_rows(kind: type[T], table: pd.DataFrame, where: str) -> list[T]:
         if "id" not in values:
             raise UserError(place, "the id is empty", "Give each row the id of its sentence.")
         values |= {name: str(values.get(name, "")) for name in needed if name != "entities"}
-        records.append(kind(**{**values, "entities": _entities(values.get("entities"), f"{place}, entities")}))
+        if "entities" in needed:
+            values["entities"] = _entities(values.get("entities"), f"{place}, entities")
+        if "post_id" in values:
+            values["post_id"] = _text(values["post_id"], f"{place}, post_id")
+        records.append(kind(**values))
     return records
 
 
@@ -125,12 +174,73 @@ def sentences_to_tag(texts: Any) -> list[Sentence]:
     for number, item in enumerate(items):
         if not isinstance(item.text if isinstance(item, Sentence) else item, str):
             raise UserError(f"texts[{number}]", f"{_shown(item)} is no text", fix)
+        if isinstance(item, Sentence):
+            items[number] = _with_texts(item, f"texts[{number}]")
     ids = Counter(item.id for item in items if isinstance(item, Sentence))
     for name, times in ids.items():
         if times > 1:
             raise UserError("texts", f"{times} sentences have the id {name!r}", "Give each an id of its own.")
     free = (name for number in count() if (name := f"text-{number}") not in ids)
     return [Sentence(next(free), item) if isinstance(item, str) else item for item in items]
+
+
+def gold_of(gold: Gold | None) -> Path | list[Sentence] | None:
+    """Give the file of gold, or its sentences, of which there is at least one."""
+    if gold is None or isinstance(gold, str | Path):
+        return None if gold is None else Path(gold)
+    sentences = records_of(Sentence, gold, "gold")
+    if not sentences:
+        raise UserError("gold", "it is empty", "Give the gold sentences.")
+    return sentences
+
+
+def load_predictions(
+    predictions: Answers, gold: Path | list[Sentence] | None, where: str, data: DataConfig
+) -> LoadedPredictions:
+    """Load predictions and their gold, whatever holds them.
+
+    Args:
+        predictions: as for `score`.
+        gold: a file, or sentences.
+        where: what messages call the predictions.
+        data: how files are to be read.
+
+    Raises:
+        UserError: they cannot be read, or are about no sentence of gold.
+    """
+    from omniner.corpus.sources import read_sentences
+    from omniner.scoring.gold import check_labelled
+    from omniner.scoring.predictions import LoadedPredictions, read_predictions, read_unread
+
+    if isinstance(predictions, str | Path):
+        path = Path(predictions)
+        inside = path / "predictions.jsonl"  # of the folder of a run
+        return read_predictions(inside if inside.is_file() else path, gold, data)
+    answers = _answers(predictions, where)
+    if not answers:
+        raise UserError(where, "it is empty", "Give a prediction for each sentence, one without entities for none.")
+    if gold is None:
+        raise UserError("gold", f"the records of {where} hold no gold", "Give the gold sentences beside them.")
+    sentences, issues = read_sentences(gold, data) if isinstance(gold, Path) else (gold, [])
+    check_labelled(sentences, gold if isinstance(gold, Path) else "gold")
+    if not {answer.id for answer in answers} & {sentence.id for sentence in sentences}:
+        found = f"no id is one of the gold sentences ({answers[0].id!r} here, {sentences[0].id!r} there)"
+        fix = "Give both the same ids. A bare text has none: predict the Sentence records of gold."
+        raise UserError(where, found, fix)
+    return LoadedPredictions(sentences, read_unread(answers, sentences), issues, 0.0)
+
+
+def _answers(given: Any, where: str) -> list[Prediction]:
+    """Predictions of records or rows; sentences, which `read` makes of a predictions file, are taken for them."""
+    if _is_frame(given):
+        return records_of(Prediction, given, where)
+    items = listed(where, given, "Give Prediction records, or a data frame of them.")
+    if not items or not isinstance(items[0], Sentence):
+        return records_of(Prediction, items, where)
+    sentences = records_of(Sentence, items, where)
+    if all(map(is_unlabeled, sentences)):
+        raise UserError(where, "sentences that nobody labelled", "Give predictions, or sentences with their entities.")
+    return [Prediction(sentence.id, sentence.entities) for sentence in sentences]
 
 
 def _entities(given: Any, place: str) -> list[Entity]:

@@ -171,10 +171,19 @@ def sentence_to_json(sentence: Sentence) -> dict[str, Any]:
     return item
 
 
+def is_unread(prediction: Prediction) -> bool:
+    """Tell whether a prediction is only the text of another program's model, and nothing has made entities of it."""
+    return bool(prediction.raw) and not prediction.entities and prediction.parse == "ok" and not prediction.engine
+
+
 def prediction_to_json(prediction: Prediction, text: str | None = None) -> dict[str, Any]:
-    """Return the JSON object of a prediction, with the sentence's text if given and without empty fields."""
+    """Return the JSON object of a prediction, with the sentence's text if given and without empty fields.
+
+    One that is only a text has no entities, so that whoever reads the object reads the text.
+    """
     item: dict[str, Any] = {"id": prediction.id} if text is None else {"id": prediction.id, "text": text}
-    item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
+    if not is_unread(prediction):
+        item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
     for name in ("raw", "parse", "reason", "prompt_sha", "engine"):
         if value := getattr(prediction, name):
             item[name] = value

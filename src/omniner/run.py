@@ -19,6 +19,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -90,13 +91,20 @@ def execute(config: Config) -> int:
     return 0
 
 
+_alone = threading.RLock()  # a training seeds and sets what the process has once; a callback of it may start another
+
+
 def run(config: Config) -> Path:
-    """Do one task in a folder of its own, tracked; gives the folder. For other programs: torch stays as they set it."""
+    """Do one task in a folder of its own, tracked; gives the folder.
+
+    For other programs: torch's settings and the generators of random numbers stay theirs. Trainings of several threads
+    take turns.
+    """
     if config.task.name != "train" and "torch" not in sys.modules:
         return _perform(config)[0]
-    from omniner.compute.torch_settings import preserved_settings
+    from omniner.compute.torch_settings import preserved_generators, preserved_settings
 
-    with preserved_settings():
+    with _alone, preserved_settings(), preserved_generators():
         return _perform(config)[0]
 
 

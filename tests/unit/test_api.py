@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scripted_server import Answer, Seen, reply, serving
 from tests.conftest import ROOT
 
@@ -42,6 +43,7 @@ GOLD = [
     Sentence("1", "去喝小满", [Entity("小满", "品牌", 2, 4)]),
     Sentence("2", "今天去大理", [Entity("大理", "地点", 3, 5), Entity("今天", "时间", 0, 2)]),
 ]
+FEW_DRAWS = ["compare.permutations=200", "compare.resamples=100"]
 ANSWERS = [
     Prediction("1", [Entity("小满", "时间", 2, 4)]),
     Prediction("2", [Entity("大理", "地点", 3, 5)]),
@@ -157,13 +159,54 @@ def test_overrides_change_how_a_run_answers(trained: omniner.TrainResult) -> Non
     assert (run.model, run.seed, model.config.decoding.slots) == (model.config.model, model.config.seed, 3)
 
 
-def test_a_key_of_the_head_is_held_against_the_head_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_model_was_trained_with_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / "checkpoints" / "best.ckpt"
-    write_text(tmp_path / "config.yaml", run_config.to_yaml(compose.load(["head=span", "head.biaffine_dim=9"])))
+    trained = compose.load(["head=span", "head.biaffine_dim=9", "data=own", "data.name=ours", "name=mine"])
+    write_text(tmp_path / "config.yaml", run_config.to_yaml(trained))
     monkeypatch.setattr(references, "find_trained_model", lambda *_: checkpoint)
     monkeypatch.setattr(models, "load_predictor", lambda config, _: SimpleNamespace(predict=None))
-    head = omniner.load("run", ["head.max_span=30"]).config.head
-    assert (head.kind, head.biaffine_dim, head.max_span) == ("span", 9, 30)
+    monkeypatch.setattr(models, "known_categories", lambda _: ())
+    config = omniner.load("run", ["encoding.max_length=30"]).config
+    assert (config.head, config.data, config.name) == (trained.head, trained.data, "mine")
+    assert config.encoding.max_length == 30
+    for word in ("head=crf", "head.max_span=30", "+model.hidden=9", "data=sample", "prompt.answer=lines"):
+        with pytest.raises(UserError, match=r"^(head|model|data|prompt).*: given for run, which keeps"):
+            omniner.load("run", [word])
+
+
+def test_what_train_returned_is_taken_for_its_folder_and_nothing_else_is(trained: omniner.TrainResult) -> None:
+    assert omniner.load(trained).source == str(trained.folder)
+    assert list(omniner.compare({"a": trained, "b": trained}, overrides=FEW_DRAWS).results) == ["a", "b"]
+    assert len(omniner.compare([trained, trained], overrides=FEW_DRAWS).results) == 2
+    assert omniner.score(trained).metrics.micro.f1 == omniner.score(trained.folder).metrics.micro.f1 == trained.f1
+    for call, found in (
+        (lambda: omniner.load(None), "source: None"),  # type: ignore[arg-type]
+        (lambda: omniner.read(None), "path: None"),  # type: ignore[arg-type]
+        (lambda: omniner.read([trained.folder]), "path: list"),  # type: ignore[arg-type]
+        (lambda: omniner.write(GOLD, None), "path: None"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UserError, match=f"^{found} where a path or a name belongs"):
+            call()
+    for long in (lambda: omniner.load("x" * 5000), lambda: omniner.read("x" * 5000)):
+        with pytest.raises(UserError, match="File name too long"):
+            long()
+
+
+def test_loading_and_asking_leave_random_numbers_alone(trained: omniner.TrainResult) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    trained.load().predict("去喝小满")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_results_are_shown_in_a_line(trained: omniner.TrainResult) -> None:
+    found = omniner.score(ANSWERS, GOLD)
+    assert repr(found) == "<ScoreResult span micro P 50.0 R 33.3 F1 40.0; 2 sentences, 2 errors>"
+    assert repr(found.errta) == "<ErrtaResult 2 errors in 2 sentences: 1 classification, 1 missing>"
+    assert repr(trained) == f"<TrainResult F1 {100 * trained.f1:.1f} in {trained.folder}>"
+    compared = omniner.compare({"ours": ANSWERS, "theirs": ANSWERS}, GOLD, FEW_DRAWS)
+    said = "P 50.0 R 33.3 F1 40.0"
+    assert repr(compared) == f"<RunComparison of 2 runs on 2 sentences; ours: {said}; theirs: {said}>"
 
 
 def test_scores_are_the_same_from_files_records_and_data_frames(tmp_path: Path) -> None:
@@ -456,7 +499,8 @@ def test_predictions_may_come_one_by_one_and_nothing_else_passes_for_them() -> N
         ({"1": ANSWERS[0]}, "predictions: a mapping where a list belongs"),
         (None, "predictions: None where a list belongs"),
         (ANSWERS[0], "predictions: Prediction where a list belongs"),
-        (GOLD, r"predictions\[0\]: .* no omniner.Prediction"),
+        ([*ANSWERS, GOLD[0]], r"predictions\[2\]: .* no omniner.Prediction"),
+        ([unlabeled_sentence("1", "好")], "predictions: sentences that nobody labelled"),
     ):
         with pytest.raises(UserError, match=f"^{found}"):
             omniner.score(given, GOLD)  # type: ignore[arg-type]

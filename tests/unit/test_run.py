@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import random
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +72,51 @@ def test_a_training_leaves_torch_to_the_program_that_started_it(monkeypatch: pyt
     monkeypatch.setattr(run, "_perform", train)
     assert run.run(compose.load([])) == Path("here")
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == (threads, "highest")
+
+
+def test_a_training_leaves_random_numbers_to_the_program_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    import torch
+    from pytorch_lightning import seed_everything
+
+    def train(config: Config) -> tuple[Path, str]:
+        seed_everything(7, workers=True, verbose=False)
+        return Path("here"), ""
+
+    def states() -> tuple[object, ...]:
+        variables = os.environ.get("PL_GLOBAL_SEED"), os.environ.get("PL_SEED_WORKERS")
+        return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist(), variables
+
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    monkeypatch.setenv("PL_SEED_WORKERS", "0")
+    monkeypatch.setattr(run, "_perform", train)
+    before = states()
+    run.run(compose.load([]))
+    assert states() == before
+
+
+def test_trainings_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What they seed and set is the whole process's."""
+    ended: list[str] = []
+
+    def train(config: Config) -> tuple[Path, str]:
+        if config.name == "first":
+            other.start()
+            free.append(other_may_begin())
+        ended.append(config.name)
+        return Path(config.name), ""
+
+    def other_may_begin() -> bool:
+        with ThreadPoolExecutor() as threads:
+            return threads.submit(lambda: run._alone.acquire(blocking=False)).result()
+
+    free: list[bool] = []
+    second = compose.load(["name=second"])
+    other = threading.Thread(target=lambda: run.run(second))
+    monkeypatch.setattr(run, "_perform", train)
+    run.run(compose.load(["name=first"]))
+    other.join()
+    assert (free, ended) == ([False], ["first", "second"])
 
 
 WITHOUT_EFFECT = ["head=crf", "head.label_smoothing=0.1", "tuning.rank=4"]

@@ -1,4 +1,4 @@
-"""Set torch's rounding and determinism, which are global to a process.
+"""Set torch's rounding and determinism, and keep generators of random numbers, all of which are global to a process.
 
 Training sets them for its process. A model that predicts may run inside another program: it computes in blocks, after
 which torch has the program's settings again.
@@ -7,11 +7,13 @@ which torch has the program's settings again.
 from __future__ import annotations
 
 import os
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import torch
 
 from omniner.compute.precision import Precision
@@ -87,6 +89,34 @@ def preserved_settings() -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+_SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")  # where Lightning notes a seed for its processes
+
+
+@contextmanager
+def preserved_generators() -> Iterator[None]:
+    """Leave the generators of random numbers to the program as they were, whatever the block draws or seeds."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    of_torch, seed = torch.get_rng_state(), torch.initial_seed()
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    variables = {name: os.environ.get(name) for name in _SEED_VARIABLES}
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+        if of_gpus is not None:
+            torch.cuda.set_rng_state_all(of_gpus)
+        elif torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            # By the block; without it the GPUs would have begun with the seed of the CPU.
+            torch.cuda.manual_seed_all(seed)
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from omniner.scoring.resampling import (
     post_numbers,
     smallest_p,
 )
-from omniner.wording import Wording
+from omniner.wording import Wording, counted
 
 HUMAN = "human"  # name of the mean over annotators beside runs
 SCORES = ("precision", "recall", "f1")
@@ -149,7 +149,7 @@ class TestedRun:
     lost: list[str]  # the other way round
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class RunComparison:
     """The result of a comparison; the first of `results` is the baseline."""
 
@@ -160,6 +160,12 @@ class RunComparison:
     unit_of_chance: str  # posts | sentences: the unit that was drawn and exchanged
     settings: CompareConfig
     annotators: Mapping[str, ScoreResult]  # by name of the annotator; empty if none is compared
+
+    def __repr__(self) -> str:
+        runs = "; ".join(f"{name}: {result.metrics.micro.brief()}" for name, result in self.results.items())
+        return (
+            f"<RunComparison of {counted(len(self.results), 'run')} on {counted(self.sentences, 'sentence')}; {runs}>"
+        )
 
     @property
     def baseline(self) -> str:

@@ -18,6 +18,7 @@ from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence, count_codes
 from omniner.registry import ERROR_TYPES
 from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
+from omniner.wording import counted
 
 
 class ScoreRow(NamedTuple):
@@ -37,6 +38,10 @@ class ScoreRow(NamedTuple):
     def to_json(self) -> dict[str, float | int]:
         """Return the row as a JSON object."""
         return self._asdict()
+
+    def brief(self) -> str:
+        """The three scores in per cent, in one line."""
+        return f"P {100 * self.precision:.1f} R {100 * self.recall:.1f} F1 {100 * self.f1:.1f}"
 
 
 class PrimaryRow(NamedTuple):
@@ -148,7 +153,7 @@ class TypeCount(NamedTuple):
     fp: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ErrtaResult:
     """The sorted errors of all sentences that were read."""
 
@@ -167,6 +172,10 @@ class ErrtaResult:
     greedy_groups: int = 0
     # false positives that no gold could contain: surfaces that are not in the sentence, unknown categories
     impossible: list[ImpossibleAnswer] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "none"
+        return f"<ErrtaResult {counted(len(self.errors), 'error')} in {counted(self.read, 'sentence')}: {found}>"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -235,7 +244,7 @@ class ParseSummary:
         return {name: getattr(self, name) for name in names}
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)
 class ScoreResult:
     """One system's predictions on one gold set: scores, errors, and how they were computed."""
 
@@ -253,6 +262,10 @@ class ScoreResult:
     primary: Mapping[str, str]  # of every category in gold or prediction
     comparison: Comparison  # unit by unit, in the order of sentences
     scored: list[str]  # ids of the sentences of `comparison`
+
+    def __repr__(self) -> str:
+        size = f"{counted(len(self.sentences), 'sentence')}, {counted(len(self.errta.errors), 'error')}"
+        return f"<ScoreResult {self.unit} micro {self.metrics.micro.brief()}; {size}>"
 
     @property
     def unit(self) -> str:

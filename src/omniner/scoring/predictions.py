@@ -116,6 +116,18 @@ def read_predictions(predictions: Path, gold: Gold | None, data: DataConfig | No
     return LoadedPredictions(sentences, answers, log.items, time.perf_counter() - start)
 
 
+def read_unread(answers: Sequence[Prediction], gold: Sequence[Sentence]) -> list[Prediction]:
+    """Read the texts of predictions that are only texts, as those of a file are read; other predictions stay."""
+    said = [_read_text(one.id, one.raw) if records.is_unread(one) else Said(one) for one in answers]
+    return _read_again(said, [one.id for one in answers], gold)
+
+
+def _read_text(name: str, text: str) -> Said:
+    """What a model's text says about the sentence of this id."""
+    pairs, status, reason = parse_answer(text)
+    return Said(Prediction(name, [Entity(*pair) for pair in pairs], text, status, reason), is_text=True)
+
+
 @contextlib.contextmanager
 def garbage_collection_paused() -> Iterator[None]:
     """Pause garbage collection: hundreds of thousands of records have no cycles, and searching can double the time."""
@@ -315,10 +327,8 @@ def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> 
             log.add("bad-line", f"{found}; the line is left out", number)
             continue
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
-        pairs, status, reason = parse_answer(text)
         name = record.get("custom_id", record.get("id", ""))
-        prediction = Prediction(str(name), [Entity(*pair) for pair in pairs], text, status, reason)
-        said.append(Said(prediction, _prompt_of(record), is_text=True))
+        said.append(_read_text(str(name), text)._replace(asked=_prompt_of(record)))
     return said
 
 
@@ -452,11 +462,10 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int, way: str = "au
     name, raw = str(name), record.get("raw", "")
     raw = raw if isinstance(raw, str) else json.dumps(raw, ensure_ascii=False)
     if "entities" not in record and raw:
-        pairs, status, reason = parse_answer(raw)
-        return Prediction(name, [Entity(*pair) for pair in pairs], raw, status, reason)
+        return _read_text(name, raw).prediction
     items, text = record.get("entities"), record.get("text")
     if isinstance(items, (dict, str)):  # by category, or the answer text of a model
-        pairs, status, reason = parse_answer(items if isinstance(items, str) else json.dumps(items, ensure_ascii=False))
+        pairs, status, _ = parse_answer(items if isinstance(items, str) else json.dumps(items, ensure_ascii=False))
         if status != "failed":
             items = [list(pair) for pair in pairs]
     if not isinstance(items, list):
