@@ -107,7 +107,7 @@ def records_of(kind: type[T], given: Any, where: str) -> list[T]:
 def _with_texts(item: T, place: str) -> T:
     """The record with texts where they belong; a copy if whole numbers stood in the place of one."""
     values = {name: getattr(item, name) for name in ("id", "text", "post_id", "raw") if hasattr(item, name)}
-    changed = {
+    changed: dict[str, Any] = {
         name: _text(value, f"{place}.{name}")
         for name, value in values.items()
         if not isinstance(value, str) and not (name == "post_id" and value is None)
