@@ -146,7 +146,7 @@ def _gather(sentences: Sequence[Sentence], posts: Sequence[str], level: str) -> 
 def _ranked(
     sentences: Sequence[Sentence], posts: Sequence[str], found: Sequence[list[int]], seed: int
 ) -> list[SentenceGroup]:
-    """Return the groups in the order of assignment: that of a keyed hash of their posts' first name."""
+    """Return the groups in the order of assignment, by a keyed hash of the first of each group's sorted post names."""
     groups = []
     for members in found:
         name = min(posts[position] for position in members)
@@ -214,8 +214,7 @@ def stratify(groups: Sequence[SentenceGroup], shares: Sequence[float], targets: 
     Args:
         groups: in the order of their ranks.
         shares: of the mentions of every category, by part.
-        targets: requested number of sentences of each part; reached exactly if moves of one group or exchanges of two
-            can.
+        targets: requested number of sentences of each part; exact if moves and exchanges of groups allow it.
 
     Returns:
         The number of a part for each group.
@@ -261,8 +260,8 @@ class _Assignment:
     def waiting(self, category: str) -> Sequence[int]:
         """Return the parts that a group with the category may go to.
 
-        If no more groups are left than there are parts without the category, only those parts. The first of so few
-        groups goes to a part with the largest share, which is there to be learnt from.
+        These are all parts, unless only as many groups are left as there are parts without the category: then only
+        those parts. The first of so few groups goes to a part with the largest share, which is there to be learnt from.
         """
         without = [part for part in self.parts if not self.held[category][part]]
         if self.left[category] > len(without):

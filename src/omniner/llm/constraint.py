@@ -175,9 +175,7 @@ class AnswerConstraint(Constraint):
         return AnswerState(self, AnswerAutomaton(self.grammar, seen), budget, all(map(self._opens_alike, begins)))
 
     def _tokens_before(self, begin: str) -> list[int]:
-        """Return the tokens of an answer up to its second span, which begins with `begin`; empty if a token crosses
-        into it.
-        """
+        """Return an answer's tokens up to its second span, which begins with `begin`; empty if a token crosses it."""
         tail, quoted = next(iter(self.grammar.tails.values())).decode(), json.dumps(begin, ensure_ascii=False)
         before = f'[["{_ANY}{tail}{self.grammar.more.decode()}'
         tokens, size = [], len(before.encode())

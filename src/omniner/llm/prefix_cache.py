@@ -10,8 +10,8 @@ each part's share of the sum.
 This needs our own attention function, registered with transformers' `AttentionInterface`. It works only for models that
 use that interface and attend to the whole past (no sliding windows, no recurrent layers).
 
-Shapes: T new tokens of B rows; P tokens of prefix, C of the longest row's own part; H query heads, KV key heads, G = H
-/ KV queries that share a key head, D features of a head.
+Shapes: T new tokens of B rows; P tokens of prefix, C of the longest row's own part; H query heads, KV key heads,
+G = H / KV queries that share a key head, D features of a head.
 """
 
 from __future__ import annotations

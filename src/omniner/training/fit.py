@@ -344,7 +344,8 @@ class KeepCheckpoints(Checkpoint):
         assert isinstance(pl_module, Learner)
         f1, loss = (float(trainer.callback_metrics[name]) for name in ("val/f1", "val/loss"))
         self.evaluated_step = trainer.global_step
-        # both can end training, see reason_to_end: a lower loss updates the checkpoint, but is not an improvement
+        # both counters can end training, see reason_to_end: a lower loss updates the checkpoint, but is not an
+        # improvement
         self._without_gain = 0 if f1 > self.best_f1 else self._without_gain + 1
         self._perfect = self._perfect + 1 if f1 == 1 else 0
         if is_better(f1, loss, self.best_f1, self.best_loss):
@@ -358,7 +359,8 @@ class KeepCheckpoints(Checkpoint):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save the current state, unless it is in the middle of a step.
 
-        With several processes, an exception hits one of them alone, and the others could not take part in saving.
+        With several processes it is saved only if all stopped together: an exception in one alone leaves the others
+        unable to take part in saving.
         """
         together = trainer.world_size == 1 or isinstance(exception, StoppedTogether)
         if together and not self.amid_step and trainer.global_step > 0 and trainer.state.fn == "fit":
