@@ -70,7 +70,7 @@ class Corpus:
 
     @property
     def reported(self) -> list[Sentence]:
-        """The sentences of the reported split, which `report` names; none where it was not read."""
+        """The sentences of the reported split, which `report` names; empty if it was not read."""
         return self.splits.get("test", [])
 
 
