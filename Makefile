@@ -46,7 +46,7 @@ check: install ## Check formatting, lint, types and house rules
 docs: install ## Regenerate the parts of docs/ that come from the code, and build site/
 	$(BIN)/python -m omniner.config.reference > docs/configuration.md
 	$(BIN)/python -m omniner.config.reference --tasks > docs/reference/tasks.md
-	$(BIN)/python tests/helpers/house.py docs/architecture.svg
+	$(BIN)/python tests/helpers/source_tree.py docs/architecture.svg
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 format: install ## Format the code

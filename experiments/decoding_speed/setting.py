@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.config.model_groups import DecodingConfig
 from omniner.corpus import sources
@@ -75,7 +75,7 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     splits = sources.load_corpus(config.data, None)
     train, test = splits.splits["train"], splits.splits["test"][:sentences]
     prompt = build_prompt(config.prompt, splits.active, train)
-    turns = [f"user\n{one.text}\nassistant\n{write_answer(one.entities, prompt.answer)}\n" for one in train]
+    turns = [f"user\n{one.text}\nassistant\n{render_answer(one.entities, prompt.answer)}\n" for one in train]
     chat = _chat(tokenizer, [prompt.instruction, *turns])
     encoder = PromptEncoder(chat, prompt, config.encoding)
     samples, _ = encoder.encode(test)

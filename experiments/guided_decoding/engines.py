@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import sources
 from omniner.llm.constraint import AnswerConstraint
@@ -87,7 +87,7 @@ def main() -> None:
     print(f"{len(categories)} categories, {len(chat.tokenizer)} tokens; the constraint is made in", end=" ")
     print(f"{time.process_time() - begin:.1f} CPU s", flush=True)
     walks = {"here": ours(constraint), "llguidance": theirs(chat, list(categories))}
-    answers = [[*chat.answer_ids(write_answer(one.entities, "official")), chat.end[0]] for one in sentences]
+    answers = [[*chat.answer_ids(render_answer(one.entities, "official")), chat.end[0]] for one in sentences]
     logits = torch.zeros(1, len(chat.tokenizer))
     spent: dict[str, list[float]] = {name: [] for name in walks}
     for _ in range(options.rounds):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose as configs
 from omniner.config.groups import Config
 from omniner.corpus import sources
@@ -102,7 +102,7 @@ def make(folder: Path, samples: int, layers: int, weights: Path | None) -> str:
     lengths = [suffix_length(prefix_length)(sample) for sample in encoded]
     order = [position for batch in plan_epoch(lengths, BATCH, config.seed, 0) for position in batch]
     ordered = [train[position] for position in order]
-    options = WriteOptions(prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
+    options = WriteOptions(prompt=prompt, answer=lambda entities: render_answer(entities, prompt.answer))
     alpaca.write(make_folder(folder / "data") / "ner.json", ordered, options)
     mean = sum(len(sample.prompt) + len(sample.answer) for sample in encoded) / len(encoded)
     answer = sum(len(sample.answer) for sample in encoded) / len(encoded)
@@ -157,4 +157,4 @@ def _write_model(folder: Path, prompt: Prompt, train: list[Sentence], layers: in
 
 
 def _answer(sentence: Sentence) -> str:
-    return write_answer(sentence.entities, "official")
+    return render_answer(sentence.entities, "official")

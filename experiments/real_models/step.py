@@ -36,10 +36,10 @@ from omniner import models
 from omniner.compute.precision import compute_dtype
 from omniner.config import compose
 from omniner.config.groups import Config
-from omniner.cores import processor
 from omniner.corpus import sources
 from omniner.llm.packs import PackedStep
 from omniner.llm.prompts import build_prompt
+from omniner.machine import processor
 from omniner.model_files import layer_sizes
 
 CAUSAL = ["model=causal_path", "model.name=causal", "tuning=lora", "prompt=errta"]
@@ -204,7 +204,7 @@ class Profiler(pl.Callback):
 
 def train(config: Config, callbacks: list[pl.Callback]) -> None:
     """Take the steps of a configuration, without evaluations and checkpoints."""
-    corpus, machine = sources.load_corpus(config.data, None), models.devices_for_training(config)
+    corpus, machine = sources.load_corpus(config.data, None), models.prepare_devices(config)
     module: Any
     if config.llm is None:
         module, data = models.prepare_tagger(config, corpus)

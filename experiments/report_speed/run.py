@@ -30,7 +30,7 @@ from omniner.corpus.sample import generate_sample
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import run_page, tables
 from omniner.scoring.metrics import ScoreResult
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 
 # When the page says that it is ready, in ms since the navigation began; installed before any of its scripts.
 CLOCK = """

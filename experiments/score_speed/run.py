@@ -31,7 +31,7 @@ from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to
 from omniner.report import tables
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
-from omniner.scoring.profiles import score_loaded, score_records
+from omniner.scoring.scorer import score_loaded, score_records
 
 # Shares of gold mentions: about the error level of a fine-tuned model on 90 categories (F1 near 0.75).
 MISSED, RENAMED, SHIFTED, SPLIT, SPURIOUS = 0.08, 0.08, 0.07, 0.02, 0.10

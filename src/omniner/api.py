@@ -349,7 +349,7 @@ def score(
     Raises:
         UserError: a file or a record cannot be read, or a key is wrong.
     """
-    from omniner.scoring.profiles import score_loaded
+    from omniner.scoring.scorer import score_loaded
 
     config = _compose("task=train", "tracking=off", *_words(overrides))
     answers = predictions.folder if isinstance(predictions, TrainResult) else predictions

@@ -34,7 +34,7 @@ from omniner.model_files import DESCRIPTION, layer_sizes
 from omniner.pretrained import base_model
 from omniner.progress import Progress
 from omniner.records import Issue, Prediction, Sentence
-from omniner.scoring.profiles import choose_scale
+from omniner.scoring.scorer import choose_scale
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted
 
@@ -86,7 +86,7 @@ def fit(
     """
     from omniner.training.fit import fit_module
 
-    config, devices = plan_memory(config, devices_for_training(config))
+    config, devices = plan_memory(config, prepare_devices(config))
     module: Learner
     data: TrainingData[Any]
     with launch(devices.per_node):
@@ -98,8 +98,8 @@ def fit(
         return fit_module(config, devices, module, data, folder, logger, callbacks)
 
 
-def devices_for_training(config: Config) -> Devices:
-    """Choose the devices on which the configuration's model is trained, and set the CPU threads of this process."""
+def prepare_devices(config: Config) -> Devices:
+    """Choose the devices on which the model is trained, and set the threads of this process and torch's settings."""
     devices = _devices_for(config.trainer, config.model, trains=True)
     if devices.precision == "bf16-true" and config.tuning.method == "full":  # adapters stay in fp32
         log.warning(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import sources, taxonomy
 from omniner.files import write_json_lines
@@ -227,7 +227,7 @@ def test_a_causal_models_errors_are_explained_too(tmp_path: Path) -> None:
 
     def script(request: Seen, before: int) -> Answer:
         right = request.text.rpartition("句子：")[2] == known.text
-        return reply(write_answer(known.entities, "official") if right else "[]")
+        return reply(render_answer(known.entities, "official") if right else "[]")
 
     with serving(script) as server:
         asked = ["decoding=openai", f"decoding.url={server.url}", "prompt=errta", DATA, "tracking=off"]
@@ -400,7 +400,7 @@ class Both:
                 self.reached.set()
                 self.go_on.wait(300)
         found = self.gold.get(text, [])
-        return reply(write_answer(found if len(text) % 4 == 0 or GOOD in request.text else found[1:], "official"))
+        return reply(render_answer(found if len(text) % 4 == 0 or GOOD in request.text else found[1:], "official"))
 
     def run(self, url: str, cwd: Path) -> Path:
         """A run of the untuned model."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose, run_config
 from omniner.corpus import sources
 from omniner.files import read_json, write_json
@@ -35,7 +35,7 @@ def rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     lessons.write_guidance(tmp_path / "guidance.json", made)
     config = compose.load([*SEARCH, DATA, "decoding=openai", "decoding.url=http://x/v1"])
     corpus = sources.load_corpus(config.data, ["train"])
-    first, *_ = prompt_errors.write_errors_text(made, config.prompt, corpus.active, len).numbers
+    first, *_ = prompt_errors.render_errors_text(made, config.prompt, corpus.active, len).numbers
     return made.lessons[first - 1].note.rule["zh"]
 
 
@@ -47,7 +47,7 @@ def test_a_server_is_asked_by_runs_that_belong_to_the_search(rule: str, tmp_path
 
     splits = sources.load_corpus(compose.load([DATA]).data, ["dev", "test"]).splits
     both = [*splits["dev"], *splits["test"]]
-    gold = {sentence.text: write_answer(sentence.entities, "official") for sentence in both}
+    gold = {sentence.text: render_answer(sentence.entities, "official") for sentence in both}
 
     def script(request: Seen, before: int) -> Answer:
         """Right where the rule stands in the prompt, and on every third sentence."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from omniner.cores import free_port
+from omniner.machine import free_port
 from omniner.runs.folder import read_state
 from tests.e2e import warm
 from tests.e2e.conftest import ONE_EPOCH, TINY, TINY_CAUSAL, environment, folder_of, omniner, runs_in

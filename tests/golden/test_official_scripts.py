@@ -11,7 +11,7 @@ import pytest
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult, ScoreRow
-from omniner.scoring.profiles import score_loaded
+from omniner.scoring.scorer import score_loaded
 
 OFFICIAL = MetricsConfig(
     unit="auto", profile="official", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0

@@ -11,7 +11,7 @@ from tests.helpers import made_up
 from omniner.config.model_groups import PromptConfig
 from omniner.guidance.clusters import TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import Candidate, Guidance, Lesson, Note, SuspectLabel, Tried
-from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
+from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, render_errors_text, with_errors_text
 from omniner.records import Sentence
 from omniner.scoring.metrics import ErrtaError
 
@@ -74,7 +74,7 @@ def lesson_of(error: ErrtaError, text: str, train: Sequence[Sentence] = ()) -> L
 
 def applied(config: PromptConfig, guidance: Guidance, categories: Sequence[str], count: LengthFunction) -> PromptConfig:
     """The prompt with the guidance in it, as a run makes it."""
-    text = write_errors_text(guidance, config, categories, count)
+    text = render_errors_text(guidance, config, categories, count)
     log_errors_text(config, guidance, categories, text)
     return with_errors_text(config, guidance, text)
 

@@ -8,14 +8,14 @@ from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
-import house
 import pytest
+import source_tree
 
 LONGEST_MODULE = 600  # lines
 LONGEST_FUNCTION = 60  # lines
 SMALL = 150  # lines; a smaller module needs more than one importer
 FEWEST, MOST = 85, 131  # modules, without the entries of registries: nobody has to know all formats to find one
-MODULES = {name: path for name, path in house.modules().items() if path.name != "__init__.py"}
+MODULES = {name: path for name, path in source_tree.modules().items() if path.name != "__init__.py"}
 # What is started by name, or by a person; nothing imports it.
 STARTED = {"omniner.run", "omniner.config.reference", "omniner.tracking.pyfunc", "omniner.spacy_component"}
 ENTRIES = ("FORMAT", "HEAD", "TASK", "FAMILY", "TEACHER")  # modules that assign one are found by a registry
@@ -43,14 +43,14 @@ def test_no_two_modules_have_one_name() -> None:
 def test_no_two_public_classes_have_one_name() -> None:
     places = defaultdict(list)
     for name, path in MODULES.items():
-        for node in house.tree(path).body:
+        for node in source_tree.tree(path).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places[node.name].append(name)
     assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 def test_modules_import_in_no_circle() -> None:
-    edges = {name: {target for target, _ in house.imported(path)} for name, path in house.modules().items()}
+    edges = {name: {target for target, _ in source_tree.imported(path)} for name, path in source_tree.modules().items()}
     done: set[str] = set()
 
     def visit(name: str, way: tuple[str, ...]) -> None:
@@ -70,7 +70,7 @@ def test_modules_import_in_no_circle() -> None:
 def test_modules_and_functions_are_short_and_say_what_they_are(name: str) -> None:
     source = MODULES[name].read_text(encoding="utf-8")
     assert source.count("\n") <= LONGEST_MODULE
-    tree = house.tree(MODULES[name])
+    tree = source_tree.tree(MODULES[name])
     assert ast.get_docstring(tree)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
@@ -79,15 +79,15 @@ def test_modules_and_functions_are_short_and_say_what_they_are(name: str) -> Non
 
 @each_module
 def test_own_modules_are_imported_under_their_names(name: str) -> None:
-    aliases = [alias for _, alias in house.imported(MODULES[name], typing=True) if alias.asname]
+    aliases = [alias for _, alias in source_tree.imported(MODULES[name], typing=True) if alias.asname]
     assert [f"{alias.name} as {alias.asname}" for alias in aliases] == []
 
 
 def test_a_small_module_has_more_than_one_importer() -> None:
     """Or it keeps torch away from its importer, or a registry finds it."""
     importers = defaultdict(set)
-    for name, path in house.modules().items():
-        for target, _ in house.imported(path, typing=True):
+    for name, path in source_tree.modules().items():
+        for target, _ in source_tree.imported(path, typing=True):
             importers[target].add(name)
     alone = []
     for name, path in MODULES.items():
@@ -104,18 +104,18 @@ def test_a_small_module_has_more_than_one_importer() -> None:
 def _loads_torch(name: str) -> bool:
     """Whether importing the module loads torch, by itself or by the modules that it imports at its top."""
     found = set()
-    for node in house.tree(house.modules()[name]).body:
+    for node in source_tree.tree(source_tree.modules()[name]).body:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = {module for module in found & house.modules().keys() if not f"{name}.".startswith(f"{module}.")}
+    ours = {module for module in found & source_tree.modules().keys() if not f"{name}.".startswith(f"{module}.")}
     return any(module.split(".")[0] == "torch" for module in found) or any(map(_loads_torch, ours))
 
 
 def test_the_picture_of_the_house_is_of_today() -> None:
     drawn = Path(__file__).resolve().parents[2] / "docs" / "architecture.svg"
-    assert drawn.read_text(encoding="utf-8") == house.drawing(), "run `make docs`"
+    assert drawn.read_text(encoding="utf-8") == source_tree.drawing(), "run `make docs`"
 
 
 def test_the_page_names_every_variable_that_tells_a_process_what_it_is() -> None:

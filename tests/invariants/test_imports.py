@@ -7,11 +7,11 @@ import re
 import subprocess
 import sys
 
-import house
 import pytest
+import source_tree
 
 WITHOUT_TORCH = {
-    "errors", "records", "files", "progress", "registry", "wording", "cores", "model_files", "config", "corpus",
+    "errors", "records", "files", "progress", "registry", "wording", "machine", "model_files", "config", "corpus",
     "answers", "scoring", "annotators", "runs", "run", "frames", "api",
 }  # fmt: skip
 HEAVY = (
@@ -25,21 +25,21 @@ HEAVY = (
     "matplotlib",
     "pandas",
 )
-MODULES = {name: path for name, path in house.modules().items() if name != "omniner"}
+MODULES = {name: path for name, path in source_tree.modules().items() if name != "omniner"}
 each_module = pytest.mark.parametrize("name", MODULES)
 
 
 def _level(room: str) -> int:
-    for level, row in enumerate(house.LAYERS):
+    for level, row in enumerate(source_tree.LAYERS):
         if room in row:
             return level
-    raise AssertionError(f"omniner.{room} has no layer: add it to LAYERS in tests/helpers/house.py")
+    raise AssertionError(f"omniner.{room} has no layer: add it to LAYERS in tests/helpers/source_tree.py")
 
 
 def _libraries(name: str) -> set[str]:
     """The packages that a module imports anywhere, ours and those that only types need left out."""
     found = set()
-    for node in house.needed_nodes(MODULES[name]):
+    for node in source_tree.needed_nodes(MODULES[name]):
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -49,30 +49,30 @@ def _libraries(name: str) -> set[str]:
 
 @each_module
 def test_imports_go_one_way(name: str) -> None:
-    own = house.room(name)
-    for target, _ in house.imported(MODULES[name]):
-        other = house.room(target)
+    own = source_tree.room(name)
+    for target, _ in source_tree.imported(MODULES[name]):
+        other = source_tree.room(target)
         if other:
-            assert not (own != other and {own, other} <= set(house.APART)), f"{name} imports {target}"
+            assert not (own != other and {own, other} <= set(source_tree.APART)), f"{name} imports {target}"
             assert _level(other) <= _level(own), f"{name} imports {target}"
 
 
 def test_the_documentation_names_the_layers_in_their_order() -> None:
-    text = (house.SOURCE.parent / "docs/architecture.md").read_text(encoding="utf-8")
+    text = (source_tree.SOURCE.parent / "docs/architecture.md").read_text(encoding="utf-8")
     (line,) = re.findall(
         r"everything imports: (.*?)\.\s*From the bottom to the top: these, then (.*?)\n\n", text, re.DOTALL
     )
-    assert re.findall(r"`(\w+)`", " ".join(line)) == [name for row in house.LAYERS for name in row]
+    assert re.findall(r"`(\w+)`", " ".join(line)) == [name for row in source_tree.LAYERS for name in row]
 
 
 @each_module
 def test_only_tracking_knows_mlflow(name: str) -> None:
-    assert house.room(name) == "tracking" or "mlflow" not in _libraries(name)
+    assert source_tree.room(name) == "tracking" or "mlflow" not in _libraries(name)
 
 
 @each_module
 def test_light_rooms_import_no_torch(name: str) -> None:
-    if house.room(name) in WITHOUT_TORCH:
+    if source_tree.room(name) in WITHOUT_TORCH:
         assert not _libraries(name) & {"torch", "pytorch_lightning", "transformers", "torchmetrics"}
 
 

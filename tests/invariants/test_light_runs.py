@@ -17,7 +17,7 @@ before = {name for name in sys.modules if name.startswith("transformers")}
 from omniner.run import main
 main()
 loaded = set(sys.modules)
-assert "omniner.taggers.linear_chain" in loaded and "omniner.scoring.profiles" in loaded, "trained, scored"
+assert "omniner.taggers.linear_chain" in loaded and "omniner.scoring.scorer" in loaded, "trained, scored"
 ours = {name for name in loaded if name.startswith(("omniner.llm", "omniner.guidance", "peft", "bitsandbytes"))}
 assert not ours, sorted(ours)
 more = {name for name in loaded if name.startswith("transformers")} - before

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import sources
 from omniner.guidance import lessons
@@ -119,7 +119,7 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     made = made_up_guidance.guidance(60)
     lessons.write_guidance(cwd / "guidance.json", made)
     splits = sources.load_corpus(compose.load([SIZES]).data, ["dev", "test"]).splits
-    gold = {one.text: write_answer(one.entities, "official") for one in [*splits["dev"], *splits["test"]]}
+    gold = {one.text: render_answer(one.entities, "official") for one in [*splits["dev"], *splits["test"]]}
 
     def script(request: Seen, before: int) -> Answer:
         if request.body["model"] == "teacher":

@@ -10,18 +10,18 @@ import re
 import string
 from collections.abc import Iterator
 
-import house
 import pytest
+import source_tree
 
 from omniner.wording import Wording, catalogue, counted, first_of, language_of, shortened
 
-PAGES = house.SOURCE / "omniner" / "report" / "pages"
+PAGES = source_tree.SOURCE / "omniner" / "report" / "pages"
 
 
 def literals() -> Iterator[str]:
     """Every text that modules, templates and scripts can show in either language."""
-    for path in house.modules().values():
-        for node in ast.walk(house.tree(path)):
+    for path in source_tree.modules().values():
+        for node in ast.walk(source_tree.tree(path)):
             if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
                 continue
             taken = {"Wording": node.args[:1], "columns": node.args[1:], "add_check": node.args[:1]}
@@ -47,12 +47,12 @@ def test_both_languages_show_the_same_values_in_the_same_form() -> None:
 
 
 def test_nothing_is_translated_that_nothing_says() -> None:
-    nodes = (node for path in house.modules().values() for node in ast.walk(house.tree(path)))
+    nodes = (node for path in source_tree.modules().values() for node in ast.walk(source_tree.tree(path)))
     texts = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = {
         node.name
-        for path in house.modules().values()
-        for node in ast.walk(house.tree(path))
+        for path in source_tree.modules().values()
+        for node in ast.walk(source_tree.tree(path))
         if isinstance(node, (ast.FunctionDef, ast.ClassDef))
     }
     words = {word for text in texts | named if len(text) < 200 for word in re.split(r"[\W_]+", text.lower())}

@@ -1,6 +1,6 @@
 """Answers of language models: from entities to the text that a model learns to write, and back from its output.
 
-`write_answer` writes the training target, a JSON list of `[surface, category]` in reading order; repeated mentions are
+`render_answer` writes the training target, a JSON list of `[surface, category]` in reading order; repeated mentions are
 repeated. `parse_answer` parses a model's text into (surface, category) pairs, and `prediction_from_answer` locates them
 in the sentence: the k-th mention of a surface is placed at its k-th occurrence, or where the reading order demands it
 (`records.locate_listed`). Answers hold no offsets, so this is a guess if a surface occurs more often than it is listed.
@@ -40,7 +40,7 @@ def check_style(style: str) -> None:
         raise UserError("prompt.answer", f"{style!r} is no style of answers", f"Use {' or '.join(STYLES)}.")
 
 
-def write_answer(entities: Iterable[Entity], style: str) -> str:
+def render_answer(entities: Iterable[Entity], style: str) -> str:
     """Return the answer that lists these entities: `[["北京", "地点_城市"]]`.
 
     Args:

@@ -17,8 +17,8 @@ from torch import Tensor
 from omniner.compute.precision import Precision, choose_precision
 from omniner.compute.torch_settings import apply_settings
 from omniner.config.model_groups import TrainerConfig
-from omniner.cores import GPU_FILES, busy_beside, own_cores
 from omniner.errors import UserError, one_line
+from omniner.machine import GPU_FILES, busy_beside, own_cores
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")

@@ -18,9 +18,9 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from omniner.cores import processor
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_json
+from omniner.machine import processor
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
 

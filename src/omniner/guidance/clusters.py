@@ -1,6 +1,6 @@
-"""From errors to lessons: errors that are alike brought together, counted in the training split, put into words.
+"""From errors to lessons: errors grouped by type and category, counted in the training split, put into words.
 
-A cluster holds errors that are alike, and each error is in exactly one of them (`cluster_errors`). Errors that answer
+A cluster holds the errors of one group, and each error is in exactly one of them (`cluster_errors`). Errors that answer
 one category with another belong together by that pair of categories, whether the boundary is right or not: what is to
 be learnt is the difference between the two. All others belong together by their type and category. Of each cluster some
 examples stand for the rest: its commonest surfaces first, of each the shortest sentence, no sentence twice. Nothing
@@ -75,7 +75,7 @@ class Cluster:
 
 
 def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
-    """Cluster errors, the largest cluster first; equally large ones in the order of `lesson_kinds`, then by name."""
+    """Group errors by type and category, the largest group first, then in the order of `lesson_kinds`, then by name."""
     found: dict[tuple[str, str, str], list[ErrtaError]] = defaultdict(list)
     for error in errors:
         kind = ERROR_TYPES[error.type].lesson

@@ -73,7 +73,7 @@ class _UsableLesson(NamedTuple):
     entries: list[_Entry]
 
 
-def write_errors_text(
+def render_errors_text(
     guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
 ) -> ErrorsText:
     """Write the text for a prompt.
@@ -160,7 +160,7 @@ def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsTe
 def usable_lessons(
     guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
 ) -> list[int]:
-    """List the numbers of the lessons that can each stand in the prompt, if only alone; see `write_errors_text`."""
+    """List the numbers of the lessons that can each stand in the prompt, if only alone; see `render_errors_text`."""
     found = _usable(guidance, config, set(categories))
     language, budget = config.language, config.max_tokens
     return [one.number for one in found if count(list_lessons([(one.lesson, one.entries[-1])], language)) <= budget]

@@ -37,9 +37,9 @@ from omniner.guidance.lessons import Guidance
 from omniner.guidance.prompt_errors import (
     ErrorsText,
     LengthFunction,
+    render_errors_text,
     usable_lessons,
     with_errors_text,
-    write_errors_text,
 )
 from omniner.llm.examples import choose_examples
 from omniner.llm.prompts import Prompt, build_prompt
@@ -122,7 +122,7 @@ def build_variants(
         the variants, and (name, name of the other) of those that would be the same prompt as another one.
 
     Raises:
-        UserError: see `write_errors_text` and `build_prompt`.
+        UserError: see `render_errors_text` and `build_prompt`.
     """
     found: dict[str, PromptVariant] = {}  # by the prompt's hash
     same: list[tuple[str, str]] = []
@@ -141,7 +141,7 @@ def build_variant(proposal: Proposal, inputs: VariantInputs) -> PromptVariant:
     name, about, config = proposal
     told, shown = config, None
     if config.from_run is not None:
-        shown = write_errors_text(inputs.guidance, config, inputs.active, inputs.count)
+        shown = render_errors_text(inputs.guidance, config, inputs.active, inputs.count)
         told = with_errors_text(config, inputs.guidance, shown)
         if name != PLAIN:
             config = replace(config, lessons=list(shown.numbers))

@@ -3,7 +3,7 @@
 A `Constraint` serves a whole batch: it sets the logits of all tokens that would make an answer wrong to -inf. The state
 of each unfinished answer is a `ConstraintState`. There are two kinds:
 
-- `AnswerConstraint` (`decoding=guided`): the text of a finished answer is one that `answers.write_answer` writes for
+- `AnswerConstraint` (`decoding=guided`): the text of a finished answer is one that `answers.render_answer` writes for
   some entities of the sentence, of known categories. Bytes decide what is allowed (`automaton`), so a model is free in
   how it splits a text into tokens. Every answer is finished in time, because the state counts tokens. When only the
   worst-case number of closing tokens is left, the answer is closed, even within a span. Slightly earlier, or when a

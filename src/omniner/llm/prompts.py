@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
-from omniner.answers import check_style, write_answer
+from omniner.answers import check_style, render_answer
 from omniner.config.class_defaults import without_class_defaults
 from omniner.config.model_groups import PromptConfig
 from omniner.errors import UserError
@@ -43,7 +43,7 @@ class Prompt:
         system: text of the system role; may be empty.
         instruction: with categories, examples and errors filled in.
         input: what follows it, with `{sentence}` once.
-        answer: style of the answers, see `write_answer`.
+        answer: style of the answers, see `render_answer`.
         categories: those that the instruction names, in its order.
         nearest: number of examples before each sentence.
         pool: (sentence, answer) of train, of which the nearest are shown; empty if none are shown.
@@ -160,11 +160,11 @@ def build_prompt(
         raise UserError(f"prompt.input.{language}", found, f"Put {SENTENCE} where the sentence belongs, once.")
     _check_names(f"prompt.input.{language}", template, ("sentence",))
     examples = [
-        f"{template.replace(SENTENCE, sentence.text)}\n{write_answer(sentence.entities, config.answer)}"
+        f"{template.replace(SENTENCE, sentence.text)}\n{render_answer(sentence.entities, config.answer)}"
         for sentence in choose_examples(train, config.examples, config.seed)
     ]
     parts = {  # by placeholder: the source of the text, and the text
-        "categories": ("the corpus", _write_categories(config, categories, train, definitions or {})),
+        "categories": ("the corpus", _render_categories(config, categories, train, definitions or {})),
         "examples": ("prompt.examples", "\n\n".join(examples)),
         "errors": (f"prompt.errors.{language}", config.errors.get(language, "")),
     }
@@ -185,7 +185,7 @@ def build_prompt(
     )
 
 
-def _write_categories(
+def _render_categories(
     config: PromptConfig, categories: Sequence[str], train: Sequence[Sentence], definitions: Mapping[str, str]
 ) -> str:
     """Return the list of categories: only names, or a line for each with its definition and entities of train."""
@@ -212,7 +212,7 @@ def _build_pool(config: PromptConfig, train: Sequence[Sentence]) -> tuple[tuple[
     Raises:
         UserError: there are too few.
     """
-    answers = {sentence.text: write_answer(sentence.entities, config.answer) for sentence in reversed(train)}
+    answers = {sentence.text: render_answer(sentence.entities, config.answer) for sentence in reversed(train)}
     pool = tuple((sentence, answers[sentence]) for sentence in dict.fromkeys(each.text for each in train))
     if len(pool) <= config.nearest:
         found = f"{config.nearest} examples for each sentence, but train has {len(pool)} different sentences"

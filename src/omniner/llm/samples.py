@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config.model_groups import LONGEST_ANSWER, EncodingConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import Prompt
@@ -280,7 +280,7 @@ class PromptEncoder:
             if text != sentence.text[:limit]:
                 issues.append(Issue("half-surrogate", "the model sees U+FFFD for it", id=sentence.id))
             texts.append(text)
-            answers.append(replace_surrogates(write_answer(self._learnable(sentence, issues), self.prompt.answer)))
+            answers.append(replace_surrogates(render_answer(self._learnable(sentence, issues), self.prompt.answer)))
         uncut = [(sources or {}).get(sentence.id, sentence.text) for sentence in kept]
         prompts, written = self._prompts(texts, uncut), self.chat.plain_ids(answers)
         samples = [

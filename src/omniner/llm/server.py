@@ -331,7 +331,7 @@ def entities_as_list(answer: str, style: str) -> str:
 
 
 def vllm_grammar(text: str, categories: Sequence[str], style: str) -> dict[str, Any]:
-    """Return the request fields for answers about the sentence `text` in the bytes of `write_answer`."""
+    """Return the request fields for answers about the sentence `text` in the bytes of `render_answer`."""
     return {"structured_outputs": {"grammar": lark_grammar(text, categories, style)}}
 
 

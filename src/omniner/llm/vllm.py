@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omniner.config.model_groups import DecodingConfig
-from omniner.cores import free_port
 from omniner.errors import UserError, one_line
 from omniner.files import read_json
 from omniner.llm.prompts import Prompt
 from omniner.llm.server import predict_with_server
+from omniner.machine import free_port
 from omniner.model_files import check_base, gguf_file
 from omniner.records import Prediction, Sentence
 

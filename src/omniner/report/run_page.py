@@ -60,7 +60,7 @@ def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language:
     """The figures that this result has something for, by name.
 
     Args:
-        result: what `scoring.profiles.score_loaded` gave.
+        result: what `scoring.scorer.score_loaded` gave.
         curves: values over steps by metric name; may be empty.
         language: zh | en, of titles and labels.
     """
@@ -275,7 +275,7 @@ def render_run_page(
     """Write the report.
 
     Args:
-        result: what `scoring.profiles.score_loaded` gave.
+        result: what `scoring.scorer.score_loaded` gave.
         tables: what `build_run_tables` made of it.
         facts: what else to say about the run.
         curves: values over steps by metric name; may be empty.

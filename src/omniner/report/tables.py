@@ -266,7 +266,7 @@ def build_run_tables(
     """All tables of a result.
 
     Args:
-        result: what `scoring.profiles.score_loaded` gave.
+        result: what `scoring.scorer.score_loaded` gave.
         errta: how many examples and how many rows of frequent confusions to keep.
         taxonomy: English names beside the categories; `None` leaves them blank.
         train: further gold sentences in which to look for the usual label of a surface; may be empty.

@@ -37,9 +37,9 @@ from typing import IO, Any, NamedTuple
 
 from omniner.config import run_config
 from omniner.config.groups import ChildrenConfig, Config, DataConfig
-from omniner.cores import own_cores, pinned
 from omniner.errors import Stopped, UserError
 from omniner.files import LOCK_RETRY_SECONDS, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
+from omniner.machine import own_cores, pinned
 from omniner.runs.folder import FINISHED, LOCK, METRICS, read_state
 
 FOLDER = "children"  # in the parent's folder

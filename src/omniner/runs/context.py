@@ -23,10 +23,10 @@ from typing import Any
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.model_groups import CausalConfig
 from omniner.config.validate import flat
-from omniner.cores import check_gpu
 from omniner.corpus.sources import Corpus, check_files
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, read_json, sha256, write_json, write_text, writing
+from omniner.machine import check_gpu
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
 from omniner.registry import TASKS, first_line

@@ -28,8 +28,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from omniner.cores import free_port
 from omniner.errors import Stopped
+from omniner.machine import free_port
 from omniner.runs import children
 
 log = logging.getLogger("omniner")

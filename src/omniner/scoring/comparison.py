@@ -22,7 +22,6 @@ from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.progress import timed
 from omniner.records import Issue, Prediction, Sentence, ids_by_text, is_unlabeled
 from omniner.scoring.metrics import ScoreResult, ScoreRow
-from omniner.scoring.profiles import score_records, settle_scale
 from omniner.scoring.resampling import (
     Significance,
     counted_categories,
@@ -32,6 +31,7 @@ from omniner.scoring.resampling import (
     post_numbers,
     smallest_p,
 )
+from omniner.scoring.scorer import score_records, settle_scale
 from omniner.wording import Wording, counted
 
 HUMAN = "human"  # name of the mean over annotators beside runs

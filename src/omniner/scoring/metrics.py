@@ -1,6 +1,6 @@
 """Compute precision, recall and F1 from exact integer counts, and define the values of `scores.json`.
 
-`evaluate` computes the `Metrics` of a comparison of gold and predictions (`units`); `profiles` assembles the
+`evaluate` computes the `Metrics` of a comparison of gold and predictions (`units`); `scorer` assembles the
 `ScoreResult`. The names in `to_json` are a stable interface that other programs read: add to them, never rename them.
 """
 

@@ -61,9 +61,9 @@ def run(context: Context) -> None:
 
 
 def _tagger_sections(config: Config, corpus: Corpus) -> Sections:
-    from omniner.models import devices_for_training, prepare_tagger
+    from omniner.models import prepare_devices, prepare_tagger
 
-    devices_for_training(config)
+    prepare_devices(config)
     module, data = prepare_tagger(config, corpus)
     return {
         "First training example, decoded": _tagger_example(data.train[0], module.tagger),
@@ -207,13 +207,13 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
 def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.llm.samples import describe_sample
-    from omniner.models import devices_for_training, plan_memory, prepare_llm
+    from omniner.models import plan_memory, prepare_devices, prepare_llm
     from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
     config = context.config
     prompt, _ = build_run_prompt(context, corpus, corpus.reported)
     publish_prompt(context, prompt)
-    config, devices = plan_memory(config, devices_for_training(config))
+    config, devices = plan_memory(config, prepare_devices(config))
     module, data = prepare_llm(config, devices, corpus, prompt)
     return {
         "First training sample, as the model meets it": list(

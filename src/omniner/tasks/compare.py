@@ -56,7 +56,7 @@ from omniner.scoring.comparison import (
 )
 from omniner.scoring.gold import GoldFile
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
-from omniner.scoring.profiles import has_places, way_of_counting
+from omniner.scoring.scorer import has_places, way_of_counting
 from omniner.tasks import adjudicate
 from omniner.tasks.score import check_scored
 from omniner.tracking.tracked_run import DataInput

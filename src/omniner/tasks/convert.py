@@ -23,7 +23,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config.groups import Config
 from omniner.corpus import formats, sources, taxonomy
 from omniner.corpus.formats import WriteOptions
@@ -135,7 +135,7 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     if format.needs_prompt:
         prompt, told = build_run_prompt(context, corpus, corpus.reported)
         context = replace(context, config=told)  # its notes in the prompt decide what is written
-        options = replace(options, prompt=prompt, answer=lambda entities: write_answer(entities, prompt.answer))
+        options = replace(options, prompt=prompt, answer=lambda entities: render_answer(entities, prompt.answer))
     write = outputs.replacing if format.suffix else _making_folder
     with write(context, *parts):
         for path, sentences in parts.items():

@@ -37,7 +37,7 @@ from omniner.runs.context import Context, Input, Task, always, model_label, mode
 from omniner.runs.folder import PREDICTIONS
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
-from omniner.scoring.profiles import choose_scale, settle_scale
+from omniner.scoring.scorer import choose_scale, settle_scale
 from omniner.scoring.units import locate_predictions
 from omniner.tasks import split
 from omniner.tasks.split import WholeCorpus

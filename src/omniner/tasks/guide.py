@@ -59,7 +59,7 @@ from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, read_state
 from omniner.runs.references import RunReference, find_trained_model, resolve_run
 from omniner.scoring.metrics import ScoreResult
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
 from omniner.tasks.predict import PREDICTION_OUTPUTS, PromptedModel, predict_file
 from omniner.tasks.prompting import build_prompt_with_guidance, length_measure

@@ -19,7 +19,7 @@ from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import explaining, write_text
 from omniner.guidance.lessons import GUIDANCE_FILE, Guidance, read_guidance
-from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, with_errors_text, write_errors_text
+from omniner.guidance.prompt_errors import LengthFunction, log_errors_text, render_errors_text, with_errors_text
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Sentence
 from omniner.runs.context import Context
@@ -100,7 +100,7 @@ def with_guidance(
     if config.prompt.from_run is None:
         return config, None
     guidance = fetch_guidance(config, folder)
-    shown = write_errors_text(guidance, config.prompt, categories, length_measure(config)[1])
+    shown = render_errors_text(guidance, config.prompt, categories, length_measure(config)[1])
     _check_unseen(guidance, shown.sentences, reported)
     log_errors_text(config.prompt, guidance, categories, shown)
     return replace(config, prompt=with_errors_text(config.prompt, guidance, shown)), guidance

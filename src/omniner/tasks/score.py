@@ -28,7 +28,7 @@ from omniner.runs.context import Context, Input, Task, path_label
 from omniner.runs.folder import SCORES
 from omniner.scoring.metrics import ParseSummary, ScoreResult
 from omniner.scoring.predictions import read_predictions
-from omniner.scoring.profiles import score_loaded, score_records
+from omniner.scoring.scorer import score_loaded, score_records
 from omniner.wording import Wording, counted
 
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows

@@ -67,8 +67,8 @@ from omniner.runs.context import Context, Task, model_label, model_settings
 from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
 from omniner.scoring.comparison import System, compare_runs
 from omniner.scoring.predictions import prediction_from_line
-from omniner.scoring.profiles import score_records, settle_scale
 from omniner.scoring.resampling import post_numbers
+from omniner.scoring.scorer import score_records, settle_scale
 from omniner.tasks import prompting
 from omniner.wording import Wording
 

@@ -26,13 +26,13 @@ from omniner.errors import UserError
 from omniner.files import append_lines, make_folder, whole_records, write_json_lines
 from omniner.guidance.clusters import Cluster
 from omniner.guidance.lessons import NOT_TRIED, Candidate, Guidance, Lesson, Note, Tried
-from omniner.guidance.prompt_errors import LengthFunction, with_errors_text, write_errors_text
+from omniner.guidance.prompt_errors import LengthFunction, render_errors_text, with_errors_text
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence, prediction_to_json, to_line
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import prediction_from_line
-from omniner.scoring.profiles import choose_scale, score_records
+from omniner.scoring.scorer import choose_scale, score_records
 from omniner.tasks.predict import PromptedModel, open_prompts, remove_stale
 from omniner.wording import counted
 
@@ -222,7 +222,7 @@ def _prompt_with(inputs: TrialInputs, lesson: Lesson, note: Note, guidance: Guid
     """
     corpus, alone = inputs.corpus, replace(lesson, note=note)
     shown = replace(guidance, lessons=[alone], suspects=[], failures=[])
-    text = write_errors_text(shown, inputs.prompt, corpus.active, inputs.count)
+    text = render_errors_text(shown, inputs.prompt, corpus.active, inputs.count)
     told = with_errors_text(inputs.prompt, shown, text)
     return build_prompt(told, corpus.active, corpus.splits["train"], corpus.definitions)
 

@@ -29,7 +29,7 @@ from omniner.records import Entity, Issue, Sentence
 from omniner.report import curation_tables
 from omniner.scoring import comparison as human
 from omniner.scoring.metrics import ErrtaError
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.scoring.units import compare_units
 
 SETTINGS = AgreementConfig(bootstrap=200, confidence=0.95, seed=3, top=20)

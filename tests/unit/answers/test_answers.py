@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import omniner
-from omniner.answers import STYLES, check_style, prediction_from_answer, write_answer
+from omniner.answers import STYLES, check_style, prediction_from_answer, render_answer
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 from omniner.wording import counted
@@ -38,27 +38,27 @@ def labelled(draw: st.DrawFn) -> Sentence:
 
 
 def test_the_two_forms() -> None:
-    assert write_answer(BERLIN, "official") == '[["北京", "地点_城市"], ["小满", "品牌"]]'
-    assert write_answer(BERLIN, "compact") == '[["北京","地点_城市"],["小满","品牌"]]'
-    assert write_answer([], "official") == write_answer([], "compact") == "[]"
+    assert render_answer(BERLIN, "official") == '[["北京", "地点_城市"], ["小满", "品牌"]]'
+    assert render_answer(BERLIN, "compact") == '[["北京","地点_城市"],["小满","品牌"]]'
+    assert render_answer([], "official") == render_answer([], "compact") == "[]"
     with pytest.raises(UserError, match=r"prompt\.answer"):
         check_style("yaml")
 
 
 def test_reading_order_repeats_and_unknown_places() -> None:
     again = [*BERLIN, Entity("北京", "地点_城市", 9, 11)]
-    assert json.loads(write_answer(again, "compact")) == [
+    assert json.loads(render_answer(again, "compact")) == [
         ["北京", "地点_城市"],
         ["小满", "品牌"],
         ["北京", "地点_城市"],
     ]
     bare = [Entity(entity.text, entity.category) for entity in BERLIN]
-    assert json.loads(write_answer(bare, "official")) == [["小满", "品牌"], ["北京", "地点_城市"]]
+    assert json.loads(render_answer(bare, "official")) == [["小满", "品牌"], ["北京", "地点_城市"]]
 
 
 @given(sentence=labelled(), style=STYLE)
 def test_what_is_written_comes_back(sentence: Sentence, style: str) -> None:
-    raw = write_answer(sentence.entities, style)
+    raw = render_answer(sentence.entities, style)
     prediction = prediction_from_answer(sentence, raw, "sha", "hf")
     assert (prediction.parse, prediction.raw, prediction.prompt_sha, prediction.engine) == ("ok", raw, "sha", "hf")
     assert {e[:2] for e in prediction.entities} == {e[:2] for e in sentence.entities}
@@ -78,7 +78,7 @@ def test_places_come_back_where_every_occurrence_is_listed(words: list[str], dat
         # the category goes with the word: an answer cannot say which of two occurrences has which
         entities += [Entity(word, f"{word}_{kind}", len(text), len(text) + len(word)) for kind in "ab"]
         text += word
-    found = read(text, write_answer(entities, style))
+    found = read(text, render_answer(entities, style))
     assert sorted(found) == sorted(entities)
 
 
@@ -87,7 +87,7 @@ def test_what_is_written_comes_back_in_another_normal_form(sentence: Sentence, s
     """Qwen's tokenizers compose letters and accents; the mention must still be found where it stands."""
     text = unicodedata.normalize("NFD", f"caf\u00e9 {sentence.text} \u1ea1\u0308 한국")
     for surface in (text[:5], unicodedata.normalize("NFD", "한국"), "a\u0323\u0308"):
-        raw = unicodedata.normalize("NFC", write_answer([Entity(surface, "甲")], style))
+        raw = unicodedata.normalize("NFC", render_answer([Entity(surface, "甲")], style))
         (entity,) = read(text, raw)
         assert (entity.text, entity.category) == (surface, "甲")
         assert text[entity.start : entity.end] == surface
@@ -140,7 +140,7 @@ def test_through_a_real_tokenizer(shared: Path, name: str) -> None:
 
     @given(sentence=labelled(), style=STYLE)
     def check(sentence: Sentence, style: str) -> None:
-        raw = chat.decode(chat.answer_ids(write_answer(sentence.entities, style)))
+        raw = chat.decode(chat.answer_ids(render_answer(sentence.entities, style)))
         assert {e[:2] for e in read(sentence.text, raw)} == {e[:2] for e in sentence.entities}
 
     check()
@@ -152,6 +152,6 @@ def test_through_a_real_tokenizer(shared: Path, name: str) -> None:
 def test_perfect_answers_to_real_sentences_lose_few_places(shared: Path, name: str, entities: int, lost: int) -> None:
     sentences = omniner.read(shared / "data" / name)
     gold = [set(sentence.entities) for sentence in sentences]
-    found = [set(read(one.text, write_answer(one.entities, "official"))) for one in sentences]
+    found = [set(read(one.text, render_answer(one.entities, "official"))) for one in sentences]
     assert sum(map(len, gold)) == entities
     assert sum(len(a - b) for a, b in zip(gold, found, strict=True)) == lost

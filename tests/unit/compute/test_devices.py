@@ -12,7 +12,7 @@ from omniner.compute import devices
 from omniner.compute.precision import _measure_gain
 from omniner.compute.torch_settings import exact_products, preserved_settings, settings_for
 from omniner.errors import UserError
-from omniner.models import devices_for_training
+from omniner.models import prepare_devices
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_weights_that_would_round_their_own_steps_away_are_warned_of(
     model: str, more: list[str], warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "omniner"):
-        devices_for_training(small_corpus.configuration(model, *more))
+        prepare_devices(small_corpus.configuration(model, *more))
     assert ("bf16-true rounds the weights" in caplog.text) is warns
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from newer_key import make_new
+from later_config_key import make_new
 from omegaconf import OmegaConf
 
 from omniner.config import compose, groups, model_groups, run_config

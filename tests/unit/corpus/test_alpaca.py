@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
 from omniner import records
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.corpus import formats
 from omniner.corpus.formats import WriteOptions
 from omniner.errors import UserError
@@ -35,7 +35,7 @@ DRESSED = Prompt("你是助手。", "找出实体{类别}。", "句子：{senten
 
 
 def official(entities: list[Entity]) -> str:
-    return write_answer(entities, "official")
+    return render_answer(entities, "official")
 
 
 def write(path: Path, sentences: list[Sentence], prompt: Prompt = BARE):

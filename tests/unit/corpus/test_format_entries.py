@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.reading import codes
 
 from omniner import run
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import formats, sources
 from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
@@ -139,7 +139,7 @@ class Told:
         return [*texts]
 
 
-PROMPTED = WriteOptions(prompt=Told(), answer=lambda entities: write_answer(entities, "official"))
+PROMPTED = WriteOptions(prompt=Told(), answer=lambda entities: render_answer(entities, "official"))
 NESTED = [Entity("北京大学", "机构", 1, 5), Entity("北京", "地点", 1, 3)]
 HELD: dict[str, tuple[Sentence, Any]] = {  # a sentence that has it, and what must come back of it
     "id": (Sentence("mine", "好"), lambda found: found.id),

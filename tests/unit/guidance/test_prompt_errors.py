@@ -33,7 +33,7 @@ def write(
     guidance: Guidance, language: str, categories: Sequence[str], budget: int, count: LengthFunction, **changes: Any
 ) -> ErrorsText:
     config = shipped("errta", language, from_run="x", max_tokens=budget, **changes)
-    return prompt_errors.write_errors_text(guidance, config, categories, count)
+    return prompt_errors.render_errors_text(guidance, config, categories, count)
 
 
 def single(error: ErrtaError, text: str) -> Guidance:
@@ -290,7 +290,7 @@ def test_lessons_that_are_asked_for_and_left_out_are_named(made: Guidance, caplo
     config = shipped("errta", from_run="x", max_tokens=450, lessons=[1, 2, 3, 4, 5, 6])
     with caplog.at_level("WARNING", "omniner"):
         applied = made_up_guidance.applied(config, made, CATEGORIES, len)
-    shown = prompt_errors.write_errors_text(made, config, CATEGORIES, len).numbers
+    shown = prompt_errors.render_errors_text(made, config, CATEGORIES, len).numbers
     left = [number for number in config.lessons if number not in shown]
     assert left
     assert f"{', '.join(map(str, left))} of prompt.lessons cannot stand in the prompt" in caplog.text

@@ -18,7 +18,7 @@ from grammar_engine import Reference
 from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from omniner.answers import STYLES, parse_answer, prediction_from_answer, write_answer
+from omniner.answers import STYLES, parse_answer, prediction_from_answer, render_answer
 from omniner.corpus import sample as generator
 from omniner.errors import UserError
 from omniner.llm import loading
@@ -182,7 +182,7 @@ def test_a_pair_is_not_written_for_ever(
     small: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
     constraint = constraints(small, "official")
-    wanted = small.answer_ids(write_answer([Entity("哈哈", "日期")] * 100, "official"))
+    wanted = small.answer_ids(render_answer([Entity("哈哈", "日期")] * 100, "official"))
     state = constraint.start("哈哈哈", 10_000)
     tokens = write(constraint, state, told(wanted), jump=False)
     pairs = json.loads(small.decode(tokens))
@@ -197,7 +197,7 @@ def test_near_the_end_no_pair_is_begun_that_would_be_cut(
     constraint = constraints(qwen, "official")
     text = "去了北京和颐和园"
     entities = [Entity("北京", "地点_城市"), Entity("颐和园", "地点_景点/公园"), Entity("去", "日期")] * 9
-    wanted = qwen.answer_ids(write_answer(entities, "official"))
+    wanted = qwen.answer_ids(render_answer(entities, "official"))
     for budget in range(80, 140):
         tokens = write(constraint, constraint.start(text, budget), told(wanted), jump=False)
         pairs = [tuple(pair) for pair in json.loads(qwen.decode(tokens))]
@@ -229,7 +229,7 @@ def test_the_training_answer_is_never_forbidden(
     constraint = AnswerConstraint(chat, categories, style)
     forced, repeated = 0, 0
     for sentence in sample:
-        tokens = [*chat.answer_ids(write_answer(sentence.entities, style)), constraint.stop]
+        tokens = [*chat.answer_ids(render_answer(sentence.entities, style)), constraint.stop]
         forced += _accept(constraint, sentence.text, tokens)
         pairs = [entity[:2] for entity in sentence.entities]
         repeated += len(set(pairs)) < len(pairs)
@@ -261,7 +261,7 @@ def test_repeats_nested_and_awkward_entities_are_accepted(
     entities += [Entity("北京", "日期")] * 3 + [Entity("北京", name) for name in CATEGORIES]
     for style in STYLES:
         constraint = constraints(chat, style)
-        _accept(constraint, text, [*chat.answer_ids(write_answer(entities, style)), constraint.stop])
+        _accept(constraint, text, [*chat.answer_ids(render_answer(entities, style)), constraint.stop])
 
 
 def test_letters_with_marks_are_spelt_as_the_model_sees_them(
@@ -271,7 +271,7 @@ def test_letters_with_marks_are_spelt_as_the_model_sees_them(
     constraint = constraints(qwen, "official")
     seen = unicodedata.normalize("NFC", text)
     for span, own in (("café", "cafe\u0301"), (seen, text), ("Å", "\u212b")):
-        raw = write_answer([Entity(span, "日期")], "official")
+        raw = render_answer([Entity(span, "日期")], "official")
         _accept(constraint, text, [*qwen.answer_ids(raw), constraint.stop])
         assert prediction_from_answer(Sentence("1", text), raw, "", "").entities[0].text == own
 

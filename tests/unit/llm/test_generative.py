@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import small_causal
 import small_corpus
 import torch
-from newer_key import make_new
+from later_config_key import make_new
 from pytorch_lightning.callbacks import Callback
 from safetensors.torch import load_file
 from small_corpus import fit, predict, prepare

@@ -17,7 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from small_causal import ANSWER, CATEGORIES, PROMPT, TEXTS
 
-from omniner.answers import write_answer
+from omniner.answers import render_answer
 from omniner.errors import UserError
 from omniner.llm import loading
 from omniner.llm.samples import ChatTokenizer
@@ -74,7 +74,7 @@ def test_an_answer_is_its_characters_and_one_token_for_each_part(style: str) -> 
     comma, between = {"official": ('", ', '], ["'), "compact": ('",', '],["')}[style]
     expected = ['[["', "北", "京", comma, '"地点_城市"', between, "🍜", "\\", '"', "京", comma, '"食物_小吃/零食"']
     expected += [between, "人", "名", comma, '"人名"', "]]"]
-    assert pieces(write_answer(entities, style)) == expected
+    assert pieces(render_answer(entities, style)) == expected
 
 
 def test_a_prompt_is_short_and_its_example_is_cut_like_an_answer() -> None:
@@ -153,7 +153,7 @@ def test_odd_categories_do_no_harm(category: str) -> None:
     """A token of Latin-1 letters alone would come back as bytes: such a category is spelt."""
     prompt = dataclasses.replace(PROMPT, categories=(*CATEGORIES, category))
     chat = ChatTokenizer(loading.build_corpus_tokenizer(TEXTS, prompt, 1000), None)
-    answer = write_answer([Entity("北", category)], "official")
+    answer = render_answer([Entity("北", category)], "official")
     assert chat.decode(chat.answer_ids(answer)) == answer
 
 

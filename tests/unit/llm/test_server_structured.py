@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from omniner.answers import parse_answer, write_answer
+from omniner.answers import parse_answer, render_answer
 from omniner.llm import server
 from omniner.records import Entity
 
@@ -51,7 +51,7 @@ def test_the_grammar_takes_every_answer_of_the_training_format(data: st.DataObje
     for start in data.draw(st.lists(st.integers(0, len(text) - 1), max_size=3)):
         end = data.draw(st.integers(start + 1, len(text)))
         entities.append(Entity(text[start:end], data.draw(st.sampled_from(CATEGORIES)), start, end))
-    assert of_lark(text, style).takes(write_answer(entities, style))
+    assert of_lark(text, style).takes(render_answer(entities, style))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_a_new_type_stands_in_notes_questions_and_prompts(displaced: ErrorType, 
     )  # fmt: skip
     assert lessons.read_guidance(lessons.write_guidance(tmp_path / "guidance.json", guidance)).lessons == [found]
     config = shipped("errta", "en", from_run="x", max_tokens=10**6)
-    text = prompt_errors.write_errors_text(guidance, config, ["地点"], len).text
+    text = prompt_errors.render_errors_text(guidance, config, ["地点"], len).text
     assert "6. Displaced. Another place was marked.\n   - 地点 is easily marked elsewhere." in text
     assert "it is “上海” and not “她”." in text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.records import Entity, Prediction, Sentence
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
 
 METRICS, ERRTA = MetricsConfig("span", "own", "empty", 0, 0.95, 0), ErrtaConfig("span", 5, 5)

@@ -18,7 +18,7 @@ from omniner.files import read_json, write_text
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
-from omniner.scoring.profiles import choose_scale
+from omniner.scoring.scorer import choose_scale
 
 Answer = Callable[[str, Sentence], Prediction | None]  # of the model of a fold
 

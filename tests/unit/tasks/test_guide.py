@@ -26,7 +26,7 @@ from omniner.records import Entity, Prediction, Sentence, content_digest
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
 from omniner.scoring.metrics import ScoreResult
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.tasks import guide
 from omniner.tasks.predict import PromptedModel
 from omniner.tracking.tracked_run import Run

@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_keeps_its_guidance(made: Guidance) -> None:
 def test_sentences_of_the_reported_split_are_refused(made: Guidance) -> None:
     write(made, "guide")
     settings = config("guide")
-    text = prompt_errors.write_errors_text(
+    text = prompt_errors.render_errors_text(
         made, settings.prompt, CATEGORIES, prompting.length_measure(settings)[1]
     ).sentences[-1]
     name = next(one.id for lesson in made.lessons for one in lesson.examples if one.text == text)
@@ -92,7 +92,7 @@ def test_examples_that_no_prompt_shows_are_not_refused_but_said(
 ) -> None:
     write(made, "guide")
     settings = config("guide")
-    shown = prompt_errors.write_errors_text(
+    shown = prompt_errors.render_errors_text(
         made, settings.prompt, CATEGORIES, prompting.length_measure(settings)[1]
     ).sentences
     others = [one for lesson in made.lessons for one in lesson.examples if one.text not in shown]

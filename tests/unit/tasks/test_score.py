@@ -11,7 +11,7 @@ from omniner.config import compose
 from omniner.records import Entity, Prediction, Sentence
 from omniner.runs.context import Context
 from omniner.scoring.metrics import ParseSummary
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.tasks.score import ReportInputs, hints, report_details, score_and_publish
 from omniner.tracking.tracked_run import Run
 

@@ -25,14 +25,14 @@ from omniner.errors import UserError
 from omniner.files import make_folder, read_json, write_text
 from omniner.guidance import lessons
 from omniner.guidance.lessons import Guidance
-from omniner.guidance.prompt_errors import write_errors_text
+from omniner.guidance.prompt_errors import render_errors_text
 from omniner.guidance.prompt_search import BASELINES, VariantInputs, build_variants
 from omniner.llm import prompts
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.runs import children
 from omniner.runs.children import Job, Outcome
 from omniner.scoring.metrics import ScoreResult
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.tasks import prompting
 from omniner.tasks import search as search_children
 
@@ -125,7 +125,7 @@ def made_answering(made: Guidance, data: list[str]) -> Answering:
     active = corpus.active
     found, _ = build_variants(config.prompt, config.search, VariantInputs(made, active, train, len))
     shown = {one.name: set(one.config.lessons) for one in found}
-    plain = write_errors_text(made, config.prompt, active, len)
+    plain = render_errors_text(made, config.prompt, active, len)
     key = min(shown["only_missing-c1"] - set(plain.numbers))
     return Answering(made, key, plain.sentences[0], corpus.splits["dev"])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from newer_key import make_new
+from later_config_key import make_new
 from small_corpus import SMALL
 
 from omniner import models, run

@@ -20,7 +20,7 @@ from omniner.guidance.teacher import TeacherAnswers, with_note
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring.metrics import ScoreResult
-from omniner.scoring.profiles import score_records
+from omniner.scoring.scorer import score_records
 from omniner.tasks import trials
 from omniner.tasks.predict import PromptedModel
 from omniner.tasks.trials import (

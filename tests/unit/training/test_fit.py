@@ -24,7 +24,7 @@ from torchmetrics import Metric
 from omniner.config.groups import Config
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.models import devices_for_training
+from omniner.models import prepare_devices
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
 from omniner.training import checkpoints, learner
 from omniner.training import fit as callbacks
@@ -377,7 +377,7 @@ def test_each_of_slow_steps_is_logged(tmp_path: Path, monkeypatch: pytest.Monkey
         module, data = prepare(config, small_corpus.corpus(40, 8))
         steps = logged.setdefault(slow, [])
         monkeypatch.setattr(module, "log_step", lambda *_, module=module, steps=steps: steps.append(module.logs))
-        callbacks.fit_module(config, devices_for_training(config), module, data, tmp_path / str(slow), None, [])
+        callbacks.fit_module(config, prepare_devices(config), module, data, tmp_path / str(slow), None, [])
     assert logged == {0.0: [True] * 5, 1000.0: [True, False, False, False, True]}
 
 

@@ -20,7 +20,7 @@ from small_corpus import fit, predict
 from test_fit import At
 
 from omniner.config.groups import Config
-from omniner.cores import free_port
+from omniner.machine import free_port
 from omniner.records import prediction_to_json, to_line
 from omniner.training import checkpoints
 

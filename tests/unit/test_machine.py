@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from omniner import cores
-from omniner.cores import own_cores, pinned
+from omniner import machine
 from omniner.errors import UserError
+from omniner.machine import own_cores, pinned
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no such call")
 
@@ -41,12 +41,12 @@ def test_without_the_linux_calls_every_core_counts(monkeypatch: pytest.MonkeyPat
 
 def test_without_a_driver_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     driver = tmp_path / "driver"
-    monkeypatch.setattr(cores, "GPU_FILES", (str(driver),))
+    monkeypatch.setattr(machine, "GPU_FILES", (str(driver),))
     monkeypatch.setattr(sys, "platform", "linux")
     with pytest.raises(UserError, match="no GPU driver"):
-        cores.check_gpu()
+        machine.check_gpu()
     driver.touch()
-    cores.check_gpu()
+    machine.check_gpu()
     driver.unlink()
     monkeypatch.setattr(sys, "platform", "darwin")
-    cores.check_gpu()
+    machine.check_gpu()

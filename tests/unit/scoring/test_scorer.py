@@ -21,7 +21,7 @@ from omniner.registry import ERROR_TYPES
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
-from omniner.scoring.profiles import choose_scale, score_loaded, score_records, settle_scale
+from omniner.scoring.scorer import choose_scale, score_loaded, score_records, settle_scale
 from omniner.wording import translated
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
@@ -573,7 +573,7 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from omniner.scoring import predictions
-from omniner.scoring.profiles import score_loaded
+from omniner.scoring.scorer import score_loaded
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 for profile, mode in (("own", "span"), ("official", "auto")):
     metrics = MetricsConfig("auto", profile, "empty", 50, 0.95, 0)

@@ -1,6 +1,6 @@
 """What the source tree is made of, read from the source: modules, rooms, imports; and a picture of them.
 
-`python tests/helpers/house.py docs/architecture.svg` draws the rooms with their arrows; `make docs` does it.
+`python tests/helpers/source_tree.py docs/architecture.svg` draws the rooms with their arrows; `make docs` does it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 # Layers from the bottom up; a module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "records", "files", "progress", "registry", "wording", "cores", "model_files", "pretrained"),
+    ("errors", "records", "files", "progress", "registry", "wording", "machine", "model_files", "pretrained"),
     ("config",),
     ("corpus",),
     ("answers",),
@@ -83,7 +83,7 @@ def imported(path: Path, typing: bool = False) -> Iterator[tuple[str, ast.alias]
 
 
 def room(name: str) -> str:
-    """The part of the house that a module stands in; empty for the package itself."""
+    """The package, or module beside the packages, that a module belongs to; empty for the package itself."""
     return name.split(".")[1] if "." in name else ""
 
 
