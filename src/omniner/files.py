@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from omniner.errors import UserError, one_line
-from omniner.records import to_line
+from omniner.records import storable, to_line
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
@@ -259,9 +259,9 @@ def _remove(folder: Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> Path:
-    """Write a text file atomically."""
+    """Write a text file atomically; lone surrogates, which a model's answer may contain, are escaped."""
     with writing(path) as file:
-        file.write(text)
+        file.write(storable(text))
     return Path(path)
 
 

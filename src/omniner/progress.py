@@ -1,15 +1,40 @@
-"""Log the progress of long work: how much is done, how fast, and how long the rest takes."""
+"""Tell the person at the terminal what there is to read: results, and how far long work is."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TextIO
 
 log = logging.getLogger("omniner")
 
 _SLOW = 0.1  # items per second; slower rates are given per minute
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print a text and flush it; never fail.
+
+    A closed pipe, a terminal that is gone or a full disk must not turn finished work into a failed run: the first such
+    error is logged, and the output goes nowhere from then on. What the encoding of the stream lacks is escaped.
+
+    Args:
+        text: one or several lines.
+        stream: where to; None = standard output.
+    """
+    stream = sys.stdout if stream is None else stream
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    try:
+        print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream, flush=True)
+    except OSError as error:
+        log.warning("what is printed cannot be shown any more (%s); the work goes on", error.strerror or error)
+        with contextlib.suppress(OSError):  # a stream that is no file
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())  # so that flushing it at exit succeeds
+            os.close(nowhere)
 
 
 class Progress:

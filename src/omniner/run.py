@@ -34,6 +34,7 @@ from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import check_own_choices, explain_override, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
+from omniner.progress import show
 from omniner.registry import TASKS, load_extensions
 from omniner.runs import children, ranks, sweep
 from omniner.runs.delivery import deliver, finish, send_unsent
@@ -81,9 +82,11 @@ def execute(config: Config) -> int:
     if ranks.is_main_process():
         _, complaint = _perform(config)
         if complaint:
-            print(f"failed: {complaint}", file=sys.stderr)
+            show(f"failed: {complaint}", sys.stderr)
         return int(bool(complaint))
     if config.task.name != "train":  # what other tasks do on several devices they start by themselves
+        further = ranks.further_rank()
+        log.warning("%s: task=%s is done by rank 0, this process does nothing", further, config.task.name)
         return 0
     from omniner.tasks.train import fit_as_rank
 
@@ -131,7 +134,7 @@ def _perform(config: Config) -> tuple[Path, str]:
         raise
     finally:
         folder.close()
-    print(folder.path)
+    show(str(folder.path))
     return folder.path, complaint
 
 
@@ -214,12 +217,12 @@ def _tracking_of(config: Config) -> TrackingConfig:
 def report(error: BaseException) -> int:
     """Print what went wrong in one message; the exit status."""
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        show(f"error: {error}", sys.stderr)
     elif explained := explain_override(error, sys.argv[1:], compose.conf_folder()):
-        print(f"error: {explained}", file=sys.stderr)
+        show(f"error: {explained}", sys.stderr)
     else:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        print(f"error: {' | '.join(lines)}", file=sys.stderr)
+        show(f"error: {' | '.join(lines)}", sys.stderr)
     return 2
 
 
@@ -236,9 +239,9 @@ def _finish_sweep(outcome: Ending) -> int:
     except UserError as error:
         return report(error)
     for line in lines:
-        print(line)
+        show(line)
     for line in failed:
-        print(f"failed: {line}", file=sys.stderr)
+        show(f"failed: {line}", sys.stderr)
     return int(bool(failed))
 
 
@@ -296,10 +299,10 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         from omniner.config.reference import help_text
 
-        print(help_text(sys.argv[1:]))
+        show(help_text(sys.argv[1:]))
         return
     if "--version" in sys.argv[1:]:
-        print(f"OmniNER {omniner.__version__}")
+        show(f"OmniNER {omniner.__version__}")
         return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

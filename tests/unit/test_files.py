@@ -260,3 +260,8 @@ def test_what_a_link_leads_to_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "folder", "link"]
     assert (tmp_path / "folder").is_symlink()
     assert (tmp_path / "link").is_symlink()
+
+
+def test_half_a_character_in_a_text_is_escaped(tmp_path: Path) -> None:
+    assert write_text(tmp_path / "a.txt", "小满\ud83d").read_text(encoding="utf-8") == "小满\\ud83d"
+    assert read_json(write_json(tmp_path / "a.json", {"小满\ud83d": 1})) == {"小满\ud83d": 1}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +81,22 @@ def test_a_rate_is_said_of_enough_only(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 2
     answered.add(63)
     assert answered.status() == "164 of 400 sentences answered, 2.0 per s, 2.0 min left"
+
+
+@pytest.mark.parametrize("gone", ["pipe", "disk"])
+def test_what_cannot_be_shown_stops_nothing(gone: str, caplog: pytest.LogCaptureFixture) -> None:
+    if gone == "disk" and not Path("/dev/full").exists():
+        pytest.skip("only Linux has a file that is always full")
+    reading, writing = os.pipe() if gone == "pipe" else (None, os.open("/dev/full", os.O_WRONLY))
+    if reading is not None:
+        os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as stream:
+        progress.show("甲", stream)
+        progress.show("乙", stream)
+    assert caplog.text.count("cannot be shown any more") == 1
+
+
+def test_what_an_encoding_lacks_is_escaped() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="gbk", newline="")
+    progress.show("小满😀\ud83d", stream)
+    assert stream.buffer.getvalue().decode("gbk") == "小满\\U0001f600\\ud83d\n"  # type: ignore[attr-defined]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from omniner import run
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.runs import children
+from omniner.runs import children, ranks
 from omniner.runs.folder import RunFolder, claim_folder
 
 
@@ -165,3 +166,27 @@ def test_a_job_of_a_sweep_with_a_setting_without_effect_is_told(
     assert run.execute(compose.load(WITHOUT_EFFECT)) == 0
     assert [folder.resumed for folder in done] == [False]
     assert "head.label_smoothing has no effect: a crf head does not read it" in caplog.text
+
+
+def test_a_run_whose_output_nobody_reads_is_finished(done: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w", encoding="utf-8") as gone:
+        monkeypatch.setattr(sys, "stdout", gone)
+        assert run.execute(compose.load([])) == 0
+    assert [folder.path.exists() for folder in done] == [True]
+
+
+@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"])
+def test_a_further_rank_that_does_nothing_says_so_and_an_empty_variable_is_none(
+    name: str, done: list[RunFolder], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = compose.load(["task=stats"])
+    monkeypatch.setenv(name, "1")
+    assert run.execute(config) == 0
+    assert not done
+    assert f"{name}=1: task=stats is done by rank 0, this process does nothing" in caplog.text
+    monkeypatch.setenv(name, "")
+    assert not ranks.are_given()
+    assert run.execute(config) == 0
+    assert len(done) == 1

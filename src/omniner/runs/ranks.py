@@ -37,7 +37,7 @@ log = logging.getLogger("omniner")
 RUN_FOLDER = "OMNINER_RUN_FOLDER"  # tells further ranks where the run lives
 SHARE = "OMNINER_PREDICTION_SHARE"  # tells a process that predicts beside others which file is its own
 HELPER = "OMNINER_HELPER"  # says that a process was started here, and ends with the one that started it
-_FURTHER = {"SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK"}
+_FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
 _PATIENCE = 120.0  # seconds for ranks to end after the main process has done its part
 _MENDING = 3.0  # seconds for the main process to find out by itself what a dead sibling means to it
 _HANGING = 30.0  # seconds until a main process that hangs is ended
@@ -57,12 +57,18 @@ class Helper(NamedTuple):
 
 def are_given() -> bool:
     """Return whether this process was started as one of several ranks: by torchrun, SLURM, a person, or by `ranks`."""
-    return "LOCAL_RANK" in os.environ or int(os.environ.get("SLURM_NTASKS") or 1) > 1
+    return bool(os.environ.get("LOCAL_RANK")) or int(os.environ.get("SLURM_NTASKS") or 1) > 1
 
 
 def is_main_process() -> bool:
     """Return False in the further ranks of a distributed run, which neither claim a folder nor track."""
-    return all(os.environ.get(name, "0") == "0" for name in _FURTHER)
+    return not further_rank()
+
+
+def further_rank() -> str:
+    """Return the variable that makes this process a further rank, `RANK=1`; empty in rank 0, or without ranks."""
+    given = ((name, os.environ.get(name, "")) for name in _FURTHER)  # set but empty = not set
+    return next((f"{name}={rank}" for name, rank in given if rank not in ("", "0")), "")
 
 
 @contextlib.contextmanager
@@ -80,8 +86,8 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
         yield
         return
     rendezvous = {
-        "NODE_RANK": os.environ.get("NODE_RANK", "0"),
-        "MASTER_ADDR": os.environ.get("MASTER_ADDR", "127.0.0.1"),
+        "NODE_RANK": os.environ.get("NODE_RANK") or "0",
+        "MASTER_ADDR": os.environ.get("MASTER_ADDR") or "127.0.0.1",
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
         RUN_FOLDER: str(folder.resolve()),
     }

@@ -35,6 +35,7 @@ from omniner.corpus.adjudication import (
 from omniner.corpus.formats import jsonl, recognise
 from omniner.errors import UserError
 from omniner.files import write_json_lines
+from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.registry import FORMATS
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
@@ -168,17 +169,17 @@ def _report(
     values |= {f"adjudicate/practice_f1/{score.name}": score.f1 for score in scores}
     context.run.metrics(values)
     context.run.tags({"adjudicate.annotators": ", ".join(names)})
-    print(
+    show(
         f"{counted(len(decisions), 'sentence')}: "
         + ", ".join(f"{name} {how[name]:,}" for name in OUTCOMES if how[name])
     )
     if how["queued"]:
         elsewhere = " and another output_dir" if context.config.output_dir else ""
         queue = context.folder / "queue.json"
-        print(f"for the expert: {queue}; then the same command with expert=<export>{elsewhere}")
+        show(f"for the expert: {queue}; then the same command with expert=<export>{elsewhere}")
     if counts["decided"]:
         corpus = shlex.quote(f"input={context.folder / 'gold.jsonl'}")
-        print(f"corpus: {context.folder / 'gold.jsonl'}; next: task=split {corpus} output=my_corpus")
+        show(f"corpus: {context.folder / 'gold.jsonl'}; next: task=split {corpus} output=my_corpus")
 
 
 def annotator_files(entries: Sequence[str]) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from omniner.corpus.adjudication import check_shared, match_annotators
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
 from omniner.files import make_folder, write_json_lines
+from omniner.progress import show
 from omniner.records import Issue, is_unlabeled, prediction_to_json
 from omniner.report import curation_tables
 from omniner.report.page import render_summary_page
@@ -66,7 +67,7 @@ def run(context: Context) -> None:
     language = context.page_language(item.sentence.text for item in items)
     _publish(context, agreement, tables, results, verdicts, language)
     context.publish_issues(issues)
-    print("\n".join(verdicts))
+    show("\n".join(verdicts))
 
 
 def _score_people(

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines
+from omniner.progress import show
 from omniner.records import Sentence, prediction_to_json, to_line
 from omniner.runs.context import Context, Input, Task, always, never
 from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
@@ -24,18 +25,18 @@ def run(context: Context) -> None:
     """Load the model, then answer line by line."""
     model, config = prepare_model(context, reported=())
     predict = open_model(config, model)
-    print("Type a sentence; Ctrl-D ends.", file=sys.stderr)
+    show("Type a sentence; Ctrl-D ends.", sys.stderr)
     for number, text in enumerate(_typed_lines(), 1):
         sentence = Sentence(str(number), text)
         try:
             prediction = next(one for batch in predict([sentence], frozenset()) for one in batch)
         except UserError as error:  # of this sentence; the next one may do
-            print(f"error: {error}", file=sys.stderr)
+            show(f"error: {error}", sys.stderr)
             continue
         append_lines(context.folder / PREDICTIONS, [to_line(prediction_to_json(prediction, text))])
-        print(marked_line(sentence, prediction))
+        show(marked_line(sentence, prediction))
         if prediction.raw:
-            print(f"  {prediction.raw}")
+            show(f"  {prediction.raw}")
 
 
 def _typed_lines() -> Iterator[str]:

@@ -18,6 +18,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import TrainerConfig
 from omniner.corpus import sources
 from omniner.corpus.sources import Corpus
+from omniner.progress import show
 from omniner.records import Issue
 from omniner.runs.context import Context, Task, always, model_settings
 from omniner.runs.folder import GUIDANCE_COPY
@@ -57,7 +58,7 @@ def run(context: Context) -> None:
     }
     text = "\n".join(f"== {title}\n" + "".join(f"{line}\n" for line in lines) for title, lines in sections.items())
     context.publish_text("check.txt", text)
-    print(text)
+    show(text)
 
 
 def _tagger_sections(config: Config, corpus: Corpus) -> Sections:

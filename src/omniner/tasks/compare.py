@@ -31,6 +31,7 @@ from omniner.config.validate import flat
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
 from omniner.files import sha256
+from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import comparison_page
 from omniner.report.comparison_page import (
@@ -100,9 +101,9 @@ def run(context: Context) -> None:
     summary = comparison_summary(comparison)
     headline = f"{counted(len(sources), 'run')} compared on {counted(comparison.sentences, 'sentence')}"
     context.describe(headline, ["comparison.html", "comparison.md"], points=summary)
-    print("\n".join(summary))
+    show("\n".join(summary))
     if len(ids) > 1 and (link := tracking.compare_link(config.tracking, ids)):
-        print(f"compare: {link}")
+        show(f"compare: {link}")
 
 
 def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], list[Issue]]:

@@ -30,6 +30,7 @@ from omniner.corpus.formats import WriteOptions
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import check_new_folder, make_folder
+from omniner.progress import show
 from omniner.records import Issue, Sentence
 from omniner.registry import FORMATS
 from omniner.runs import outputs
@@ -49,7 +50,7 @@ def run(context: Context) -> None:
     if target == "auto":
         target = _recognised(config)
     if target == "serve":
-        print(_serving_command(config))
+        show(_serving_command(config))
         return
     context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
@@ -77,7 +78,7 @@ def run(context: Context) -> None:
         context.publish_issues([*loaded.issues, *found])
     else:
         _convert_corpus(context, target, output)
-    print(f"written: {output}")
+    show(f"written: {output}")
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import LABELED
 from omniner.errors import UserError
 from omniner.files import make_folder, read_json, whole_records, write_json, write_json_lines, writing_folder
+from omniner.progress import show
 from omniner.records import Issue, Prediction, Sentence
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
@@ -86,10 +87,10 @@ def _filter(context: Context, output: Path) -> None:
     issues += _write(output, filtered)
     context.publish_issues(issues)
     _publish(context, filtered, output)
-    print("\n".join(curation_tables.filter_summary(filtered)))
+    show("\n".join(curation_tables.filter_summary(filtered)))
     if filtered.suspects:
-        print(f"for the expert: {output / 'queue.json'}")
-    print(f"kept: {output / FILES[0]}; divide it with task=split input={output / FILES[0]}")
+        show(f"for the expert: {output / 'queue.json'}")
+    show(f"kept: {output / FILES[0]}; divide it with task=split input={output / FILES[0]}")
 
 
 def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:

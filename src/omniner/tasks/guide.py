@@ -52,6 +52,7 @@ from omniner.guidance.questions import (
 from omniner.guidance.teacher import check_teacher, with_note, with_verdicts
 from omniner.llm.examples import choose_examples
 from omniner.model_files import find_checkpoint
+from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest
 from omniner.registry import TEACHERS
 from omniner.report import guidance_page
@@ -386,7 +387,7 @@ def _publish(context: Context, guidance: Guidance) -> None:
     headline = f"{counted(len(guidance.lessons), 'kind')} of errors on {guidance.split}, of {total}"
     pages = ["guidance.html", "guidance.md"]
     context.describe(headline, pages, command=command, details=summary.splitlines())
-    print(summary)
+    show(summary)
 
 
 def _check(config: Config) -> None:

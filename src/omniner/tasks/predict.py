@@ -50,7 +50,7 @@ from omniner.files import (
     write_text,
 )
 from omniner.model_files import weights_digest
-from omniner.progress import pace
+from omniner.progress import pace, show
 from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
 from omniner.runs import children, ranks
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 STANDARD_INPUT = "-"  # as `input`
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # a terminal would obey them
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey them, or cannot show them
 SHOWN = 3  # sentences of a file
 
 PROVENANCE = "predicted_by.json"  # what the predictions depend on
@@ -89,7 +89,7 @@ def run(context: Context) -> None:
         refuse_unread(predictions, config.decoding)
     shown = len(sentences) if is_typed(config) else SHOWN
     for sentence, prediction in zip(sentences[:shown], predictions, strict=False):
-        print(marked_line(sentence, prediction))
+        show(marked_line(sentence, prediction))
     if any(sentence.entities for sentence in sentences):
         jsonl.write(folder / GOLD, sentences)
         context.publish_file(GOLD)
@@ -124,7 +124,10 @@ def marked_line(sentence: Sentence, prediction: Prediction) -> str:
     """Write a sentence with its predicted entities in place, and why there are none where the answer was not read."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     form = {"form": "[\x1b[1m{text}\x1b[0m|\x1b[36m{category}\x1b[0m]"} if colour else {}
-    found = [entity._replace(text=_CONTROL.sub("�", entity.text)) for entity in prediction.entities]
+    found = [
+        entity._replace(text=_CONTROL.sub("�", entity.text), category=_CONTROL.sub("�", entity.category))
+        for entity in prediction.entities
+    ]
     line = mark_entities(_CONTROL.sub("�", sentence.text), found, **form)
     return f"{line}  ({prediction.reason})" if prediction.parse == "failed" else line
 

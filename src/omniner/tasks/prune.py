@@ -23,6 +23,7 @@ from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import explaining, try_lock
+from omniner.progress import show
 from omniner.registry import TASKS
 from omniner.runs.context import Context, Task
 from omniner.runs.delivery import has_unsent, send_unsent
@@ -52,17 +53,17 @@ def run(context: Context) -> None:
     unsent = {folder.resolve() for folder in waiting if has_unsent(folder)}
     found = [one for one in found if not _has_to_stay(one, one.folder.resolve() in unsent, store)]
     if not found:
-        print(f"no run in {ROOT} is {_wanted(config)} and can go: nothing is removed")
+        show(f"no run in {ROOT} is {_wanted(config)} and can go: nothing is removed")
         return
     sizes = [_size(one.folder) for one in found]
     for one, size in zip(found, sizes, strict=True):
         day = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.started))
-        print(f"{one.status:<9} {day}  {size / 1e6:9,.1f} MB  {one.folder}")
+        show(f"{one.status:<9} {day}  {size / 1e6:9,.1f} MB  {one.folder}")
     total = f"{len(found)} run{'s' if len(found) > 1 else ''}, {sum(sizes) / 1e6:,.1f} MB"
     if config.prune.ask and not _agreed(f"Remove {total}, for good? [y/N] "):
-        print("nothing is removed")
+        show("nothing is removed")
         return
-    print(f"removed {_remove(found, config, store)} of {total}")
+    show(f"removed {_remove(found, config, store)} of {total}")
 
 
 def _leftovers(config: Config) -> Iterator[Leftover]:

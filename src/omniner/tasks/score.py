@@ -21,7 +21,7 @@ from omniner.config.model_groups import CausalConfig
 from omniner.corpus.sources import require_entities
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
-from omniner.progress import timed
+from omniner.progress import show, timed
 from omniner.records import Prediction, Sentence, count_codes
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task, path_label
@@ -135,7 +135,7 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
         points=advice,
         details=summary,
     )
-    print("\n".join([*summary, *(f"  hint     {hint}" for hint in advice), *_ways_on(context)]))
+    show("\n".join([*summary, *(f"  hint     {hint}" for hint in advice), *_ways_on(context)]))
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:

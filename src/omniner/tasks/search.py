@@ -59,6 +59,7 @@ from omniner.guidance.prompt_search import (
     micro_counts,
     rank_variants,
 )
+from omniner.progress import show
 from omniner.records import Issue, Prediction, Sentence, post_key, sentence_to_json, to_line
 from omniner.report import guidance_page
 from omniner.runs import children
@@ -317,8 +318,8 @@ def _publish(context: Context, result: SearchResult, best: PromptVariant, langua
         log.warning(warning)
     summary = guidance_page.search_summary(result)
     context.describe(f"Best prompt: {best.name}", ["search.html"], command=by_name, points=summary)
-    print("\n".join(summary))
-    print(f"to use it: {by_name}")
+    show("\n".join(summary))
+    show(f"to use it: {by_name}")
 
 
 def _metrics(result: SearchResult) -> dict[str, float]:

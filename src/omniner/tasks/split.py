@@ -25,6 +25,7 @@ from omniner.corpus.splits import Division, absent_category_issues, divide, repe
 from omniner.corpus.taxonomy import FLAT, OFFICIAL, load_taxonomy
 from omniner.errors import UserError
 from omniner.files import writing_folder
+from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.report import curation_tables
 from omniner.report.tables import summary_markdown
@@ -56,11 +57,11 @@ def run(context: Context) -> None:
         for part, name in enumerate(division.names):
             jsonl.write(folder / f"{name}.jsonl", division.of(corpus.sentences, part))
     _publish(context, corpus, division, str(output))
-    print("\n".join(curation_tables.split_summary(corpus.sentences, division)))
+    show("\n".join(curation_tables.split_summary(corpus.sentences, division)))
     if {"train", "test"} <= shares.keys():
         without = "" if "dev" in shares else " data.files.dev=[] data.dev_from_train=0.1"
         taxonomy = "" if corpus.taxonomy == FLAT else f" data.taxonomy={corpus.taxonomy}"
-        print(f"train on it: data=own data.root={output}{taxonomy}{without}")
+        show(f"train on it: data=own data.root={output}{taxonomy}{without}")
 
 
 def _publish(context: Context, corpus: WholeCorpus, division: Division, output: str) -> None:

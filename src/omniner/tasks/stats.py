@@ -32,6 +32,7 @@ from omniner.corpus.stats.checks import CHECKS, FAILED, WARNED, SurveyedCorpus, 
 from omniner.corpus.stats.measure import measure_corpus
 from omniner.corpus.taxonomy import FLAT, OFFICIAL, Taxonomy, load_taxonomy
 from omniner.errors import UserError
+from omniner.progress import show
 from omniner.records import Issue, Sentence
 from omniner.report import corpus_page, corpus_tables
 from omniner.report.tables import Table
@@ -60,7 +61,7 @@ def run(context: Context) -> None:
     headline = f"{counted(judged[FAILED], 'check')} failed, {judged[WARNED]} warned: {', '.join(verdicts)}"
     found = [f"{name}: {one.line()}" for name, of in verdicts.items() for one in of if one.status in (FAILED, WARNED)]
     context.describe(headline, ["stats.html"], table=tables["table3"], points=found)
-    print(text)
+    show(text)
     context.complaint = _complaint(verdicts, config.stats.exit_on)
 
 

@@ -11,6 +11,7 @@ import logging
 
 from omniner.config.groups import Config
 from omniner.errors import UserError
+from omniner.progress import show
 from omniner.runs.context import Context, Task
 from omniner.runs.delivery import has_unsent, send_unsent
 from omniner.runs.folder import ROOT
@@ -36,7 +37,7 @@ def run(context: Context) -> None:
         raise UserError(
             "tracking", f"not all is sent of {listed}", "Give the same command again when the store is back."
         )
-    print(f"looked into {counted(len(noted) + len(further), 'run folder')}: nothing is left to send")
+    show(f"looked into {counted(len(noted) + len(further), 'run folder')}: nothing is left to send")
 
 
 def _check(config: Config) -> None:

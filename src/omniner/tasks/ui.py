@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from omniner.config.groups import Config
 from omniner.errors import UserError
+from omniner.progress import show
 from omniner.runs.context import Context, Task
 from omniner.tracking import browser
 from omniner.tracking.store import open_store
@@ -19,7 +20,7 @@ def run(context: Context) -> None:
     store = open_store(settings)
     port = browser.claim_port(settings)
     for name, experiment in store.experiments().items():
-        print(f"{name}: http://{browser.HOST}:{port}/{browser.experiment_page(experiment)}", flush=True)
+        show(f"{name}: http://{browser.HOST}:{port}/{browser.experiment_page(experiment)}")
     if status := browser.serve(store.address, port):
         raise UserError("task", f"MLflow's server ended with status {status}", "Its messages stand above.")
 

@@ -180,6 +180,11 @@ def test_a_sentence_does_not_command_the_terminal() -> None:
     assert shown == "去�[2J喝�[茶|饮品]"
 
 
+def test_half_a_character_of_an_answer_is_shown() -> None:
+    found = [Entity("茶\ud83d", "饮\udc00品")]
+    assert prediction.marked_line(Sentence("1", "喝茶"), Prediction("1", found)) == "喝茶 +[茶�|饮�品]"
+
+
 def test_what_other_processes_left_is_taken_though_the_last_line_of_this_one_is_torn(engine: Engine) -> None:
     killed(engine, after=2)
     line = to_line(prediction_to_json(Prediction("s4", [], engine="old"), "去上海4"))
