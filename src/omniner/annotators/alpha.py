@@ -285,6 +285,8 @@ def expected_disagreement(length: int, annotators: Sequence[Units]) -> float:
     fits = np.searchsorted(gaps, size, side="left")
     size = size.astype(np.float64)
     places = behind[fits] - (len(gaps) - fits) * (size - 1)  # positions at which a unit lies in a gap
+    # Krippendorff (1995), for m annotators and a text of L characters, N units of lengths b, and gaps of lengths g:
+    #   2/L * sum_b [(N - 1)/3 * (2b^3 - 3b^2 + b) + b^2 * sum_{g >= b} (g - b + 1)] / [mL(mL - 1) - sum_b b(b - 1)]
     overlapping = (len(sizes) - 1) / 3 * (2 * size**3 - 3 * size**2 + size)
     total = float((count * (overlapping + size**2 * places)).sum())
     characters = len(annotators) * length

@@ -259,7 +259,7 @@ def _names_group(argument: str, group: str) -> bool:
 
 
 def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:
-    """Say in a user's words what Hydra says of a wrong argument.
+    """Put into a user's words what Hydra says of a wrong argument.
 
     Args:
         error: what Hydra raised.

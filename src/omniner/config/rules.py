@@ -263,7 +263,7 @@ def _check_prompt(config: Config) -> None:
 
 
 def why_unread(config: Config, key: str) -> str:
-    """Say why a dotted key of `head`, `tuning` or `teacher` has no effect; empty for one that may have, and for others.
+    """Return why a dotted key of `head`, `tuning` or `teacher` has no effect; empty for one that may have, and others.
 
     Where the task trains nothing, the model may come from elsewhere, and that of the configuration says nothing.
     """
@@ -287,7 +287,7 @@ def why_unread(config: Config, key: str) -> str:
 
 
 def _why_no_teacher_reads(config: Config, name: str) -> str:
-    """Say why a key of `teacher` that tells where a teacher is has no effect."""
+    """Return why a key of `teacher` that tells where a teacher is has no effect."""
     keys, kind = keys_of_teachers(), config.teacher.kind
     if "teacher" not in TASKS[config.task.name].settings(config) or keys.get(kind) == name:
         return ""

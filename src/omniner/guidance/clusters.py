@@ -259,12 +259,12 @@ def counted_note(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
 
 
 def describe_error(kind: str, gold: str, predicted: str, language: str) -> str:
-    """Say what goes wrong, in one sentence."""
+    """Return what goes wrong, in one sentence."""
     return lesson_kinds()[kind].opening.of(language).format(gold=gold, predicted=predicted)
 
 
 def describe_facts(facts: Facts, gold: str, predicted: str, language: str) -> list[str]:
-    """Say all counts, a sentence each."""
+    """Return all counts, a sentence each."""
     lines = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces]
     lines += [describe_surface(surface, language) for surface in facts.surfaces]
     for name, mentions, typical in facts.categories:
@@ -279,7 +279,7 @@ def describe_facts(facts: Facts, gold: str, predicted: str, language: str) -> li
 
 
 def describe_surface(surface: SurfaceCount, language: str) -> str:
-    """Say the counts of a surface: `“小满”出现12处：品牌10次、时间1次、没有单独标注1处`."""
+    """Return the counts of a surface: `“小满”出现12处：品牌10次、时间1次、没有单独标注1处`."""
     text, places, labels = surface
     alone = places - sum(labels.values())
     named = list(labels.items())[:_LABELS]
@@ -297,7 +297,7 @@ def describe_surface(surface: SurfaceCount, language: str) -> str:
 
 
 def describe_piece(piece: BoundaryPiece, category: str, facts: Facts, language: str) -> str:
-    """Say the counts of a piece: `末尾多了“的”3次（120个品牌中0个以它结尾）`."""
+    """Return the counts of a piece: `末尾多了“的”3次（120个品牌中0个以它结尾）`."""
     side, change, text, errors, held = piece
     mentions = next((item.mentions for item in facts.categories if item.name == category), 0)
     if language == "en":
@@ -316,7 +316,7 @@ def times(count: int) -> str:
 
 
 def counted_rule(kind: str, gold: str, predicted: str, facts: Facts, language: str) -> str:
-    """Say what goes wrong, and the counts that say most about this kind."""
+    """Return what goes wrong, and the counts that say most about this kind."""
     known = [surface for surface in facts.surfaces if surface.places]
     if lesson_kinds()[kind].has_gold:
         known.sort(key=lambda surface: not surface.labels)  # what train labels says more

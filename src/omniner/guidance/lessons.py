@@ -404,7 +404,7 @@ _WRONG = {  # by pydantic's names of mistakes
 
 
 def explain(error: ValidationError) -> str:
-    """Say the first thing that is wrong with a value, and where: `lessons[0].count must be at least 0, not -1`."""
+    """Return the first thing that is wrong with a value, and where: `lessons[0].count must be at least 0, not -1`."""
     mistake = error.errors(include_url=False)[0]
     kind, value = mistake["type"], mistake["input"]
     *outer, key = mistake["loc"] or [""]

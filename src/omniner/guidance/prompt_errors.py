@@ -142,7 +142,7 @@ def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categorie
 
 
 def _without_control_tokens(lessons: Sequence[Lesson], language: str) -> str:
-    """Say what to do about notes that spell out control tokens: counted ones quote nothing but the corpus."""
+    """Return what to do about notes that spell out control tokens: counted ones quote nothing but the corpus."""
     if any(lesson.note.by != COUNTED for lesson in lessons):
         return "Run task=guide with another teacher."
     spelt = {token for one in lessons for token in _CONTROL.findall(one.note.rule.get(language, ""))}

@@ -332,7 +332,7 @@ def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
 
 
 def _identity(result: ScoreResult) -> str:
-    """Say how many sentences count, that the errors account for every false negative and positive, and how sure it is.
+    """Return how many sentences count, that errors account for all false negatives and positives, and how sure it is.
 
     That they do was checked when they were sorted (`scoring.errta.assemble`).
     """

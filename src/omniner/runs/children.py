@@ -216,7 +216,7 @@ def _write_to_all(block: bytes, writers: dict[str, Callable[[bytes], None]]) -> 
 
 
 def error_line(output: str, status: int) -> str:
-    """Say in one line what went wrong in a process.
+    """Return in one line what went wrong in a process.
 
     Args:
         output: what it wrote to stderr.

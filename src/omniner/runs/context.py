@@ -370,7 +370,7 @@ class Context:
         return counts
 
     def publish_corpus(self, corpus: Corpus) -> None:
-        """Say and track what the corpus is: sizes, digests, categories."""
+        """Log and track what the corpus is: sizes, digests, categories."""
         sizes = {split: len(sentences) for split, sentences in corpus.splits.items()}
         log.info(
             "data %s: %s; %s; reported on: %s",

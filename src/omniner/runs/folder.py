@@ -291,7 +291,7 @@ def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
 
 
 def _refusal(path: Path, digest: str, config: Config) -> UserError:
-    """Say why the run in a folder cannot be gone on with."""
+    """Return why the run in a folder cannot be gone on with."""
     if read_state(path).get("digest") != digest:
         fix = f"Give the same overrides as then (see {path / 'config.yaml'})."
         found = f"{path} was started with another configuration{_what_differs(path, config)}"

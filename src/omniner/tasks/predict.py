@@ -101,7 +101,7 @@ def run(context: Context) -> None:
 
 
 def check_answered(predictions: Sequence[Prediction], path: Path) -> None:
-    """Say how many answers could not be read.
+    """Warn of answers that could not be read.
 
     Raises:
         UserError: none could; with the first of them.

@@ -185,7 +185,7 @@ def _report(
 
 
 def report_details(context: Context, read: ParseSummary, split: str = "") -> dict[str, str]:
-    """Say what a page is about: the run, what answered and to what, and how many sentences were read."""
+    """Return what a page is about: the run, what answered and to what, and how many sentences were read."""
     config = context.config
     details: dict[str, str] = {
         Wording("task"): config.task.name,
@@ -261,7 +261,7 @@ def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list
 
 
 def hints(result: ScoreResult, inputs: ReportInputs, task: str) -> list[str]:
-    """Say what makes a result poorer than it could be, and what to do about it.
+    """Return what makes a result poorer than it could be, and what to do about it.
 
     Args:
         result: the scores.

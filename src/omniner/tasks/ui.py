@@ -15,7 +15,7 @@ from omniner.tracking.store import open_store
 
 
 def run(context: Context) -> None:
-    """Say the addresses and serve."""
+    """Print the addresses and serve."""
     settings = context.config.tracking
     store = open_store(settings)
     port = browser.claim_port(settings)

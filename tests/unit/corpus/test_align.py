@@ -48,7 +48,7 @@ def test_every_place_holds_its_surface_and_none_is_used_twice(text: str, surface
         assert len(found) == min(surfaces.count(surface), text.count(surface))
 
 
-def test_a_pair_beyond_the_occurrences_shares_a_place_with_another_category_or_is_a_repeat() -> None:
+def test_surplus_pairs_reuse_a_span_or_give_none() -> None:
     assert locate_pairs("苹果苹果", [("苹果", "A"), ("苹果", "A"), ("苹果", "A"), ("苹果", "B"), ("梨", "A")]) == [
         Entity("苹果", "A", 0, 2),
         Entity("苹果", "A", 2, 4),

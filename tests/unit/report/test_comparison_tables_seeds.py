@@ -151,7 +151,7 @@ def test_configurations_of_long_keys_stay_apart_in_the_text() -> None:
     assert len(set(labels)) == len(grid)
 
 
-def test_keys_that_their_section_alone_tells_apart_keep_it_and_are_cut_where_nothing_is_lost() -> None:
+def test_long_labels_keep_the_section_and_drop_the_common_part() -> None:
     rest = "r" * comparison_tables.LABEL
     grid = [[f"model.dropout={a}", f"head.dropout={rest}{b}{rest}"] for a in (1, 2) for b in (1, 2)]
     labels = labels_of(grid)

@@ -122,7 +122,7 @@ def _read_answers(path: Path, mistakes: _Mistakes) -> dict[str, FileAnswer]:
 
 
 def _find_wrong(item: Any, before: dict[str, FileAnswer]) -> str:
-    """Say why a line is none with an answer; those without one yet are."""
+    """Return why a line is none with an answer; those without one yet are."""
     if not isinstance(item, dict):
         return f"an object with id and answer is expected, not {short_json(item)}"
     if missing := [key for key in ("id", "answer") if key not in item]:
