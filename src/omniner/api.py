@@ -12,10 +12,12 @@ import logging
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
+from omniner.answers import prediction_from_answer
 from omniner.errors import UserError
 from omniner.files import explaining
 from omniner.frames import (
@@ -26,16 +28,22 @@ from omniner.frames import (
     listed_texts,
     load_predictions,
     records_of,
+    records_or_rows,
     sentences_to_tag,
+    stream_of_texts,
 )
 from omniner.model_files import DESCRIPTION
-from omniner.records import Issue, Prediction, Sentence, prediction_to_json
+from omniner.progress import logged
+from omniner.records import Issue, Prediction, Sentence, is_unread, prediction_to_json, tagged_sentence
 from omniner.registry import FORMATS, load_extensions, writable_formats
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from omniner.config.groups import Config
     from omniner.frames import Answers, Gold
     from omniner.llm.prompts import Prompt
+    from omniner.runs.run_files import RunFiles
     from omniner.scoring.comparison import RunComparison
     from omniner.scoring.metrics import ErrtaResult, ScoreResult
     from omniner.scoring.predictions import LoadedPredictions
@@ -82,10 +90,11 @@ def read(path: str | Path, format: str = "auto") -> Sentences:
 
 
 def write(
-    records: Iterable[Sentence] | Iterable[Prediction],
+    records: Iterable[Sentence] | Iterable[Prediction] | pd.DataFrame,
     path: str | Path,
     format: str = "jsonl",
     *,
+    sentences: Iterable[Sentence] | pd.DataFrame | None = None,
     scheme: str = "bioes",
     separator: str = "tab",
     joiner: str = "",
@@ -93,9 +102,12 @@ def write(
     """Write a corpus file (for brat: a new folder) or a predictions file, completely or not at all.
 
     Args:
-        records: sentences, with or without entities; or predictions, which `jsonl` holds, for `score` and `compare`.
+        records: sentences, with or without entities; or predictions, which `jsonl` holds, for `score` and `compare`;
+            or a data frame of either.
         path: the file or folder to write.
         format: one of `data.format`.
+        sentences: those that predictions are about. Their texts are written with the predictions, and every format
+            takes them.
         scheme: of the tags of `conll`: bioes | bio | bmes | bios.
         separator: of the columns of `conll`: tab | space.
         joiner: of `conll`: what stands between the tokens in the texts; without one each character is a token.
@@ -104,24 +116,49 @@ def write(
         What the format could not hold, one issue for each sentence or kind of field.
 
     Raises:
-        UserError: the format is unknown or does not hold such records, or `path` cannot be written.
+        UserError: the format is unknown or does not hold such records, two predictions have one id, or `path` cannot be
+            written.
     """
     from omniner.corpus import formats
     from omniner.files import write_json_lines
 
     load_extensions()
     path = check_path("path", path)
-    items = listed("records", records, "Give sentences or predictions.")
+    items = records_or_rows(records, "records")
     _check_writable(format)
-    if not items or not isinstance(items[0], Prediction):
-        sentences = records_of(Sentence, items, "records")
-        if "meta" in FORMATS[format].holds:
-            check_meta(sentences, "records")
-        return formats.write(path, format, sentences, formats.WriteOptions(scheme, separator, joiner))
-    if format != "jsonl":
-        raise UserError("format", f"{format} holds sentences, and these are predictions", "Use jsonl.")
-    write_json_lines(path, map(prediction_to_json, records_of(Prediction, items, "records")))
-    return []
+    predictions = [item for item in items if isinstance(item, Prediction)]
+    by_id = {
+        sentence.id: sentence for sentence in records_of(Sentence, [] if sentences is None else sentences, "sentences")
+    }
+    _check_ids(predictions, None if sentences is None else by_id)
+    if format == "jsonl" and predictions:
+        texts = {name: sentence.text for name, sentence in by_id.items()}
+        write_json_lines(path, (prediction_to_json(item, texts.get(item.id)) for item in predictions))
+        return []
+    if predictions and sentences is None:
+        fix = "Use jsonl, or give the sentences, too (sentences=...)."
+        raise UserError("format", f"{format} holds sentences, and these are predictions", fix)
+    tagged = [_tagged(by_id[item.id], item) if isinstance(item, Prediction) else item for item in items]
+    if "meta" in FORMATS[format].holds:
+        check_meta(tagged, "records")
+    return formats.write(path, format, tagged, formats.WriteOptions(scheme, separator, joiner))
+
+
+def _tagged(sentence: Sentence, prediction: Prediction) -> Sentence:
+    """The sentence with what was predicted; a model's text that nobody has read is read for it."""
+    if is_unread(prediction):
+        prediction = prediction_from_answer(sentence, prediction.raw, prediction.prompt_sha, prediction.engine)
+    return tagged_sentence(sentence, prediction)
+
+
+def _check_ids(predictions: Sequence[Prediction], sentences: Mapping[str, Sentence] | None) -> None:
+    """Refuse predictions of which two are about one sentence, or one is about none of those that are given."""
+    for name, times in Counter(item.id for item in predictions).items():
+        if times > 1:
+            fix = "Predict all texts in one call, or Sentence records with ids of their own."
+            raise UserError("records", f"{times} predictions have the id {name!r}", fix)
+        if sentences is not None and name not in sentences:
+            raise UserError("sentences", f"none has the id {name!r} of a prediction", "Give those that were tagged.")
 
 
 def _check_writable(format: str) -> None:
@@ -166,6 +203,8 @@ class TrainResult:
 def train(overrides: Sequence[str] = ()) -> TrainResult:
     """Train a model, predict and score the reported split, and write the report, as the command line does.
 
+    How it goes is logged as `omniner`, at level INFO; where nobody has set up logging, it is written to stderr.
+
     Args:
         overrides: arguments of the command line, such as `["model=qwen2_0_5b", "data=cluener", "seed=7"]`.
 
@@ -179,7 +218,9 @@ def train(overrides: Sequence[str] = ()) -> TrainResult:
     from omniner.run import run
     from omniner.runs.folder import read_state
 
-    folder = run(_compose("task=train", *_words(overrides))).resolve()
+    config = _compose("task=train", *_words(overrides))
+    with logged():
+        folder = run(config).resolve()
     return TrainResult(folder, dict(read_json(folder / "scores.json")), str(read_state(folder).get("run_id") or ""))
 
 
@@ -189,10 +230,11 @@ class Model:
     Attributes:
         config: the configuration that it predicts with.
         source: what it was loaded from.
+        categories: those that it can give.
     """
 
-    def __init__(self, config: Config, source: str, predict: Answering) -> None:
-        self.config, self.source, self._predict = config, source, predict
+    def __init__(self, config: Config, source: str, predict: Answering, categories: Sequence[str] = ()) -> None:
+        self.config, self.source, self._predict, self.categories = config, source, predict, tuple(categories)
 
     def __repr__(self) -> str:
         return f"<omniner.Model from {self.source}>"
@@ -219,11 +261,32 @@ class Model:
         """
         if isinstance(texts, str | Sentence):
             return self.predict([texts])[0]
-        sentences = sentences_to_tag(texts)
+        return self._tag(sentences_to_tag(texts))
+
+    def _tag(self, sentences: Sequence[Sentence]) -> list[Prediction]:
         found: dict[str, Prediction] = {}
         for batch in self._predict(sentences):
             found |= {prediction.id: prediction for prediction in batch}
         return [found[sentence.id] for sentence in sentences]
+
+    def pipe(self, texts: Iterable[str | Sentence], batch_size: int = 1000) -> Iterator[Prediction]:
+        """Tag a stream of texts that need not fit into memory.
+
+        Args:
+            texts: as for `predict`; two records of one id are noticed within a batch.
+            batch_size: how many are read and tagged together.
+
+        Yields:
+            their predictions, in their order, as soon as their batch is tagged.
+
+        Raises:
+            UserError: as for `predict`, or `batch_size` is less than 1.
+        """
+        if batch_size < 1:
+            raise UserError("batch_size", f"{batch_size} texts cannot be tagged together", "Give 1 or more.")
+        stream, free = stream_of_texts(texts), count()
+        while batch := list(islice(stream, batch_size)):
+            yield from self._tag(sentences_to_tag(batch, free))
 
 
 _TRAINED = ("model", "head", "prompt", "tuning", "data")  # sections that a training settles for good
@@ -286,7 +349,8 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
         kept = [name for name in (*_TRAINED, "name", "encoding", "decoding", "seed") if name not in changed]
         given = [key for key in changed if "." in key and key.partition(".")[0] in kept]
         config = run_config.with_keys_of(config, given, run_config.with_sections_of(config, settings, kept))
-    return Model(config, text, models.load_predictor(config, checkpoint).predict)
+    predictor = models.load_predictor(config, checkpoint)
+    return Model(config, text, predictor.predict, models.known_categories(checkpoint))
 
 
 def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence[str]) -> Model:
@@ -297,7 +361,7 @@ def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence
     chosen = ["model=causal_path", f"model.path={quote(str(folder))}", f"model.name={quote(folder.resolve().name)}"]
     config = _compose("task=predict", *chosen, *overrides)
     prompt, texts = _prompt(config, categories)
-    return Model(config, str(folder), models.load_untrained(config, prompt, texts).predict)
+    return Model(config, str(folder), models.load_untrained(config, prompt, texts).predict, prompt.categories)
 
 
 def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) -> Model:
@@ -308,7 +372,10 @@ def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) 
     config = _compose("task=predict", "decoding=openai", f"decoding.url={quote(url)}", *overrides)
     prompt, _ = _prompt(config, categories)
     return Model(
-        config, url, lambda sentences: server.predict_with_server(config.decoding, prompt, sentences, frozenset())
+        config,
+        url,
+        lambda sentences: server.predict_with_server(config.decoding, prompt, sentences, frozenset()),
+        prompt.categories,
     )
 
 
@@ -385,7 +452,7 @@ def compare(
     Args:
         runs: run folders or what `train` returned, run names, MLflow run ids or predictions files; a mapping gives
             each a name, and its values may also be records or data frames of predictions.
-        gold: for runs that have none.
+        gold: for runs that have none; by default records are compared on the gold of the first run that has it.
         overrides: arguments of the command line: `compare.resamples=1000`, `metrics.profile=official`.
 
     Returns:
@@ -395,45 +462,64 @@ def compare(
     Raises:
         UserError: there are not two, or one cannot be found, is not finished, or was tested on other sentences.
     """
-    from omniner.runs.run_files import RunFiles, find_run_files
     from omniner.scoring.comparison import compare_runs
-    from omniner.scoring.predictions import read_predictions
     from omniner.tasks.compare import align_runs, counted_otherwise
 
-    config, sentences = _compose("task=train", *_words(overrides)), gold_of(gold)
-    config = dataclasses.replace(config, gold=str(sentences) if isinstance(sentences, Path) else None)
-    sources: list[RunFiles] = []
-    loaded: list[LoadedPredictions] = []
-    with tempfile.TemporaryDirectory() as copies:
-
-        def add(entries: list[str], name: str = "") -> None:
-            found = find_run_files(dataclasses.replace(config, runs=entries), Path(copies) / str(len(sources)))
-            for source in found:
-                own = name if len(found) == 1 else f"{name} {source.name}"  # the folder of a sweep has several
-                sources.append(dataclasses.replace(source, name=own) if name else source)
-                loaded.append(read_predictions(source.predictions, source.gold or sentences, source.data))
-
-        if isinstance(runs, Mapping):
-            for key, run in runs.items():
-                if isinstance(run, str | Path | TrainResult):
-                    add([_place(str(key), run)], str(key))
-                else:
-                    sources.append(RunFiles(str(key), "records", Path(), None, None, {}, ""))
-                    loaded.append(load_predictions(run, sentences, str(key), config.data))
-        else:
-            add(_run_entries(runs))
-        if len(sources) < 2:
-            found = f"two or more are compared, {len(sources)} given"
-            raise UserError("runs", found, "Name runs or predictions files, or give records in a mapping.")
-        if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
-            raise UserError("runs", f"several are called {twice[0]!r}", "Give each a name of its own.")
-        systems, _ = align_runs(sources, loaded)
+    config = _compose("task=train", *_words(overrides))
+    found = _load_runs(runs, gold_of(gold), config)
+    sources, loaded = [source for source, _ in found], [item for _, item in found]
+    if len(sources) < 2:
+        said = f"two or more are compared, {len(sources)} given"
+        raise UserError("runs", said, "Name runs or predictions files, or give records in a mapping.")
+    if twice := [name for name, count in Counter(source.name for source in sources).items() if count > 1]:
+        raise UserError("runs", f"several are called {twice[0]!r}", "Give each a name of its own.")
+    systems, _ = align_runs(sources, loaded)
     comparison = compare_runs(systems, config.metrics, config.errta, config.compare)
-    for source, item in zip(sources, loaded, strict=True):
+    for source, item in found:
         comparison.results[source.name].issues[:0] = item.issues
     for warning in counted_otherwise(sources, comparison, config):
         log.warning(warning)
     return comparison
+
+
+def _load_runs(
+    runs: Any, gold: Path | list[Sentence] | None, config: Config
+) -> list[tuple[RunFiles, LoadedPredictions]]:
+    """What is compared: where each run is, and its predictions with their gold, in the order given."""
+    from omniner.runs.run_files import RunFiles, find_run_files
+    from omniner.scoring.predictions import read_predictions
+
+    config = dataclasses.replace(config, gold=str(gold) if isinstance(gold, Path) else None)
+    given: dict[Any, Any] = dict(runs) if isinstance(runs, Mapping) else {"": _run_entries(runs)}
+    found: dict[Any, list[tuple[RunFiles, LoadedPredictions]]] = {}
+    with tempfile.TemporaryDirectory() as copies:
+        for key, run in given.items():
+            if isinstance(run, str | Path | TrainResult):
+                entries = [_place(str(key), run)]
+            elif isinstance(runs, Mapping):
+                continue  # records, which may need the gold of a run
+            else:
+                entries = run
+            sources = find_run_files(dataclasses.replace(config, runs=entries), Path(copies) / str(len(found)))
+            found[key] = [
+                (
+                    _named(source, str(key), len(sources)),
+                    read_predictions(source.predictions, source.gold or gold, source.data),
+                )
+                for source in sources
+            ]
+    if gold is None:
+        gold = next((item.gold for pairs in found.values() for _, item in pairs), None)
+    for key, run in given.items():
+        if key not in found:
+            files = RunFiles(str(key), "records", Path(), None, None, {}, "")
+            found[key] = [(files, load_predictions(run, gold, str(key), config.data))]
+    return [pair for key in given for pair in found[key]]
+
+
+def _named(source: RunFiles, name: str, count: int) -> RunFiles:
+    """The run under the name that it was given, if any; one of several of a sweep keeps its own behind it."""
+    return dataclasses.replace(source, name=name if count == 1 else f"{name} {source.name}") if name else source
 
 
 def _run_entries(runs: Any) -> list[str]:

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from operator import index
 from pathlib import Path
@@ -34,9 +34,10 @@ if TYPE_CHECKING:
 T = TypeVar("T", Sentence, Prediction)
 
 _SHOWN = 60  # characters of a wrong value in a message
-_ERROR_COLUMNS = ["type", "id"]
+_ERROR_COLUMNS = ["type", "id", "text"]
 _ERROR_COLUMNS += ["gold_text", "gold_category", "predicted_text", "predicted_category", "gold", "predicted"]
-_ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys."
+_TEXTS = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
+_ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys (or label for category)."
 
 
 def check_path(where: str, given: Any) -> Path:
@@ -61,9 +62,18 @@ def listed(where: str, given: Any, fix: str) -> list[Any]:
     Raises:
         UserError: it is not iterable, or a text, a mapping or a data frame, whose elements are not items.
     """
+    return list(_checked_items(where, given, fix))
+
+
+def _checked_items(where: str, given: Any, fix: str) -> Iterable[Any]:
     if isinstance(given, str | bytes | Mapping) or _is_frame(given) or not isinstance(given, Iterable):
         raise UserError(where, f"{_kind(given)} where a list belongs", fix)
-    return list(given)
+    return given
+
+
+def stream_of_texts(texts: Any) -> Iterator[Any]:
+    """Give what `sentences_to_tag` takes one by one, without reading ahead; see `listed`."""
+    return iter(_checked_items("texts", texts, _TEXTS))
 
 
 def listed_texts(where: str, given: Any, fix: str) -> list[str]:
@@ -163,24 +173,41 @@ def check_meta(sentences: Sequence[Sentence], where: str) -> None:
             raise UserError(f"{where}[{number}].meta", one_line(error), fix) from error
 
 
-def sentences_to_tag(texts: Any) -> list[Sentence]:
+def records_or_rows(given: Any, where: str) -> list[Sentence] | list[Prediction]:
+    """Make checked records of a list of sentences or of predictions, or of a data frame: rows with texts are sentences.
+
+    Raises:
+        UserError: an item or a row is not such a record.
+    """
+    if _is_frame(given):
+        is_text = "text" in given.columns
+    else:
+        given = listed(where, given, "Give sentences or predictions.")
+        is_text = not given or not isinstance(given[0], Prediction)
+    return records_of(Sentence, given, where) if is_text else records_of(Prediction, given, where)
+
+
+def sentences_to_tag(texts: Any, numbers: Iterator[int] | None = None) -> list[Sentence]:
     """Convert texts and `Sentence` records to sentences with unique ids.
+
+    Args:
+        texts: from the caller.
+        numbers: of the ids that bare texts get; by default from 0 on.
 
     Raises:
         UserError: an item is neither, or two records have the same id.
     """
-    fix = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
-    items = listed("texts", texts, fix)
+    items = listed("texts", texts, _TEXTS)
     for number, item in enumerate(items):
         if not isinstance(item.text if isinstance(item, Sentence) else item, str):
-            raise UserError(f"texts[{number}]", f"{_shown(item)} is no text", fix)
+            raise UserError(f"texts[{number}]", f"{_shown(item)} is no text", _TEXTS)
         if isinstance(item, Sentence):
             items[number] = _with_texts(item, f"texts[{number}]")
     ids = Counter(item.id for item in items if isinstance(item, Sentence))
     for name, times in ids.items():
         if times > 1:
             raise UserError("texts", f"{times} sentences have the id {name!r}", "Give each an id of its own.")
-    free = (name for number in count() if (name := f"text-{number}") not in ids)
+    free = (name for number in numbers or count() if (name := f"text-{number}") not in ids)
     return [Sentence(next(free), item) if isinstance(item, str) else item for item in items]
 
 
@@ -256,6 +283,8 @@ def _entities(given: Any, place: str) -> list[Entity]:
 def _entity(item: Any, place: str) -> Entity:
     values = item
     if isinstance(item, Mapping):
+        if "category" not in item and "label" in item:  # as GLiNER gives them, with a score
+            item = {"category" if key == "label" else key: value for key, value in item.items() if key != "score"}
         if not {"text", "category"} <= item.keys() <= set(Entity._fields):
             raise UserError(place, f"an object with the keys {', '.join(map(str, item))}", _ENTITY)
         values = [item.get(name) for name in Entity._fields]
@@ -338,7 +367,7 @@ def frame(
         rows = [{"category": name, **row.to_json()} for name, row in what.metrics.categories.items()]
         return pd.DataFrame(rows, columns=["category", *ScoreRow._fields])
     if isinstance(what, ErrtaResult):
-        return pd.DataFrame([_error_row(error) for error in what.errors], columns=_ERROR_COLUMNS)
+        return pd.DataFrame([_error_row(error, what.texts) for error in what.errors], columns=_ERROR_COLUMNS)
     if isinstance(what, RunComparison):
         return pd.DataFrame(
             {"run": name, **result.metrics.micro.to_json(), **result.errta.counts}
@@ -356,7 +385,7 @@ def frame(
     return pd.DataFrame([[getattr(item, name) for name in names] for item in items], columns=names)
 
 
-def _error_row(error: ErrtaError) -> tuple[Any, ...]:
+def _error_row(error: ErrtaError, texts_by_id: Mapping[str, str]) -> tuple[Any, ...]:
     """Return the cells of an error, in the order of `_ERROR_COLUMNS`."""
     units = (error.gold, error.predicted)
     said = [
@@ -364,4 +393,4 @@ def _error_row(error: ErrtaError) -> tuple[Any, ...]:
         for side in units
         for texts in ([entity.text for entity in side], dict.fromkeys(entity.category for entity in side))
     ]
-    return (error.type, error.sentence_id, *said, *units)
+    return (error.type, error.sentence_id, texts_by_id.get(error.sentence_id, ""), *said, *units)

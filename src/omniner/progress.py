@@ -8,15 +8,40 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import TextIO
 
 log = logging.getLogger("omniner")
+
+_is_logged: ContextVar[bool] = ContextVar("is_logged", default=False)
+
+
+@contextlib.contextmanager
+def logged() -> Iterator[None]:
+    """Log what the block shows: its caller is a program, whose standard output is its own.
+
+    Where nobody has set up logging, as in a notebook, what is logged goes to stderr for the time of the block.
+    """
+    token = _is_logged.set(True)
+    handler, level = None if log.hasHandlers() else logging.StreamHandler(), log.level
+    if handler is not None:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        _is_logged.reset(token)
+        if handler is not None:
+            log.removeHandler(handler)
+            log.setLevel(level)
+
 
 _SLOW = 0.1  # items per second; slower rates are given per minute
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print a text and flush it; never fail.
+    """Print a text and flush it, or log it in a block of `logged`; never fail.
 
     A closed pipe, a terminal that is gone or a full disk must not turn finished work into a failed run: the first such
     error is logged, and the output goes nowhere from then on. What the encoding of the stream lacks is escaped.
@@ -25,6 +50,9 @@ def show(text: str, stream: TextIO | None = None) -> None:
         text: one or several lines.
         stream: where to; None = standard output.
     """
+    if stream is None and _is_logged.get():
+        log.info("%s", text)
+        return
     stream = sys.stdout if stream is None else stream
     encoding = getattr(stream, "encoding", None) or "utf-8"
     try:

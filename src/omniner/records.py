@@ -21,7 +21,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar
 
@@ -145,6 +145,17 @@ def unlabeled_sentence(id: str, text: str) -> Sentence:
 def is_unlabeled(sentence: Sentence) -> bool:
     """Return whether a sentence came without labels; it must not be used for training or scoring."""
     return sentence.meta.get(UNLABELED) is True
+
+
+def predicted_by(engine: object) -> str:
+    """Return the value of `PREDICTED_BY` for the `engine` of a prediction, which may be missing."""
+    return str(engine or "omniner")
+
+
+def tagged_sentence(sentence: Sentence, prediction: Prediction) -> Sentence:
+    """Return the sentence with the entities that a model found, and with the mark that it did."""
+    meta = own_meta(sentence) | {PREDICTED_BY: predicted_by(prediction.engine)}
+    return replace(sentence, entities=prediction.entities, meta=meta)
 
 
 def own_meta(sentence: Sentence) -> dict[str, Any]:

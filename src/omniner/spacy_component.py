@@ -8,21 +8,30 @@ a token takes all of it, and a warning counts such entities.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Any
 
 from spacy.language import Language
+from spacy.pipeline import Pipe
+from spacy.scorer import get_ner_prf
 from spacy.tokens import Doc, Span
 from spacy.util import filter_spans
 
 from omniner import api
-from omniner.records import Prediction
+from omniner.errors import UserError
+from omniner.records import Prediction, Sentence
 
 SPANS = "omniner"
 """The key of `doc.spans` that holds all entities."""
 
 
-@Language.factory("omniner", default_config={"overrides": [], "categories": []}, assigns=["doc.ents", "doc.spans"])
+@Language.factory(
+    "omniner",
+    default_config={"overrides": [], "categories": []},
+    assigns=["doc.ents", "doc.spans"],
+    default_score_weights={"ents_f": 1.0, "ents_p": 0.0, "ents_r": 0.0, "ents_per_type": None},
+)
 def make_component(
     nlp: Language, name: str, model: str, overrides: Sequence[str], categories: Sequence[str]
 ) -> TaggerComponent:
@@ -35,30 +44,57 @@ def make_component(
         overrides: words of the command line, as `omniner.load` takes them.
         categories: those that a model is asked about that was not trained here.
     """
-    return TaggerComponent(api.load(model, overrides, categories))
+    return TaggerComponent(api.load(model, overrides, categories), name)
 
 
-class TaggerComponent:
+class TaggerComponent(Pipe):
     """Puts the entities of a model into documents.
 
     Args:
         model: what answers.
+        name: of the component in its pipeline.
     """
 
-    def __init__(self, model: api.Model) -> None:
-        self.model = model
+    def __init__(self, model: api.Model, name: str = "omniner") -> None:
+        self.model, self.name = model, name
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The categories that the model can give."""
+        return self.model.categories
+
+    def score(self, examples: Iterable[Any], **_: Any) -> dict[str, Any]:
+        """Score `doc.ents`, as `nlp.evaluate` asks."""
+        scores: dict[str, Any] = get_ner_prf(examples)
+        return scores
 
     def __call__(self, doc: Doc) -> Doc:
         """Tag one document."""
-        return next(self.pipe([doc]))
+        _add_entities(doc, self.model.predict(doc.text))
+        return doc
 
-    def pipe(self, stream: Iterable[Doc], batch_size: int = 64) -> Iterator[Doc]:
-        """Tag documents, `batch_size` of them at a time."""
-        documents = iter(stream)
+    def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
+        """Tag documents, `batch_size` of them at a time.
+
+        Where a text is refused, spaCy's error handler is asked for each one that is; the others are tagged.
+        """
+        documents = enumerate(stream)
         while batch := list(islice(documents, batch_size)):
-            for doc, prediction in zip(batch, self.model.predict([doc.text for doc in batch]), strict=True):
-                _add_entities(doc, prediction)
-                yield doc
+            for (_, doc), prediction in zip(batch, self._predict(batch), strict=True):
+                if prediction is not None:
+                    _add_entities(doc, prediction)
+                    yield doc
+
+    def _predict(self, batch: Sequence[tuple[int, Doc]]) -> list[Prediction | None]:
+        """A prediction of each document, which has its number in the stream; None for one that is refused."""
+        try:
+            return [*self.model.predict([Sentence(f"document {number}", doc.text) for number, doc in batch])]
+        except UserError as error:
+            if len(batch) > 1:
+                return [prediction for one in batch for prediction in self._predict([one])]
+            handle: Callable[..., object] = self.get_error_handler()
+            handle(self.name, self, [batch[0][1]], error)
+            return [None]
 
 
 def _add_entities(doc: Doc, prediction: Prediction) -> None:

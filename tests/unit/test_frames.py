@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import pytest
 
 import omniner
+from omniner.config import compose
+from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence
 
 GOLD = [
@@ -41,3 +47,107 @@ def test_predictions_that_were_read_from_their_file_are_answers(tmp_path: Path) 
     )
     assert omniner.score(omniner.read(tmp_path / "q.jsonl"), GOLD).metrics.micro.tp == 1
     assert omniner.score(GOLD, GOLD).metrics.micro.f1 == 1
+
+
+def test_ids_are_texts_or_whole_numbers(tmp_path: Path) -> None:
+    gold = [Sentence(np.int64(1), "去大理", [Entity("大理", "地点", 1, 3)], post_id=np.int64(7))]  # type: ignore[arg-type]
+    answers = [Prediction(1, [Entity("大理", "地点", 1, 3)])]  # type: ignore[arg-type]
+    assert omniner.score(answers, gold).metrics.micro.f1 == 1
+    omniner.write(gold, tmp_path / "gold.jsonl")
+    assert (omniner.read(tmp_path / "gold.jsonl")[0].id, omniner.read(tmp_path / "gold.jsonl")[0].post_id) == ("1", "7")
+    omniner.write(answers, tmp_path / "answers.jsonl")
+    model = omniner.Model(None, "nowhere", lambda given: [[Prediction(one.id) for one in given]])  # type: ignore[arg-type]
+    assert model.predict(gold[0]).id == "1"
+    table = pd.DataFrame({"id": [1], "text": ["好"], "entities": [[]], "post_id": [7]})
+    omniner.write(table, tmp_path / "table.jsonl")
+    assert omniner.read(tmp_path / "table.jsonl")[0].post_id == "7"
+    for given, found in (
+        (Sentence(None, "好"), r"id: None"),  # type: ignore[arg-type]
+        (Sentence("1", None, [Entity("好", "地点")]), "text: None"),  # type: ignore[arg-type]
+        (Sentence("1", "好", post_id=1.5), r"post_id: 1\.5"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(UserError, match=rf"^records\[0\]\.{found} is no text"):
+            omniner.write([given], tmp_path / "x.jsonl")
+
+
+def test_data_frames_are_written_as_what_they_hold(tmp_path: Path) -> None:
+    omniner.write(omniner.frame(GOLD), tmp_path / "gold.conll", "conll")
+    assert [one.entities for one in omniner.read(tmp_path / "gold.conll")] == [one.entities for one in GOLD]
+    omniner.write(omniner.frame(SAID), tmp_path / "said.jsonl")
+    assert omniner.score(tmp_path / "said.jsonl", GOLD).metrics.micro.f1 == 1
+
+
+def test_predictions_of_one_id_are_not_written(tmp_path: Path) -> None:
+    """Each of several calls gives the first bare text the same id."""
+    with pytest.raises(UserError, match=r"^records: 2 predictions have the id 'text-0'"):
+        omniner.write([Prediction("text-0"), Prediction("text-0")], tmp_path / "p.jsonl")
+    assert not (tmp_path / "p.jsonl").exists()
+
+
+def test_predictions_are_written_with_their_sentences_in_any_format(tmp_path: Path) -> None:
+    answers = [Prediction("2", [Entity("大理", "address", 3, 5)], engine="ours"), SAID[0]]
+    omniner.write(answers, tmp_path / "p.jsonl", sentences=GOLD)
+    assert [(one.id, one.text) for one in omniner.read(tmp_path / "p.jsonl")] == [
+        ("2", GOLD[1].text),
+        ("1", GOLD[0].text),
+    ]
+    assert omniner.write(answers, tmp_path / "p.json", "label_studio", sentences=GOLD) == []
+    read = omniner.read(tmp_path / "p.json")
+    assert {one.id: [entity[:2] for entity in one.entities] for one in read} == {
+        "1": [("浙商银行", "company"), ("小满", "name")],
+        "2": [("大理", "address")],
+    }
+    assert all(task["predictions"] for task in json.loads((tmp_path / "p.json").read_text(encoding="utf-8")))
+    with pytest.raises(UserError, match=r"^sentences: none has the id '2' of a prediction"):
+        omniner.write(answers, tmp_path / "x.jsonl", sentences=GOLD[:1])
+
+
+def test_entities_as_gliner_gives_them_are_taken() -> None:
+    said = [{"start": 3, "end": 5, "text": "大理", "label": "address", "score": 0.98}]
+    found = omniner.score([Prediction("2", said)], GOLD[1:])  # type: ignore[arg-type]
+    assert found.predictions["2"].entities == [Entity("大理", "address", 3, 5)]
+
+
+def test_a_table_of_errors_has_the_sentences() -> None:
+    table = omniner.frame(omniner.errta([Prediction("2")], GOLD[1:]))
+    assert list(table["text"]) == ["今天去大理"]
+
+
+def test_a_stream_is_tagged_as_it_comes() -> None:
+    def stream() -> Iterator[str | Sentence]:
+        for number in range(5):
+            asked.append(number)
+            yield f"第{number}句" if number != 1 else Sentence("1", "好")
+
+    asked: list[int] = []
+    model = omniner.Model(None, "nowhere", lambda given: [[Prediction(one.id) for one in given]])  # type: ignore[arg-type]
+    found = model.pipe(stream(), batch_size=2)
+    assert (next(found).id, asked) == ("text-0", [0, 1])
+    assert [one.id for one in found] == ["1", "text-1", "text-2", "text-3"]
+    for given, size, where in (("好", 2, "texts: a text"), ([], 0, "batch_size: 0")):
+        with pytest.raises(UserError, match=f"^{where}"):
+            list(model.pipe(given, size))
+
+
+def test_records_are_compared_on_the_gold_of_a_run(tmp_path: Path) -> None:
+    omniner.write(GOLD, tmp_path / "gold.jsonl")
+    omniner.write(SAID, tmp_path / "predictions.jsonl")
+    mine = [Prediction(one.id, one.entities[:1]) for one in GOLD]
+    found = omniner.compare(
+        {"mine": mine, "run": tmp_path / "predictions.jsonl"}, overrides=["compare.permutations=100"]
+    )
+    assert {name: result.metrics.micro.tp for name, result in found.results.items()} == {"mine": 2, "run": 3}
+    assert found.baseline == "mine"
+
+
+def test_equal_words_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["metrics.bootstrap=0", "seed=4711"]
+    first = omniner.score(SAID, GOLD, words)
+    monkeypatch.setattr(compose, "_composed_by_hydra", lambda _: pytest.fail("composed again"))
+    assert omniner.score(SAID, GOLD, words).metrics == first.metrics
+    one, other = (
+        compose.load(["task=train", "tracking=off", *words]),
+        compose.load(["task=train", "tracking=off", *words]),
+    )
+    one.metrics.bootstrap = 7
+    assert other.metrics.bootstrap == 0

@@ -100,3 +100,29 @@ def test_what_an_encoding_lacks_is_escaped() -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="gbk", newline="")
     progress.show("小满😀\ud83d", stream)
     assert stream.buffer.getvalue().decode("gbk") == "小满\\U0001f600\\ud83d\n"  # type: ignore[attr-defined]
+
+
+def test_what_is_shown_is_printed_or_logged_for_a_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody has set up logging, as in a notebook, all that is logged meanwhile is seen."""
+    logger = logging.getLogger("omniner")
+    monkeypatch.setattr(logger, "propagate", False)  # away from the handlers of the tests
+    before = logger.level, list(logger.handlers)
+    progress.show("scores")
+    assert capsys.readouterr() == ("scores\n", "")
+    with progress.logged():
+        progress.show("scores")
+        logger.info("an epoch")
+    printed, said = capsys.readouterr()
+    assert (printed, [line[9:] for line in said.splitlines()]) == ("", ["INFO scores", "INFO an epoch"])
+    assert (logger.level, list(logger.handlers)) == before
+
+
+def test_who_has_set_up_logging_decides_what_is_seen(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "omniner"), progress.logged():
+        progress.show("scores")
+    assert caplog.messages == ["scores"]
+    assert capsys.readouterr() == ("", "")

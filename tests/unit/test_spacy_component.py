@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from omniner import api
-from omniner.records import Entity, Prediction
+from omniner.errors import UserError
+from omniner.records import Entity, Prediction, Sentence
 
 spacy = pytest.importorskip("spacy", reason="needs spacy: pip install omniner[spacy]")
 
@@ -22,10 +23,19 @@ ENTITIES = [
 
 
 class Answers:
-    """Gives these entities to every text."""
+    """Gives these entities to every text, but for those that are too long."""
 
-    def predict(self, texts: Iterable[str]) -> list[Prediction]:
-        return [Prediction(str(number), list(ENTITIES)) for number, _ in enumerate(texts)]
+    categories = ("品牌", "地点", "机构")
+
+    def predict(self, texts: str | Iterable[Sentence]) -> Prediction | list[Prediction]:
+        if isinstance(texts, str):
+            return self._answer(Sentence("text-0", texts))
+        return [self._answer(sentence) for sentence in texts]
+
+    def _answer(self, sentence: Sentence) -> Prediction:
+        if len(sentence.text) > 40:
+            raise UserError("encoding.max_length", f"1 sentence longer than 40: {sentence.id}", "Raise it.")
+        return Prediction(sentence.id, list(ENTITIES))
 
 
 def pipeline(monkeypatch: pytest.MonkeyPatch, nlp: Any, asked: list[Any] | None = None) -> Any:
@@ -52,6 +62,25 @@ def test_many_documents_are_tagged_together(monkeypatch: pytest.MonkeyPatch) -> 
     nlp = pipeline(monkeypatch, spacy.blank("zh"))
     documents = list(nlp.pipe([TEXT] * 5, batch_size=2))
     assert [len(doc.ents) for doc in documents] == [2] * 5
+
+
+def test_a_document_that_is_refused_goes_to_the_error_handler_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    nlp = pipeline(monkeypatch, spacy.blank("zh"))
+    texts = [TEXT, TEXT, TEXT * 9, TEXT]
+    with pytest.raises(UserError, match="document 2"):
+        list(nlp.pipe(texts, batch_size=2))
+    failed: list[tuple[str, list[str], str]] = []
+    nlp.set_error_handler(lambda name, _, docs, error: failed.append((name, [doc.text for doc in docs], str(error))))
+    assert [len(doc.ents) for doc in nlp.pipe(texts, batch_size=2)] == [2] * 3
+    assert failed == [("omniner", [TEXT * 9], "encoding.max_length: 1 sentence longer than 40: document 2. Raise it.")]
+
+
+def test_it_names_its_labels_and_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    nlp = pipeline(monkeypatch, spacy.blank("zh"))
+    assert nlp.pipe_labels["omniner"] == ["品牌", "地点", "机构"]
+    gold = {"entities": [(1, 5, "机构"), (6, 10, "地点")]}
+    scores = nlp.evaluate([spacy.training.Example.from_dict(nlp.make_doc(TEXT), gold)])
+    assert (scores["ents_f"], scores["ents_per_type"]["机构"]["f"]) == (0.5, 1)
 
 
 def test_a_token_is_taken_whole_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

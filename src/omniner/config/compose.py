@@ -10,10 +10,12 @@ Every mistake is one `UserError` with its key. Nothing heavy is imported, so tha
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -71,10 +73,23 @@ def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
     own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
     arguments = [*own, *read_arguments(overrides, conf_folder())]
     check_own_choices(arguments, conf_folder())
+    if _of_job is not None or any("hydra." in one or "${" in one for one in arguments):
+        return _composed_by_hydra(arguments)
+    choices = frozenset((file, file.stat().st_mtime_ns) for file in conf_folder().rglob("*.yaml"))
+    return copy.deepcopy(_composed_before(tuple(arguments), choices))
+
+
+@lru_cache(maxsize=64)
+def _composed_before(arguments: tuple[str, ...], choices: frozenset[tuple[Path, int]]) -> DictConfig:
+    """What Hydra composes of arguments that name no folder of the user's, and of `conf/` as it is: it takes 0.4 s."""
+    return _composed_by_hydra(arguments)
+
+
+def _composed_by_hydra(arguments: Sequence[str]) -> DictConfig:
     with _hydra():
         from hydra import compose as hydra_compose
 
-        return hydra_compose("config", overrides=arguments)
+        return hydra_compose("config", overrides=list(arguments))
 
 
 _composing = threading.RLock()  # Hydra keeps what it composes with in objects of the whole process

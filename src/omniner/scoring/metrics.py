@@ -172,6 +172,7 @@ class ErrtaResult:
     greedy_groups: int = 0
     # false positives that no gold could contain: surfaces that are not in the sentence, unknown categories
     impossible: list[ImpossibleAnswer] = field(default_factory=list)
+    texts: Mapping[str, str] = field(default_factory=dict)  # of the scored sentences, by id
 
     def __repr__(self) -> str:
         found = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "none"

@@ -114,7 +114,7 @@ def score_records(
         metrics=scores,
         units=units,
         overlap=overlap,
-        errta=replace(errors, impossible=impossible),
+        errta=replace(errors, impossible=impossible, texts=dict(zip(ids, texts, strict=True))),
         parse=replace(scored.parse, errta_read=errors.read),
         signature=signature,
         timing={"read": 0.0, "metrics": middle - start, "errta": time.perf_counter() - middle},

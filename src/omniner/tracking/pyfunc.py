@@ -6,7 +6,7 @@ checkpoint and the run's configuration. It takes texts and gives for each its en
 
 import shutil
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ import mlflow  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
 from omniner.config import run_config  # noqa: E402
+from omniner.config.model_groups import EncodingConfig  # noqa: E402
+from omniner.config.validate import validate  # noqa: E402
+from omniner.errors import UserError  # noqa: E402
 from omniner.records import Sentence, entity_to_json  # noqa: E402
 from omniner.registry import load_extensions  # noqa: E402
 
@@ -37,7 +40,10 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     """The model that MLflow serves: loads the checkpoint once, answers lists of texts."""
 
     def load_context(self, context: Any) -> None:
-        """Read the configuration that was saved with the model; it answers on the device that this machine has."""
+        """Read the configuration that was saved with the model; it answers on the device that this machine has.
+
+        Whoever loads it may choose `on_too_long`, by MLflow's `model_config`; it stands for `encoding.on_too_long`.
+        """
         from omniner.models import load_predictor
 
         load_extensions()
@@ -45,14 +51,19 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         config.trainer = replace(
             config.trainer, accelerator="auto", devices=1, nodes=1, strategy="auto", precision="auto"
         )  # fmt: skip
+        chosen = {"on_too_long": config.encoding.on_too_long} | (context.model_config or {})
+        config.encoding = validate(EncodingConfig, asdict(config.encoding) | chosen, "encoding")
         self._model = load_predictor(config, Path(context.artifacts["checkpoint"]))
 
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None
     ) -> list[list[Mention]]:
-        """Return the entities of each text, in the order of the texts."""
-        sentences = [Sentence(str(number), text) for number, text in enumerate(model_input)]
-        found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
+        """Return the entities of each text, in the order of the texts; a text that is refused is the client's error."""
+        sentences = [Sentence(f"inputs[{number}]", text) for number, text in enumerate(model_input)]
+        try:
+            found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
+        except UserError as error:
+            raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
         return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
 
 
@@ -72,6 +83,7 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
         str(folder),
         python_model=__file__,
         artifacts={"checkpoint": str(checkpoint), "config": str(config)},
+        model_config={"on_too_long": run_config.read(config).encoding.on_too_long},
         pip_requirements=[f"omniner=={__version__}"],
     )
 

@@ -33,7 +33,16 @@ from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of, wit
 from omniner.corpus.formats.spellings import LISTS, OFFSETS, TEXTS
 from omniner.corpus.formats.surfaces import PairPlacer, pairs_of
 from omniner.files import write_json_lines
-from omniner.records import PREDICTED_BY, UNLABELED, Entity, Issue, Sentence, replace_surrogates, sentence_to_json
+from omniner.records import (
+    PREDICTED_BY,
+    UNLABELED,
+    Entity,
+    Issue,
+    Sentence,
+    predicted_by,
+    replace_surrogates,
+    sentence_to_json,
+)
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
@@ -56,7 +65,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             _report_keys(record, _SENTENCE_KEYS | _PREDICTION_KEYS | {text_key, list_key}, foreign, log, line)
         meta = meta_of(record.get("meta"), log, line)
         if "parse" in record:
-            meta[PREDICTED_BY] = str(record.get("engine") or "omniner")
+            meta[PREDICTED_BY] = predicted_by(record.get("engine"))
         items = record.get(list_key)
         pairs = pairs_of(items) if items else None
         if items is None:
