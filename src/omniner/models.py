@@ -201,6 +201,8 @@ def prepare_llm(
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
     _check_positions(built, data)
     built.answer_rate = answer_rate(data.train)
+    built.longest_answer = max(len(sample.answer) for sample in data.train)
+    _warn_of_cut_answers(built, data, config.decoding.max_new_tokens)
     return GenerativeModule(built, config, devices, data.prefix, unit), data
 
 
@@ -216,6 +218,27 @@ def _check_positions(built: CausalModel, data: GenerativeData) -> None:
             f"sentence {longest.id} has {tokens} tokens with prompt and answer, the model takes {positions}",
             "Lower it, with encoding.on_too_long=truncate or skip, or take a shorter prompt.",
         )
+
+
+def _warn_of_cut_answers(built: CausalModel, data: GenerativeData, limit: int | None) -> None:
+    """Warn if answers may have fewer tokens (`limit`; None = auto) than those that are right."""
+    from omniner.llm.samples import answer_limit
+
+    rate, longest = built.answer_rate, built.longest_answer
+    for split, samples in (("train", data.train), ("dev", data.dev)):
+        cut = [
+            sample for sample in samples if len(sample.answer) > (limit or answer_limit(sample.text, rate, 0, longest))
+        ]
+        if cut:
+            most = max(len(sample.answer) for sample in cut)
+            log.warning(
+                "%s of %s need more tokens than decoding.max_new_tokens allows (%s first), up to %d: the last entities "
+                "of such sentences cannot be found. Raise it",
+                counted(len(cut), "gold answer"),
+                split,
+                cut[0].id,
+                most,
+            )
 
 
 def _check_sharding(config: Config, devices: Devices) -> None:
@@ -397,7 +420,8 @@ class LLMPredictor:
         from omniner.llm.samples import PromptEncoder
 
         causal.model.to(devices.device).eval()
-        self._config, self._devices = _with_slots(config, slots_beside(causal.model, config.decoding, devices)), devices
+        slots = slots_beside(causal.model, config.decoding, devices, causal.longest_answer)
+        self._config, self._devices = _with_slots(config, slots), devices
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._quiet = quiet
         self._constraints: dict[str, Constraint | None] = {}  # by answer style

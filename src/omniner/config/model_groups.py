@@ -221,7 +221,7 @@ class PromptConfig(Group):
 
 
 LONGEST_ANSWER = 512
-"""Tokens of an answer at most where `max_new_tokens` is auto."""
+"""Tokens of an answer at most where `max_new_tokens` is auto and train shows no longer ones."""
 
 
 @dataclass
@@ -235,7 +235,7 @@ class DecodingConfig(Group):
     server that the command starts and stops."""
     max_new_tokens: Annotated[PositiveInt | None, AUTO]
     """Maximum tokens of an answer; auto (or null) = the length of the longest plausible answer, estimated from the
-    sentence and from train; for a server, its own limit."""
+    sentence and from train, at most 512 or 1.5 times train's longest; for a server, its own limit."""
     slots: Annotated[PositiveInt | None, AUTO]
     """hf: sentences decoded in parallel; more are faster until memory runs out. auto (or null) = as many as fit into
     GPU memory, at most 256; 64 on a CPU."""

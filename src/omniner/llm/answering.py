@@ -51,8 +51,9 @@ def predict_answers(
     constraint = generator.constraint
     sentences = {sample.id: Sentence(sample.id, sample.text) for sample in samples}
     ending = constraint.reserve if isinstance(constraint, AnswerConstraint) else 0
+    rate, longest = causal.answer_rate, causal.longest_answer
     requests = [
-        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, causal.answer_rate, ending))
+        GenerationRequest(one.id, one.prompt, one.text, answer_limit(one.text, rate, ending, longest))
         for one in samples
     ]
     prompt, engine = causal.prompt, engine_name(generator.config)

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 _VERSION = 1
+_LATER = ("answer_rate", "longest_answer", "base_weights")  # what older descriptions lack
 _SHARD = "4GB"  # largest size of one file of weights
 _BASE = "base"  # subfolder of a base that is stored nowhere else
 _FIX = "Name the checkpoints/best folder of a finished training run of a causal model."
@@ -66,7 +67,7 @@ class CausalModel:
         base: hub name, folder or GGUF file it came from; None for random weights.
         quantization: of the base; None if it has its ordinary precision.
         random_base: the weights of a random base of adapters, which no other file has; else None.
-        answer_rate: see `samples.answer_rate`, of its training samples; None = unknown.
+        answer_rate, longest_answer: see `samples.answer_limit`, of its training samples; None = unknown.
         base_weights: see `model_files.weights_digest`, of the base of adapters; None = unknown.
     """
 
@@ -78,6 +79,7 @@ class CausalModel:
     quantization: Quantization | None
     random_base: dict[str, Tensor] | None
     answer_rate: float | None = None
+    longest_answer: int | None = None
     base_weights: str | None = None
 
 
@@ -138,17 +140,15 @@ def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, T
         else:
             _save_adapters(written, causal, state)
         _save_tokenizer(written, causal.chat.tokenizer)
-        quantization = asdict(causal.quantization) if causal.quantization else None
         description = {
             "kind": "generative",
             "version": _VERSION,
             "method": causal.method,
             "base": causal.base,
-            "base_weights": causal.base_weights,
-            "quantization": quantization,
+            "quantization": causal.quantization and asdict(causal.quantization),
             "chat_template": causal.chat.template,
             "prompt": causal.prompt.to_json(),
-            "answer_rate": causal.answer_rate,
+            **{name: getattr(causal, name) for name in _LATER},
         }
         write_json(written / DESCRIPTION, description)
 
@@ -315,9 +315,9 @@ def _assemble(
         fuse_adapters(model)
     chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
     prompt = Prompt.from_json(description["prompt"])
-    method, base, rate = description["method"], description["base"], description.get("answer_rate")
-    weights = description.get("base_weights")
-    return CausalModel(model.eval(), chat, prompt, method, base, quantization, random_base, rate, weights)
+    later: dict[str, Any] = {name: description.get(name) for name in _LATER}
+    method, base = description["method"], description["base"]
+    return CausalModel(model.eval(), chat, prompt, method, base, quantization, random_base, **later)
 
 
 def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:

@@ -28,12 +28,12 @@ from torch import nn
 
 from omniner.compute.devices import Devices
 from omniner.compute.precision import compute_dtype
-from omniner.config.model_groups import LONGEST_ANSWER, DecodingConfig, TuningConfig, WantedOptimizer
+from omniner.config.model_groups import DecodingConfig, TuningConfig, WantedOptimizer
 from omniner.errors import UserError
 from omniner.llm.language_model import optimizer_name, prepare_for_training
 from omniner.llm.packs import make_pack
 from omniner.llm.prefix_cache import head_sizes
-from omniner.llm.samples import Sample
+from omniner.llm.samples import Sample, answer_cap
 from omniner.llm.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
 from omniner.pretrained import base_model
 
@@ -211,14 +211,24 @@ class MemoryCount:
         devices: precision, and number of processes.
         pack: the largest.
         decoding: `slots` and `max_new_tokens` of an evaluation.
+        longest: tokens of train's longest answer; None = unknown.
 
     Attributes:
         method, devices: as given.
     """
 
-    def __init__(self, settings: Any, method: str, devices: Devices, pack: PackSize, decoding: DecodingConfig) -> None:
+    def __init__(
+        self,
+        settings: Any,
+        method: str,
+        devices: Devices,
+        pack: PackSize,
+        decoding: DecodingConfig,
+        longest: int | None = None,
+    ) -> None:
         self._settings, self.method, self.devices = settings, method, devices
         self._pack, self._decoding = pack, decoding
+        self._most_tokens = decoding.max_new_tokens or answer_cap(longest)
         self._compute = compute_dtype(devices.precision)
         self._measured: dict[bool, list[tuple[dict[str, float], float]]] = {}
 
@@ -266,9 +276,7 @@ class MemoryCount:
         return float(max(logits, 3 * self._pack.tokens * text.intermediate_size * self._compute.itemsize))
 
     def _answers(self, slots: int) -> float:
-        return count_answers(
-            self._settings, self._compute, self._pack.prefix_length, self._decoding.max_new_tokens, slots
-        )
+        return count_answers(self._settings, self._compute, self._pack.prefix_length, self._most_tokens, slots)
 
     def slots(self, tuning: TuningConfig, strategy: str, room: float | None) -> int:
         """Return the slots of the configuration; for `auto` as many as fit in addition to what training keeps.
@@ -284,19 +292,19 @@ class MemoryCount:
         return most_slots(lambda slots: needs.evaluation - self._answers(_FEWEST_SLOTS) + self._answers(slots), left)
 
 
-def count_answers(settings: Any, compute: torch.dtype, prefix_length: int, longest: int | None, slots: int) -> float:
+def count_answers(settings: Any, compute: torch.dtype, prefix_length: int, longest: int, slots: int) -> float:
     """Count the bytes of caches and logits while sentences are answered; slots exist twice while they grow.
 
     Args:
         settings: the model's transformers configuration.
         compute: dtype of the products.
         prefix_length: number of tokens that all prompts share.
-        longest: most tokens of an answer; None = `LONGEST_ANSWER`.
+        longest: most tokens of an answer.
         slots: sentences answered in parallel.
     """
     text = settings.get_text_config()
     heads = head_sizes(text)
-    places = prefix_length + 2 * slots * (_PROMPT + (longest or LONGEST_ANSWER))
+    places = prefix_length + 2 * slots * (_PROMPT + longest)
     caches = settings.num_hidden_layers * 2 * heads.kv_heads * heads.width * places * compute.itemsize
     return float(caches + slots * text.vocab_size * (4 + compute.itemsize))
 
@@ -317,15 +325,21 @@ def device_memory(devices: Devices) -> float | None:
     return float(torch.cuda.get_device_properties(0).total_memory) if devices.accelerator == "gpu" else None
 
 
-def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices) -> int:
-    """Return the slots of the configuration; for `auto` as many as fit beside a model that is already on its device."""
+def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices, longest: int | None = None) -> int:
+    """Return the slots of the configuration; for `auto` as many as fit beside a model that is already on its device.
+
+    Args:
+        model: on its device.
+        decoding: `slots` and `max_new_tokens` are read.
+        devices: where it runs.
+        longest: tokens of its longest training answer; None = unknown.
+    """
     if decoding.slots or devices.accelerator != "gpu":
         return decoding.usual_slots
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     base = base_model(model)
-    chosen = most_slots(
-        lambda slots: count_answers(base.config, base.dtype, _PREFIX, decoding.max_new_tokens, slots), _USABLE * free
-    )
+    tokens = decoding.max_new_tokens or answer_cap(longest)
+    chosen = most_slots(lambda slots: count_answers(base.config, base.dtype, _PREFIX, tokens, slots), _USABLE * free)
     log.info("%.0f GiB are free beside the model: %d answers side by side", free / GIB, chosen)
     return chosen
 

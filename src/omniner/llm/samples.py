@@ -384,16 +384,26 @@ def answer_rate(samples: Sequence[Sample]) -> float:
     return max((len(sample.answer) - _FLOOR) / len(sample.text) for sample in samples)
 
 
-def answer_limit(text: str, rate: float | None, ending: int) -> int:
+def answer_cap(longest: int | None) -> int:
+    """Return the most tokens of any answer: 512, or 1.5 times the longest of train if that is more.
+
+    Args:
+        longest: tokens of train's longest answer; None = unknown.
+    """
+    return max(LONGEST_ANSWER, math.ceil(_MARGIN * (longest or 0)))
+
+
+def answer_limit(text: str, rate: float | None, ending: int, longest: int | None = None) -> int:
     """Return the most tokens of a sensible answer about a sentence: 1.5 times what train shows.
 
     Args:
         text: the sentence.
         rate: `answer_rate` of train; None = unknown.
         ending: number of tokens that ending an answer needs in the worst case.
+        longest: see `answer_cap`.
     """
     grows = _DEFAULT_RATE if rate is None else max(rate, _MIN_RATE) * _MARGIN
-    return min(LONGEST_ANSWER, _FLOOR + ending + math.ceil(grows * len(text)))
+    return min(answer_cap(longest), _FLOOR + ending + math.ceil(grows * len(text)))
 
 
 def describe_sample(sample: Sample, chat: ChatTokenizer, prefix_length: int) -> Iterator[str]:

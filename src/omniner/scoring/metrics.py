@@ -238,10 +238,11 @@ class ParseSummary:
     failed: int
     repaired: int
     failures: list[ParseFailure] = field(default_factory=list)
+    cut: int = 0  # stopped by decoding.max_new_tokens, readable or not
 
     def to_json(self) -> dict[str, int]:
         """Return the `parse` object of `scores.json`."""
-        names = ("sentences", "scored", "errta_read", "failed", "repaired")
+        names = ("sentences", "scored", "errta_read", "failed", "repaired", "cut")
         return {name: getattr(self, name) for name in names}
 
 

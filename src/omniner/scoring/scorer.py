@@ -16,6 +16,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from omniner import __version__
+from omniner.answers import CUT
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
@@ -235,10 +236,15 @@ def _compare_own(
             sentences.append(sentence)
             predicted.append(spelt_as_in_text(sentence, prediction.entities) if prediction is not None else [])
     failed = sum(failure.status == "failed" for failure in failures)
-    parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures)
+    parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures, _count_cut(samples))
     comparison, other, misplaced = _compare_by_units(sentences, predicted, unit, located)
     beside = None if other is None else _Scored(sentences, other, parse)
     return _Scored(sentences, comparison, parse), beside, issues + misplaced
+
+
+def _count_cut(samples: Sequence[official.Sample]) -> int:
+    """Count the answers that `decoding.max_new_tokens` stopped."""
+    return sum(prediction is not None and CUT in prediction.reason for _, prediction in samples)
 
 
 def _compare_by_units(
@@ -267,7 +273,9 @@ def _compare_official(
     """Read and count by pair as the scripts do; if gold has offsets, also by span as the own profile does."""
     chosen = official.select_samples(samples)
     failed = len(samples) - len(chosen.samples)
-    parse = ParseSummary(len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures)
+    parse = ParseSummary(
+        len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures, _count_cut(samples)
+    )
     sentences = [samples[index][0] for index in chosen.samples]
     scored = _Scored(sentences, official.compare_selected(chosen), parse, chosen)
     if not located:

@@ -255,7 +255,8 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, d
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     yield f"parameters that are trained: {trained:,} ({method})"
     pack = data.largest_pack(devices.world)
-    count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding)
+    longest = module.causal.longest_answer
+    count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding, longest)
     yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix_length:,} of them shared, {pack.answers:,} learnt"
     room = memory.device_memory(devices)
     shown = memory.plans(count, config.tuning, config.trainer.strategy, room)

@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omniner.answers import CUT
 from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.corpus import sources
@@ -231,6 +232,10 @@ def predict_file(
         log.info("%s predicted in %.1f s (%s)", counted(len(left), "sentence"), seconds, pace(len(left) / seconds))
     predictions = [done[sentence.id] for sentence in sentences if sentence.id in done]
     write_json_lines(path, (prediction_to_json(one, texts[one.id]) for one in predictions))
+    if cut := sum(CUT in prediction.reason for prediction in predictions):
+        log.warning(
+            "%d of %d answers were %s: what would have followed is missing. Raise it", cut, len(predictions), CUT
+        )
     return predictions
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from omniner.answers import CUT
 from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import CausalConfig
@@ -253,10 +254,10 @@ def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list
     if issues:
         listed = ", ".join(f"{count:,} {code}" for code, count in issues.items())
         lines.append(f"  issues   {listed} (listed in issues.jsonl)")
-    if result.parse.failed or result.parse.repaired:
+    if result.parse.failed or result.parse.repaired or result.parse.cut:
         parse = result.parse
         answers = f"{parse.failed:,} unreadable and {parse.repaired:,} repaired, of {parse.sentences:,}"
-        lines.append(f"  answers  {answers}")
+        lines.append(f"  answers  {answers}{f'; {parse.cut:,} {CUT}' if parse.cut else ''}")
     return lines
 
 

@@ -53,6 +53,7 @@ class TrainingData(pl.LightningDataModule, Generic[Example]):
     Attributes:
         issues: what could not be encoded as it was.
         train, dev: the encoded splits; of dev only what is evaluated.
+        unread: gold entities of each sentence that would be evaluated, but could not be encoded.
         replacement: replaces mentions of the sentences of `train`, in its order; None = no replacement.
 
     Raises:
@@ -71,9 +72,12 @@ class TrainingData(pl.LightningDataModule, Generic[Example]):
         super().__init__()
         self.config, self.seed = config, seed
         self.train, issues = encode(train)
-        self.dev, dev_issues = encode(sample_dev(dev, config.eval_sample, seed))
+        evaluated = sample_dev(dev, config.eval_sample, seed)
+        self.dev, dev_issues = encode(evaluated)
         self.issues = issues + dev_issues
         refuse_empty(self.train, self.dev)
+        encoded = {example.id for example in self.dev}
+        self.unread = [sentence.entities for sentence in evaluated if sentence.text and sentence.id not in encoded]
         kept = {example.id for example in self.train}
         usable = [sentence for sentence in train if sentence.id in kept]
         self.replacement = EntityReplacement(usable, replacement, seed) if replacement > 0 else None
@@ -192,9 +196,12 @@ class Learner(pl.LightningModule, ABC):
             self.log("train/sentences_per_second", self.rates["sentences"], batch_size=sentences)
 
     def on_validation_start(self) -> None:
-        """Start counting, and stop the training clock."""
+        """Start counting, with what no process will see, and stop the training clock."""
         self.score.reset()
         self._began = 0.0
+        trainer: Any = self.trainer
+        if trainer.is_global_zero:
+            self.score.miss(trainer.datamodule.unread)
 
     def on_validation_epoch_end(self) -> None:
         """Log the counts of all processes together."""
@@ -252,6 +259,14 @@ class DevScore(Metric):
         row = Counts.of(compare_units(gold, predicted, self._unit)).micro()
         self.counts += torch.tensor([row.tp, row.fp, row.fn, len(gold), failed], device=self.counts.device)
         self.losses += torch.stack([loss.detach().to(self.losses), self.losses.new_tensor(size)])
+
+    def miss(self, gold: Sequence[Sequence[Entity]]) -> None:
+        """Count sentences that the model cannot read: a prediction fails for them, and all their entities are missed.
+
+        Args:
+            gold: entities of each sentence.
+        """
+        self.update(gold, [()] * len(gold), len(gold), self.losses.new_zeros(()), 0)
 
     def compute(self) -> dict[str, float]:
         """Return `precision`, `recall`, `f1`, `loss`; with answers also `parse_failed`, the unreadable share."""

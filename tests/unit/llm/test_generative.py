@@ -507,6 +507,21 @@ def test_an_answer_that_is_cut_says_so(trained: tuple[Config, Path]) -> None:
     assert "stopped by decoding.max_new_tokens" in found.reason
 
 
+@pytest.mark.parametrize(("limit", "splits"), [("20", ["train", "dev"]), ("auto", ["dev"])])
+def test_gold_that_no_answer_could_give_is_told_before_training(
+    caplog: pytest.LogCaptureFixture, limit: str, splits: list[str]
+) -> None:
+    config, corpus = configuration(f"decoding.max_new_tokens={limit}"), small_corpus.corpus(8, 2)
+    text = "张三" * 60  # far denser than train is
+    corpus.splits["dev"] = [Sentence("d", text, [Entity("张三", "人", at, at + 2) for at in range(0, len(text), 2)])]
+    told = small_corpus.prompt(config, corpus)
+    assert told is not None
+    module, data = prepare_llm(config, Devices("cpu", 1, 1, "auto", "32-true"), corpus, told)
+    assert module.causal.longest_answer == max(len(sample.answer) for sample in data.train)
+    warned = [message for message in caplog.messages if "more tokens than decoding.max_new_tokens allows" in message]
+    assert [message.split()[4] for message in warned] == splits
+
+
 def test_a_model_answers_without_training(tmp_path: Path) -> None:
     config = configuration(
         "data.size={train: 30, dev: 5, test: 5}", "model.vocabulary=900", "decoding.max_new_tokens=8"

@@ -80,6 +80,19 @@ def test_a_checkpoint_is_the_model_again(kept: tuple[CausalModel, Path]) -> None
     assert not loaded.model.training
 
 
+def test_what_train_shows_of_answers_is_kept_and_may_be_missing(tmp_path: Path) -> None:
+    model, folder = trained("full"), tmp_path / "best"
+    model.answer_rate, model.longest_answer = 2.5, 697
+    language_model.save_causal_model(folder, model)
+    loaded = language_model.load_causal_model(folder, torch.float32, "cpu")
+    assert (loaded.answer_rate, loaded.longest_answer) == (2.5, 697)
+    card = read_json(folder / "omniner.json")
+    del card["longest_answer"]  # as older versions wrote it
+    write_json(folder / "omniner.json", card)
+    older = language_model.load_causal_model(folder, torch.float32, "cpu")
+    assert (older.answer_rate, older.longest_answer) == (2.5, None)
+
+
 def test_a_loaded_model_can_be_kept_again(kept: tuple[CausalModel, Path], tmp_path: Path) -> None:
     model, folder = kept
     loaded = language_model.load_causal_model(folder, torch.float32, "cpu")

@@ -270,7 +270,7 @@ def test_the_description_shows_what_is_shared_and_what_is_learnt(chat: ChatToken
 
 
 def test_the_longest_answer_follows_from_the_sentence_and_from_train() -> None:
-    """Every answer of train fits with room to spare, longer sentences have longer ones, and none has more than 512."""
+    """Every answer of train fits with room to spare, longer sentences have longer ones, up to 512 or as train shows."""
     maker = encoder()
     text = "去喝小满，" * 8
     dense = Sentence("d", text, [Entity("小满", "品牌", at + 2, at + 4) for at in range(0, len(text), 5)])
@@ -281,4 +281,7 @@ def test_the_longest_answer_follows_from_the_sentence_and_from_train() -> None:
     limits = [answer_limit("好" * size, rate, 9) for size in (1, 10, 40, 10_000)]
     assert limits == sorted(limits)
     assert (limits[0] > 64, limits[-1]) == (True, 512)
+    assert answer_limit("好" * 10_000, rate, 9, 300) == 512
+    assert answer_limit("好" * 10_000, rate, 9, 697) == 1046, "train has longer ones, and half as many again may come"
+    assert answer_limit("好" * 20, rate, 9, 697) == answer_limit("好" * 20, rate, 9)
     assert answer_limit("好" * 20, 0.0, 0) < answer_limit("好" * 20, None, 0), "a train of few entities says so"

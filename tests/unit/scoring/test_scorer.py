@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import TEXT, bare, sides
 
-from omniner.answers import prediction_from_answer
+from omniner.answers import CUT, prediction_from_answer
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
@@ -192,6 +192,12 @@ def test_unreadable_answers_are_empty_or_dropped() -> None:
     assert codes(result) == ["dropped"]
 
 
+@pytest.mark.parametrize("profile", ["own", "official"])
+def test_answers_that_were_cut_are_counted(profile: str) -> None:
+    said = [SAID[0], dataclasses.replace(SAID[1], reason=f"too-long-truncated; {CUT}")]
+    assert score_records(GOLD, said, dataclasses.replace(METRICS, profile=profile), ERRTA).parse.cut == 1
+
+
 def test_why_the_official_rules_drop_an_answer_is_said_in_both_languages(tmp_path: Path) -> None:
     loaded = read_predictions(write(tmp_path / "generated_predictions.jsonl", GENERATED), None)
     failures = score_loaded(loaded, OFFICIAL, ERRTA).parse.failures
@@ -214,7 +220,7 @@ def test_the_stable_names_of_scores_json() -> None:
     assert len(content["units"]["pair"]["intervals"]["micro.f1"]) == 2
     assert content["overlap"].keys() == {"strict", "exact", "partial", "type"}
     assert content["overlap"]["partial"].keys() >= {"precision", "recall", "f1", "correct", "partial"}
-    assert content["parse"].keys() == {"sentences", "scored", "errta_read", "failed", "repaired"}
+    assert content["parse"].keys() == {"sentences", "scored", "errta_read", "failed", "repaired", "cut"}
     assert content["timing"].keys() == {"read", "metrics", "errta"}
     assert content["signature"].startswith("profile:own|unit:span|")
     assert set(result.primary) == set(result.metrics.categories)

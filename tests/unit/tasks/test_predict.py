@@ -12,6 +12,7 @@ import pytest
 from tests.helpers import made_up_guidance
 from tests.helpers.scripted_server import Answer, Seen, Server, error, reply, serving
 
+from omniner.answers import CUT
 from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig
@@ -89,6 +90,22 @@ def test_the_same_goes_on_behind_what_is_there(engine: Engine, caplog: pytest.Lo
     assert len(engine.asked) == 2
     assert "anew" not in caplog.text
     assert prediction.PROVENANCE in prediction.TASK.outputs
+
+
+def test_answers_that_were_cut_are_counted(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(config: Config, model: object) -> prediction.Predict:
+        return lambda sentences, done: iter(
+            [[Prediction(one.id, [], reason=CUT if one.id < "s2" else "", engine="cut") for one in sentences]]
+        )
+
+    assert predict() == ["old"] * 6
+    assert CUT not in caplog.text
+    Path("best/weights").write_text("new")
+    monkeypatch.setattr(prediction, "open_model", cut)
+    assert predict() == ["cut"] * 6
+    assert "2 of 6 answers were stopped by decoding.max_new_tokens" in caplog.text
 
 
 def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,6 +25,8 @@ from omniner.config.groups import Config
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.models import prepare_devices
+from omniner.scoring.metrics import Counts
+from omniner.scoring.units import compare_units
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
 from omniner.training import checkpoints, learner
 from omniner.training import fit as callbacks
@@ -388,6 +390,27 @@ def test_the_sample_of_dev_follows_the_seed() -> None:
     assert len(chosen) == 20
     assert chosen != sample_dev(sentences, 20, 2)
     assert sample_dev(sentences, 0, 1) == sample_dev(sentences, 60, 1) == sentences
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
+def test_a_sentence_of_dev_that_is_skipped_counts_as_it_does_in_a_prediction(tmp_path: Path, model: str) -> None:
+    config = small_corpus.configuration(
+        model, "trainer.max_epochs=2", "encoding.max_length=20", "encoding.on_too_long=skip",
+        "decoding.max_new_tokens=24",
+    )  # fmt: skip
+    corpus, counts = small_corpus.corpus(24, 8), []
+    corpus.splits["dev"][2] = replace(corpus.splits["dev"][2], text=corpus.splits["dev"][2].text + "，" * 20)
+    at = At(0, None)
+    at.on_validation_end = lambda trainer, module: counts.append(module.score.counts.tolist())
+    result = fit(config, corpus, tmp_path, None, [at])
+    dev = corpus.splits["dev"]
+    found = {one.id: one for batch in predict(result.best_path, dev, config) for one in batch}
+    row = Counts.of(
+        compare_units([one.entities for one in dev], [found[one.id].entities for one in dev], "span")
+    ).micro()
+    assert found[dev[2].id].parse == "failed"
+    assert {(tp + fn, sentences) for tp, _, fn, sentences, _ in counts} == {(row.tp + row.fn, 8)}
+    assert result.best_f1 == pytest.approx(row.f1)
 
 
 def test_another_model_does_not_resume(tmp_path: Path) -> None:
