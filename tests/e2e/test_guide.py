@@ -293,7 +293,25 @@ def test_a_person_answers_the_questions(guided: tuple[Path, Path, Path], tmp_pat
 
     path.write_text(path.read_text(encoding="utf-8").replace("先通读整句", "先数一数"), encoding="utf-8")
     changed = guidance(folder_of(omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path), tmp_path))
+    assert "taking the predictions" not in result.stderr
     assert changed["lessons"][2]["note"]["rule"]["zh"].startswith("先数一数")
+
+
+def test_answers_in_the_folder_of_the_questions_need_no_new_predictions(
+    guided: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    _, run, _ = guided
+    asked = ["task=guide", f"run={run}", "teacher=file", "tracking=off"]
+    folder = folder_of(omniner(*asked, cwd=tmp_path), tmp_path)
+    path = answered(folder / "answers.jsonl", questions_of(folder))
+    anew = omniner(*asked, f"teacher.file={path}", "output_dir=anew", cwd=tmp_path)
+    assert f"taking the predictions of {folder}" in anew.stderr
+    assert "sentences predicted in" not in anew.stderr
+    known = folder / "predictions.jsonl"
+    assert (tmp_path / "anew" / "predictions.jsonl").read_bytes() == known.read_bytes()
+
+    other = omniner(*asked, f"teacher.file={path}", "guide.split=train", "output_dir=other", cwd=tmp_path, status=2)
+    assert "taking the predictions" not in other.stderr  # they are of other sentences
 
 
 def test_a_wrong_answer_is_refused_by_its_line_and_the_same_command_goes_on(

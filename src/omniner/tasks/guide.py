@@ -20,7 +20,7 @@ three or more are judged, is not believed.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.files import read_json
+from omniner.files import append_lines, read_json, whole_lines, write_json
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import (
     GUIDANCE_FILE,
@@ -62,7 +62,7 @@ from omniner.runs.references import RunReference, find_trained_model, resolve_ru
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
-from omniner.tasks.predict import PREDICTION_OUTPUTS, PromptedModel, predict_file
+from omniner.tasks.predict import PREDICTION_OUTPUTS, PROVENANCE, PromptedModel, predict_file, provenance
 from omniner.tasks.prompting import build_prompt_with_guidance, length_measure
 from omniner.tasks.score import check_scored
 from omniner.tasks.trials import TRIALS, TrialInputs, check_notes, check_prompt, choose_sentences, try_notes
@@ -194,6 +194,9 @@ def _predict_and_score(
     context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """Tag the sentences with the model of the run, and sort its errors."""
+    if config.teacher.kind == "file":  # the run that writes the questions and the one that reads answers label alike
+        config = replace(config, teacher=replace(config.teacher, file=None, model=None))
+    _take_predictions(context, provenance(config, model, sentences))
     predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)
     jsonl.write(context.folder / GOLD, sentences)
     context.publish_file(PREDICTIONS)
@@ -213,6 +216,22 @@ def _predict_and_score(
         found = f"it makes no error on the {counted(len(sentences), 'sentence')} of {config.guide.split}"
         raise UserError("run", found, "There is nothing to explain; try guide.split=train or another run.")
     return result
+
+
+def _take_predictions(context: Context, wanted: Mapping[str, Any]) -> None:
+    """Copy the predictions of the run whose questions are answered, so that no sentence is predicted twice.
+
+    Args:
+        wanted: what this run's predictions depend on; predictions of anything else are not taken.
+    """
+    answers, path = context.config.teacher.file, context.folder / PREDICTIONS
+    if not answers or path.exists():
+        return
+    asked = Path(answers).parent
+    if (asked / PREDICTIONS).is_file() and (asked / PROVENANCE).is_file() and read_json(asked / PROVENANCE) == wanted:
+        log.info("taking the predictions of %s", asked)
+        write_json(path.with_name(PROVENANCE), wanted)
+        append_lines(path, whole_lines(asked / PREDICTIONS))
 
 
 def _warn_of_other_train(checkpoint: Path, corpus: Corpus) -> None:

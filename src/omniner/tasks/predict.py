@@ -326,15 +326,20 @@ def _collect_shares(path: Path) -> None:
         shutil.rmtree(work)
 
 
-def remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
-    """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
-    now = {
+def provenance(config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> dict[str, Any]:
+    """Return what predictions depend on, as `predicted_by.json` records it."""
+    return {
         "config": run_config.digest(config),
         "sentences": content_digest(sentences),
         "checkpoint": file_states(model) if isinstance(model, Path) else None,
         "prompt": None if isinstance(model, Path) else model.prompt.sha,
         "weights": None if isinstance(model, Path) else _published_weights(config),
     }
+
+
+def remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
+    """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
+    now = provenance(config, model, sentences)
     note = path.with_name(PROVENANCE)
     before: dict[str, Any] = {}
     with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: nobody knows what they are of
