@@ -167,9 +167,9 @@ def check_meta(sentences: Sequence[Sentence], where: str) -> None:
     """Raise a `UserError` that names the first sentence whose `meta` cannot be written as JSON."""
     for number, sentence in enumerate(sentences):
         try:
-            json.dumps(sentence.meta)
+            json.dumps(sentence.meta, allow_nan=False)  # which the readers refuse
         except (TypeError, ValueError) as error:
-            fix = "Give meta of texts, numbers, lists and mappings."
+            fix = "Give meta of texts, finite numbers, lists and mappings."
             raise UserError(f"{where}[{number}].meta", one_line(error), fix) from error
 
 

@@ -8,8 +8,10 @@ minute.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ DESCRIPTION = "omniner.json"
 """The file that marks a folder as the checkpoint of a generative model (see `omniner.llm.language_model`)."""
 
 _FOLDER = "Name a folder with config.json, a GGUF file, or a model of the hub."
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
 _USUAL_SIZES = (1024, 4096)  # assumed for a GGUF file, whose sizes are slow to read
 _PIECES, _PIECE = 16, 1 << 16  # number of pieces of a file that are digested, and bytes of each
 _YES = ("1", "true", "yes", "on")  # of HF_HUB_OFFLINE
@@ -60,7 +63,7 @@ def is_local_folder(path: str, fix: str) -> bool:
         return True
     if Path(path).exists():
         raise UserError("model.path", f"{path} is not a folder", fix)
-    if path.startswith((".", "/", "~")) or path.count("/") > 1:
+    if path.startswith((".", "/", "~")) or not _HUB_NAME.fullmatch(path):
         raise UserError("model.path", f"{path} does not exist", fix)
     return False
 
@@ -163,7 +166,10 @@ def _cache_of(name: str) -> Path:
     """Return the folder of a model in the hub's cache."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
     cache = os.environ.get("HF_HUB_CACHE") or Path(home, "hub")
-    return Path(cache, f"models--{name.replace('/', '--')}").expanduser()
+    folder = Path(cache, f"models--{name.replace('/', '--')}")
+    with contextlib.suppress(RuntimeError):  # a user without a home has no cache either
+        return folder.expanduser()
+    return folder
 
 
 def _is_cached(name: str) -> bool:
@@ -174,14 +180,17 @@ def _is_cached(name: str) -> bool:
 
 def _ask_hub(name: str) -> None:
     """Raise a `UserError` if the hub cannot be reached or does not have the model."""
+    import http.client
     import urllib.error  # half the time of a configuration check, and few checks need it
     import urllib.request
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
         raise UserError("model.path", f"{name} is not in the hub's cache, and HF_HUB_OFFLINE is set", DOWNLOAD)
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
-    request = urllib.request.Request(f"{hub.rstrip('/')}/{name}/resolve/main/config.json", method="HEAD")
+    hub = os.environ.get("HF_ENDPOINT", "").strip() or "https://huggingface.co"
+    if not hub.startswith(("http://", "https://")):
+        raise UserError("HF_ENDPOINT", f"{hub!r} is not an address", "Write it with https://, or unset it.")
     try:
+        request = urllib.request.Request(f"{hub.rstrip('/')}/{name}/resolve/main/config.json", method="HEAD")
         with urllib.request.urlopen(request, timeout=WAIT):
             pass
     except urllib.error.HTTPError as error:
@@ -189,7 +198,7 @@ def _ask_hub(name: str) -> None:
         if error.code == 404 and not no_config:
             raise UserError("model.path", f"the hub {hub} knows no model {name}", DOWNLOAD) from error
         # 401 and 403 are left to the loader, which has a token; 5xx errors may be temporary
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         reason = one_line(getattr(error, "reason", None) or error)
         found = f"{name} is not in the hub's cache, and {hub} cannot be reached ({reason})"
         raise UserError("model.path", found, DOWNLOAD) from error

@@ -31,7 +31,7 @@ from omegaconf import DictConfig
 import omniner
 from omniner.config import compose, run_config
 from omniner.config.groups import Config, TrackingConfig
-from omniner.config.overrides import check_own_choices, explain_override, read_arguments
+from omniner.config.overrides import check_own_choices, explain_override, explain_own_file, read_arguments
 from omniner.errors import Stopped, UserError
 from omniner.files import explaining_limits
 from omniner.progress import show
@@ -306,6 +306,7 @@ def main() -> None:
         return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     # Hydra would print its own messages and exit with status 1; this hands us the exceptions instead.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -325,6 +326,10 @@ def main() -> None:
         status = report(refused.error)
     except (UserError, HydraException, OmegaConfBaseException) as error:
         status = report(error)
+    except (YAMLError, UnicodeDecodeError) as error:
+        if (explained := explain_own_file(error, sys.argv[1:])) is None:
+            raise
+        status = report(explained)
     except KeyboardInterrupt as error:
         status = stopped_status(error)
         outcome = "killed"

@@ -585,3 +585,8 @@ def test_the_interface_names_what_it_has() -> None:
     assert all(hasattr(omniner, name) for name in omniner.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         omniner.nothing  # noqa: B018
+
+
+def test_meta_that_no_reader_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^records\[0\]\.meta: .*finite"):
+        omniner.write([Sentence("1", "好", meta={"score": float("nan")})], tmp_path / "x.jsonl")

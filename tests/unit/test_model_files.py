@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,3 +134,50 @@ def test_weights_are_told_apart_by_a_piece_of_their_files(tmp_path: Path) -> Non
     gguf = tmp_path / "model.gguf"
     gguf.write_bytes(b"GGUF")
     assert model_files.weights_digest(str(gguf)) not in {None, *known}
+
+
+@pytest.mark.parametrize("name", ["模型/名", "my models/bert", "a#b/c"])
+def test_what_can_be_no_name_of_the_hub_does_not_exist(name: str) -> None:
+    with pytest.raises(UserError, match=r"model\.path: .* does not exist"):
+        model_files.check_model(name)
+
+
+@pytest.mark.parametrize(
+    ("hub", "said"),
+    [("hf-mirror.com", "^HF_ENDPOINT: 'hf-mirror.com' is not an address"), ("http://[::1", "cannot be reached")],
+)
+def test_an_address_of_the_hub_that_is_none_is_told(
+    hub: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", hub)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with pytest.raises(UserError, match=said):
+        model_files.check_model("a/model")
+
+
+def test_what_is_no_web_server_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"hello\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        with pytest.raises(UserError, match=r"cannot be reached \(hello\)"):
+            model_files.check_model("a/model")
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def expand(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", expand)
+    for name in ("HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert model_files.layer_sizes("a/model") is None

@@ -254,6 +254,34 @@ def check_own_choices(arguments: Sequence[str], conf: Path) -> None:
         log.warning("never taken, because files of OmniNER have their names; rename what you want to choose: %s", shown)
 
 
+def explain_own_file(error: BaseException, arguments: Sequence[str]) -> UserError | None:
+    """Say which of the user's own files Hydra could not read, and where.
+
+    Args:
+        error: what the reader of YAML raised.
+        arguments: of the command line; they name the folders of the user's own groups.
+
+    Returns:
+        The mistake; None where no such file is at fault.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        for file in sorted(file for folder in own_folders(arguments) for file in folder.rglob("*.yaml")):
+            data = file.read_bytes()
+            try:
+                data.decode("utf-8")
+            except UnicodeDecodeError as broken:
+                encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "GB18030"
+                line = data.count(b"\n", 0, broken.start) + 1
+                return UserError(
+                    f"{file}:{line}", "not UTF-8", f"Convert it, for example: iconv -f {encoding} -t UTF-8."
+                )
+        return None
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}:{mark.line + 1}" if mark else getattr(error, "name", None)  # of a character that YAML forbids
+    found = getattr(error, "problem", None) or getattr(error, "reason", "")
+    return UserError(where, f"not YAML: {found}", "Correct the file.") if where else None
+
+
 def _names_group(argument: str, group: str) -> bool:
     return argument.partition("=")[0].lstrip("+").partition("@")[0] == group
 

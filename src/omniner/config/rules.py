@@ -138,8 +138,19 @@ def _check_texts(config: Config) -> None:
             if isinstance(text, str):
                 refuse(key, "\0" in text, f"{text!r} holds a NUL character", "Leave it out.")
                 broken = text.encode("utf-8", "replace").decode("utf-8") != text
-                refuse(key, broken, f"{text!a} is no UTF-8 text", "Rename the file, or write it in UTF-8.")
+                fix = "Rename the file, or write it in UTF-8."
+                if broken and _is_misread(text):
+                    fix = "The locale is not that of the text: set LC_ALL=C.UTF-8, or PYTHONUTF8=1."
+                refuse(key, broken, f"{text!a} is no UTF-8 text", fix)
                 refuse_login(key, text)
+
+
+def _is_misread(text: str) -> bool:
+    """Whether a text with surrogates is UTF-8 that Python decoded as ASCII."""
+    try:
+        return bool(text.encode("utf-8", "surrogateescape").decode("utf-8"))
+    except UnicodeError:
+        return False
 
 
 def refuse_login(key: str, text: str) -> None:

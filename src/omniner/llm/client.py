@@ -327,6 +327,8 @@ class ChatClient:
             raise PassingError(f"no connection ({self._endpoint.clean(str(error.__cause__ or error))})") from error
         except self._openai.APIStatusError as error:
             return self._endpoint.judge_status(error)
+        except RecursionError:
+            raise PassingError("a body that is nested too deeply") from None
         except UnicodeEncodeError:
             return Refusal("half a surrogate pair, which cannot be sent", filtered=False)
 

@@ -73,7 +73,10 @@ def decode_body(content: bytes, charset: str | None) -> Any:
     """
     text = _text_of(content, charset).removeprefix("\ufeff").strip()
     if text.startswith(("data:", "event:", ": ")):
-        return _join_events(text)
+        try:
+            return _join_events(text)
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise PassingError("a stream that is no answer") from error
     try:
         return json.loads(text)
     except ValueError as error:
@@ -107,7 +110,7 @@ def _join_events(text: str) -> Any:
         usage = event.get("usage") or usage
         for choice in event.get("choices") or []:
             delta = choice.get("delta") or choice.get("message") or {}
-            content += delta.get("content") or choice.get("text") or ""
+            content += _content(delta.get("content")) or choice.get("text") or ""
             thought += delta.get("reasoning_content") or delta.get("reasoning") or ""
             finish = choice.get("finish_reason") or finish
     if not done and not finish:
@@ -118,7 +121,7 @@ def _join_events(text: str) -> Any:
 
 def _events(text: str) -> Iterator[Any]:
     """Yield the decoded events of a stream; None for its end."""
-    for line in text.splitlines():
+    for line in re.split(r"\r\n|\r|\n", text):  # and at no other character that ends a line in Unicode
         if not line.startswith("data:"):
             continue
         data = line.removeprefix("data:").strip()

@@ -26,7 +26,7 @@ from omniner.answers.pairs import Pair
 from omniner.config.groups import DataConfig
 from omniner.corpus import formats
 from omniner.corpus.formats import ReadOptions
-from omniner.corpus.formats.fields import IssueLog, quote, read_lines
+from omniner.corpus.formats.fields import IssueLog, quote, read_lines, unique_keys
 from omniner.corpus.formats.regions import moved, regions_of
 from omniner.corpus.sources import check_read
 from omniner.errors import UserError
@@ -238,7 +238,7 @@ def _as_generated(line: str) -> str:
 def _parse_line(line: str) -> tuple[Any, str]:
     """Return the JSON value of a line and an empty text, or None and the reason if it is not JSON."""
     try:
-        return json.loads(line), ""
+        return json.loads(line, object_pairs_hook=unique_keys), ""
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {error}"
 
@@ -315,7 +315,7 @@ def _numbered_values(lines: Sequence[str]) -> Iterator[tuple[int, Any, str]]:
     """Yield the line number, value and error (see `_parse_line`) of each line that is not blank."""
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield number, *_parse_line(line.removeprefix("\ufeff") if number == 1 else line)
+            yield number, *_parse_line(line.removeprefix("\ufeff"))
 
 
 def _read_answers(lines: Sequence[str], log: IssueLog, _: DataConfig | None) -> list[Said]:

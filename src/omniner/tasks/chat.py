@@ -7,6 +7,7 @@ Sentences and answers are saved in `predictions.jsonl`.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from omniner.progress import show
 from omniner.records import Sentence, prediction_to_json, to_line
 from omniner.runs.context import Context, Input, Task, always, never
 from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
-from omniner.tasks.predict import marked_line, needs_checkpoint, open_model, prepare_model
+from omniner.tasks.predict import decode_piped, marked_line, needs_checkpoint, open_model, prepare_model
 
 PROMPT = "> "
 
@@ -42,15 +43,17 @@ def run(context: Context) -> None:
 def _typed_lines() -> Iterator[str]:
     """What is typed or piped in, without empty lines, to its end."""
     asking = sys.stdin.isatty()
-    while True:
+    for number in itertools.count(1):
         try:
-            line = input(PROMPT if asking else "").strip()
+            line = input(PROMPT) + "\n" if asking else decode_piped(sys.stdin.buffer.readline(), number)
         except Stopped:
             raise
         except (EOFError, KeyboardInterrupt):
             return
-        if line:
-            yield line
+        if not line:
+            return
+        if text := line.strip():
+            yield text
 
 
 TASK = Task(

@@ -36,6 +36,7 @@ from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
+from omniner.corpus.formats.fields import split_lines
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.files import (
@@ -133,10 +134,33 @@ def marked_line(sentence: Sentence, prediction: Prediction) -> str:
     return f"{line}  ({prediction.reason})" if prediction.parse == "failed" else line
 
 
+def piped_lines() -> list[str]:
+    """Read all lines of standard input, without white space around them."""
+    return [line.strip() for line in split_lines(decode_piped(sys.stdin.buffer.read()))]
+
+
+def decode_piped(data: bytes, line: int = 1) -> str:
+    """Decode bytes of standard input as a file is decoded, whatever the locale: as UTF-8, without a byte order mark.
+
+    Args:
+        data: whole lines.
+        line: the number of the first of them.
+
+    Raises:
+        UserError: they are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        broken = line + data.count(b"\n", 0, error.start)
+        fix = "Convert it, for example with iconv -f GB18030 -t UTF-8."
+        raise UserError(f"standard input:{broken}", "not UTF-8", fix) from error
+
+
 def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxonomy | None]:
     config = context.config
     if is_typed(config):
-        texts = config.text or [line.strip() for line in sys.stdin]
+        texts = config.text or piped_lines()
         sentences = [Sentence(str(number), text) for number, text in enumerate(filter(None, texts), 1)]
         if not sentences:
             key = "text" if config.text else "input"

@@ -337,6 +337,13 @@ class Store:
                 self.client.set_terminated(run, status, end_time=record.time)
 
 
+_PASSING = {  # what SQLite says of a database with which nothing is wrong
+    "database is locked": "Another process is writing it: wait, then give the same command again.",
+    "disk I/O error": "Check the disk and the space that is left on it, then give the same command again.",
+    "readonly database": "Make it writable, or choose another tracking.folder.",
+}
+
+
 def _quoted(text: str) -> str:
     """As MLflow's queries have a text: within marks that it does not hold."""
     mark = '"' if "'" in text else "'"
@@ -380,9 +387,12 @@ def _open_local(tracking: TrackingConfig) -> Store:
             experiment = _experiment(client, tracking.experiment, artifacts.as_uri())
             _follow_move(database)
             return Store(client, address, experiment, browser.local_address(tracking))
-    except Timeout as error:
+    except Timeout as error:  # which is an OSError, too
         found_lock = f"another process has held {folder / 'mlflow.lock'} for {LOCK_SECONDS} s"
         raise UserError("tracking.folder", found_lock, "End that process.") from error
+    except OSError as error:
+        message = f"{folder / 'mlflow.lock'}: {error.strerror or error}"
+        raise UserError("tracking.folder", message, "Choose a folder you may write to.") from error
 
 
 def _folder_name(experiment: str) -> str:
@@ -511,6 +521,7 @@ def _explained(where: str, what: str, fix: str = "Look after the tracking store.
         reason = database_reason(error)
         if "disk is full" in reason or getattr(error, "errno", None) == errno.ENOSPC:
             reason, fix = "no space is left on the disk", "Free some space, then give the same command again."
+        fix = next((advice for words, advice in _PASSING.items() if words in reason), fix)
         raise UserError(where, f"{what} does not work: {reason}", fix) from error
 
 

@@ -99,6 +99,7 @@ def test_the_method_of_tuning_follows_the_model_unless_it_is_chosen(overrides: l
         (["+data.files.train=[1]"], r"data\.files\.train: 1 is not text"),
         (["name=${nothing}"], r"name"),
         (["name=exp/a"], r"^name: 'exp/a' names a folder in a folder\. Give a name without a slash"),
+        (["text=[\udce4\udcbb\udc8a]"], r"is no UTF-8 text\. The locale is not that of the text: set LC_ALL=C\.UTF-8"),
         (["predictions=p\udcff.jsonl"], r"predictions: 'p\\udcff\.jsonl' is no UTF-8 text"),
         (["model=char_bilsm"], r"model: no choice is called 'char_bilsm'\. Did you mean char_bilstm\?"),
         (["modle.hidden=3"], r"modle: unknown key\. Did you mean model\?"),

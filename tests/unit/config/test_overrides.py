@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from omniner.config import compose
 from omniner.config.groups import Config
-from omniner.config.overrides import ELSEWHERE, every_key, explain_override, own_folders, quote, read_arguments
+from omniner.config.overrides import (
+    ELSEWHERE,
+    every_key,
+    explain_override,
+    explain_own_file,
+    own_folders,
+    quote,
+    read_arguments,
+)
 from omniner.config.validate import field_types
 from omniner.errors import UserError
 
@@ -193,3 +203,27 @@ def test_other_mistakes_are_left_to_hydra() -> None:
 )
 def test_the_folders_of_ones_own_groups_are_found(arguments: list[str], folders: list[Path]) -> None:
     assert own_folders(arguments) == folders
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "said"),
+    [
+        (b"name: a\n\troot: b\n", ":2", "not YAML: found character"),
+        (b"name: a\nname: b\n", ":2", "not YAML: found duplicate key name"),
+        (b"name: a\0\n", "", "not YAML: special characters"),
+        ("# a\n# 语料\n".encode("gb18030"), ":2", "not UTF-8. Convert it, for example: iconv -f GB18030"),
+        ("name: a\n".encode("utf-16"), ":1", "not UTF-8. Convert it, for example: iconv -f UTF-16"),
+    ],
+)
+def test_a_file_of_ones_own_that_is_no_yaml_is_named(content: bytes, line: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "fine.yaml").write_text("name: 语料\n", encoding="utf-8")
+    (tmp_path / "data" / "mine.yaml").write_bytes(content)
+    with pytest.raises((YAMLError, UnicodeDecodeError)) as raised:
+        OmegaConf.load(tmp_path / "data" / "mine.yaml")
+    found = explain_own_file(raised.value, ["--config-dir", str(tmp_path), "data=mine"])
+    assert str(found).startswith(f"{tmp_path / 'data' / 'mine.yaml'}{line}: {said}")
+
+
+def test_other_text_that_cannot_be_decoded_is_not_the_fault_of_a_file(tmp_path: Path) -> None:
+    assert explain_own_file(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "bad"), [f"--config-dir={tmp_path}"]) is None

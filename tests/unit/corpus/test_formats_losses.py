@@ -253,3 +253,13 @@ def test_lines_of_another_encoding_are_refused(tmp_path: Path) -> None:
     path.write_bytes(line * 98 + line.replace("喝".encode(), b"\xff") * 2)
     sentences, issues = read(path, "jsonl")
     assert (len(sentences), codes(issues)["not-utf8"]) == (100, 2)
+
+
+def test_files_joined_with_their_byte_order_marks_lose_no_line(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.write_text(2 * ("\ufeff" + json.dumps(ITEM) + "\n"), encoding="utf-8")
+    sentences, issues = read(path, "auto")
+    assert (len(sentences), issues) == (2, [])
+    path.write_text(2 * "\ufeff北\tB-A\n京\tI-A\n\n", encoding="utf-8")
+    sentences, issues = read(path, "auto")
+    assert ([sentence.text for sentence in sentences], issues) == (["北京", "北京"], [])

@@ -669,8 +669,13 @@ def events(*texts: str, end: str = "data: [DONE]\n\n") -> bytes:
         Answer(200, READABLE.encode("big5"), kind="application/json; charset=big5"),
         Answer(200, events(PAIRS[:7], PAIRS[7:]), kind="text/event-stream"),
         Answer(200, b"\xef\xbb\xbf" + json.dumps(reply(PAIRS).body).encode()),
+        Answer(200, events([{"type": "text", "text": PAIRS}]), kind="text/event-stream"),  # type: ignore[arg-type]
+        Answer(200, events("\x85\u2028", PAIRS).replace(b"\\u2028", "\u2028".encode()), kind="text/event-stream"),
     ],
-    ids=["parts", "think", "reasoning", "tool call", "function call", "completion", "GBK", "Big5", "stream", "BOM"],
+    ids=[
+        *("parts", "think", "reasoning", "tool call", "function call", "completion", "GBK", "Big5", "stream", "BOM"),
+        *("stream of parts", "separators"),
+    ],
 )  # fmt: skip
 def test_answers_that_come_in_another_way_are_understood(answer: Answer) -> None:
     with serving(lambda request, before: answer) as server:
@@ -687,8 +692,14 @@ def test_answers_that_come_in_another_way_are_understood(answer: Answer) -> None
         (Answer(400, {"error": "model 'tiny' not found"}), "decoding.model", "/v1/models"),
         (Answer(200, events(PAIRS, end=""), kind="text/event-stream"), "decoding.url", "breaks off"),
         (Answer(200, {"choices": []}), "decoding.url", "no answer"),
+        (Answer(200, b'data: {"choices": [null]}\n\n', kind="text/event-stream"), "decoding.url", "no answer"),
+        (Answer(200, b'data: {"choices": [{"delta": "a"}]}', kind="text/event-stream"), "decoding.url", "no answer"),
+        (Answer(200, b'{"a":' + b"[" * 700 + b"]" * 700 + b"}"), "decoding.url", "no answer"),
     ],
-    ids=["web page", "error", "unknown model", "unknown model, 400", "broken stream", "no choices"],
+    ids=[
+        *("web page", "error", "unknown model", "unknown model, 400", "broken stream", "no choices"),
+        *("no choice in a stream", "a text for a choice", "deep"),
+    ],
 )
 def test_what_is_no_answer_is_told_apart(answer: Answer, where: str, said: str) -> None:
     with serving(lambda request, before: answer) as server:

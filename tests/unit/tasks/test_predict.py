@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +25,7 @@ from omniner.guidance.lessons import write_guidance
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
 from omniner.run import run
+from omniner.tasks import chat
 from omniner.tasks import predict as prediction
 from omniner.tasks.predict import PromptedModel
 from omniner.tasks.prompting import with_guidance
@@ -278,3 +281,14 @@ def test_the_report_names_the_guide_run_and_predictions_are_of_its_notes(engine:
     told, _ = with_guidance(config, folder, load_corpus(config.data, ["train"]).active, ())
     assert told.prompt.version == f"1+{made.sha[:8]}"
     assert read_json(folder / prediction.PROVENANCE)["config"] == run_config.digest(told) != run_config.digest(config)
+
+
+@pytest.mark.parametrize("task", ["predict", "chat"])
+def test_standard_input_is_read_as_files_are(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def texts(data: bytes) -> list[str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="latin-1"))
+        return list(chat._typed_lines()) if task == "chat" else prediction.piped_lines()
+
+    assert [one for one in texts("\ufeff去喝小满\r\n\n 好 ".encode()) if one] == ["去喝小满", "好"]
+    with pytest.raises(UserError, match=r"standard input:2: not UTF-8.*iconv"):
+        texts("好\n".encode() + "去喝小满\n".encode("gb18030"))

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -562,6 +563,28 @@ def test_a_child_waits_for_the_server_of_its_parent(
 def test_a_store_that_is_no_database_is_explained(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("this is not a database, " * 100, encoding="utf-8")
     with pytest.raises(UserError, match=r"tracking\.folder: .*mlflow\.db .*not a database.*Move "):
+        begin(config(tmp_path), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("said", "fix"), [("database is locked", "Another process is writing it"), ("disk I/O error", "Check the disk")]
+)
+def test_a_sound_database_is_not_to_be_moved_away(
+    said: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(database: Path) -> None:
+        raise sqlite3.OperationalError(said)
+
+    (tmp_path / "mlflow.db").write_bytes(b"a")
+    monkeypatch.setattr(stores.sqlite3, "connect", connect)
+    with pytest.raises(UserError, match=fix) as refused:
+        begin(config(tmp_path), tmp_path / "out")
+    assert "Move" not in str(refused.value)
+
+
+def test_a_store_that_cannot_be_locked_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.lock").mkdir()
+    with pytest.raises(UserError, match=r"tracking\.folder: .*mlflow\.lock: .*Choose a folder you may write to"):
         begin(config(tmp_path), tmp_path / "out")
 
 

@@ -132,7 +132,7 @@ def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Blo
             if tag and token and token[0] not in "#-\ufeff" and separator not in tag:
                 rows.append((number, token, tag))
                 continue
-        if number == 1 and line[:1] == "\ufeff" and line[1:2] != separator:
+        if line[:1] == "\ufeff" and line[1:2] != separator:
             line = line[1:]  # a byte order mark; if the separator follows, it is the first token
         if not line.strip(" \t\r"):
             if rows:

@@ -210,7 +210,7 @@ def json_values(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
 def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
     """Yield `(line number, value)` of each line that holds one value; other lines but blank ones are issues."""
     for number, line in enumerate(lines_of(text, log), 1):
-        stripped = line.strip(" \t\r")
+        stripped = line.removeprefix("\ufeff").strip(" \t\r")  # files may be joined with their byte order marks
         if not stripped:
             continue
         try:
@@ -385,7 +385,7 @@ def parse_whole_json(text: str) -> Any:
     return value
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Build an object from its pairs; a repeated key is an error, because a value would be lost."""
     found = dict(pairs)
     if len(found) != len(pairs):
@@ -408,7 +408,7 @@ def _finite(text: str) -> float:
     return number
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
+_DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_refuse, parse_float=_finite)
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
