@@ -278,11 +278,13 @@ def test_a_person_answers_the_questions(guided: tuple[Path, Path, Path], tmp_pat
     assert f"Next: the same command with teacher=file teacher.file={shown}" in first.stdout
     assert shown in (folder / "guidance.html").read_text(encoding="utf-8")
 
-    path = answered(tmp_path / "answers.jsonl", questions[2:])
+    stray = {**questions[0], "id": "0123"}
+    path = answered(tmp_path / "answers.jsonl", [*questions[2:], stray])
     result = omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path)
     found = guidance(folder_of(result, tmp_path))
     known = {"kind": "file", "name": "answers.jsonl", "questions": len(questions), "answered": len(questions) - 2}
-    assert found["teacher"] == {**known, "other": 0}
+    assert found["teacher"] == {**known, "other": 1}
+    assert "\n  1 answer to questions that this run does not ask left out.\n" in result.stdout
     assert [lesson["note"]["by"] for lesson in found["lessons"][:3]] == ["counts", "counts", "answers.jsonl"]
     assert found["lessons"][2]["note"]["rule"]["zh"].startswith("先通读整句再标注：")
     assert [one["question"] for one in found["failures"]] == [

@@ -74,9 +74,8 @@ def guidance_author(guidance: Guidance) -> str:
     by_count = sum(lesson.note.by == COUNTED for lesson in guidance.lessons)
     if "asked" not in teacher:
         return Wording(
-            "Teacher: {name}, {answered:,} of {questions:question} answered ({other:answer} to other questions left "
-            "out); {counted:lesson} with counted notes.",
-            counted=by_count, **{key: teacher[key] for key in ("name", "answered", "questions", "other")},
+            "Teacher: {name}, {answered:,} of {questions:question} answered; {counted:lesson} with counted notes.",
+            counted=by_count, **{key: teacher[key] for key in ("name", "answered", "questions")},
         )  # fmt: skip
     return Wording(
         "Teacher: {name}, {asked:question} put ({cached:answer} kept from before), {prompt_tokens:,} prompt "
@@ -105,6 +104,8 @@ def _unanswered_lines(guidance: Guidance, questions: str) -> list[str]:
 def _teacher_lines(guidance: Guidance) -> list[str]:
     """What the teacher's word is worth, as far as it was tried out."""
     lines: list[str] = []
+    if other := guidance.teacher.get("other"):
+        lines.append(Wording("{other:answer} to questions that this run does not ask left out.", other=other))
     if dropped := guidance.teacher.get("dropped"):
         lines.append(
             Wording("{dropped:rule} of the teacher left out: not as asked for, or said twice.", dropped=dropped)
