@@ -74,6 +74,7 @@ CASES = {
     "one against one, the third abstains": ([ent(2, 4)], [], None, "queued", []),
     "two of two who are there": ([ent(2, 4)], [ent(2, 4)], None, "majority", [ent(2, 4)]),
     "only one is there": ([ent(2, 4)], None, None, "queued", []),
+    "only one is there, who marks nothing": ([], None, None, "queued", []),
     "winners overlap, and a third stands beside one": (
         [ent(2, 9), ent(10, 13)],
         [ent(2, 9), ent(4, 11)],
@@ -95,6 +96,20 @@ CASES = {
         "queued",
         [],
     ),
+    "a category counts only where it overlaps the span": (
+        [ent(2, 4, "X")],
+        [ent(2, 4, "Y")],
+        [ent(3, 6, "Z"), ent(5, 8, "X")],
+        "queued",
+        [],
+    ),
+    "a span that overlaps two winners is heard only from who gave both": (
+        [ent(0, 3), ent(2, 6)],
+        [ent(0, 3), ent(5, 8)],
+        [ent(5, 8), ent(1, 4)],
+        "vote",
+        [ent(0, 3), ent(5, 8)],
+    ),
 }
 
 
@@ -111,6 +126,12 @@ def test_of_two_overlapping_winners_the_longer_stays() -> None:
     assert decision.how == "vote"
     assert decision.entities == (ent(2, 9),)
     assert [vote.entity for vote in decision.rejected] == [ent(0, 1), ent(4, 10)]
+
+
+def test_of_two_overlapping_winners_the_one_with_more_voters_stays_even_if_it_is_shorter() -> None:
+    shorter, longer = ent(2, 5), ent(4, 10)
+    decision = decide(item([shorter], [shorter], [shorter, longer], [shorter, longer], [longer]))
+    assert decision.entities == (shorter,)
 
 
 def test_the_votes_of_a_majority_and_of_two_who_differ() -> None:

@@ -51,6 +51,16 @@ def test_worked_cases(gold: list[Entity], answers: Any, what: str, right: int) -
     assert (len(easy.missing_answer_issues([found])) == 1) == (None in answers)
 
 
+def test_a_line_of_the_votes_numbers_folds_from_1() -> None:
+    assert verdict([SHANGHAI], [SHANGHAI], [], []).to_json() == {
+        "id": "s",
+        "fold": 1,
+        "right": 1,
+        "answers": 3,
+        "verdict": "kept",
+    }
+
+
 def test_an_unreadable_answer_is_no_empty_one() -> None:
     opinions = said([], [], [])
     opinions[2]["s"] = Prediction("s", [], "???", "failed", "no JSON")
@@ -91,6 +101,12 @@ def test_the_expert_sees_answers_without_offsets_in_their_places() -> None:
     found = verdict([SHANGHAI], *[answer] * 3, unit="pair")
     annotations = easy.ContradictedLabel(found, 1).to_decision().item.annotations
     assert annotations == ((SHANGHAI,), (PARK, Entity("不在句中", "景点")))
+
+
+def test_votes_count_every_number_of_right_models_even_if_no_sentence_has_it() -> None:
+    verdicts = [verdict([SHANGHAI], [SHANGHAI], [SHANGHAI], [SHANGHAI]), verdict([SHANGHAI], [SHANGHAI], [], [])]
+    result = easy.FilterResult(verdicts, [], [], [], folds=[{}] * 4, unit="span", together="texts")
+    assert result.votes == [0, 1, 0, 1]
 
 
 def test_rare_categories_are_dropped_and_listed() -> None:
@@ -174,6 +190,21 @@ def test_sure_doubts_come_before_mentions() -> None:
         ("s1", "sentence"),
         ("s0", "mention"),
         ("s2", "mention"),
+    ]
+
+
+def test_of_doubted_mentions_a_simple_difference_comes_before_one_that_comes_often() -> None:
+    dessert = ICE._replace(category="甜点")
+    gold = {"s0": [SHANGHAI, ICE], "s1": [SHANGHAI, ICE], "s2": [SHANGHAI]}
+    first = {"s0": [dessert], "s1": [dessert], "s2": [SHANGHAI, PARK]}
+    second = {"s0": [dessert, SHANGHAI], "s1": [dessert, SHANGHAI], "s2": [PARK]}
+    opinions = [{name: Prediction(name, said) for name, said in answers.items()} for answers in (first, second, {})]
+    sentences = [Sentence(name, TEXT, entities) for name, entities in gold.items()]
+    found = contradicted_labels(review(sentences, [2] * 3, opinions, "span"))
+    assert [(one.review.sentence.id, len(one.review.difference), one.times) for one in found] == [
+        ("s2", 1, 1),
+        ("s0", 2, 2),
+        ("s1", 2, 2),
     ]
 
 

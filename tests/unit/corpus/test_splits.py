@@ -287,6 +287,14 @@ def test_texts_that_everybody_writes_are_let_go_of_by_auto() -> None:
         divide(sentences, SHARES, "texts", 0, "split.shares")
 
 
+def test_auto_keeps_texts_together_where_the_largest_group_just_fits_the_smallest_part() -> None:
+    posts = ["pa"] * 5 + ["pb"] * 5 + [f"p{number}" for number in range(10)]
+    sentences = [sentence(n, f"文{n}", post, "a") for n, post in enumerate(posts)]
+    sentences[5].text = sentences[0].text  # pa and pb are one group of 10
+    division = divide(sentences, {"train": 0.5, "test": 0.5}, "auto", 0, "split.shares")
+    assert (division.together, division.sizes) == ("texts", [10, 10])
+
+
 PRINT = """
 from omniner.corpus.splits import divide
 from omniner.corpus.sample import generate_sample

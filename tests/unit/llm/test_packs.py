@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pretended_gpu import pretended_gpu
 
@@ -108,6 +108,7 @@ def test_a_pack_goes_to_a_gpu_in_one_copy_without_waiting(monkeypatch: pytest.Mo
         assert torch.equal(getattr(moved, name).held, getattr(pack, name))
 
 
+@example([7, 4, 4, 4], 2, 10, 1)
 @given(
     st.lists(st.integers(1, 60), min_size=1, max_size=40),
     st.integers(1, 50),
@@ -183,3 +184,11 @@ def test_a_process_without_a_sample_keeps_step_with_a_pack_that_does_not_count()
     assert (step.answer_tokens, step.sentences) == (len(SAMPLES[0].answer), 1)
     assert [pack.weight for pack in own.packs] == [1]
     assert torch.equal(own.packs[0].ids, step.packs[0].ids)
+
+
+def test_a_pack_that_does_not_count_holds_the_shortest_sample() -> None:
+    long, short = sample("1", 9, 30), sample("2", 2, 3)
+    idle = [
+        pack for rank in range(3) for pack in pack_step([long, short], PREFIX, 10**6, rank, 3).packs if not pack.weight
+    ]
+    assert [pack.lengths for pack in idle] == [[suffix_length(PREFIX)(short)]]

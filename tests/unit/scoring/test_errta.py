@@ -122,6 +122,11 @@ def test_errors_stand_in_the_order_of_the_text(missing: list[Entity]) -> None:
     assert [unit.text for error in errors for unit in error.predicted] == ["看", "2024", "直播", "从未出现"]
 
 
+def test_a_sentence_with_two_errors_is_one_sentence_with_errors() -> None:
+    result = errta.sort_comparison(compare_units([[YEAR, GAMES]], [[]], "span"), ["s"], [TEXT])
+    assert (len(result.errors), result.with_errors) == (2, 1)
+
+
 def test_a_touching_or_distant_span_has_nothing_to_do_with_it() -> None:
     assert kinds([YEAR], [GAMES]) == {"missing": 1, "redundant": 1}
 
@@ -165,6 +170,12 @@ def test_answers_without_offsets_are_placed_where_they_explain_most() -> None:
     assert kinds([OLYMPICS], [Entity("2024", "时间")], unit="pair") == {"boundary_class": 1}
     # What overlaps nothing stands on its first occurrence, and the text begins at 0.
     assert kinds([at("看20", "a")], [Entity("啊啊", "a")], unit="pair") == {"missing": 1, "redundant": 1}
+    # A span that ends where the occurrence begins, or stands before it, does not explain it.
+    spans = [Entity("看", "b", 0, 1), Entity("膜纸", "a", 5, 7)]
+    assert kinds([Entity("面膜", "a")], spans, "看面膜，面膜纸", "pair") == {"boundary": 1, "redundant": 1}
+    # Every occurrence counts: the third one, and one that overlaps the first.
+    assert kinds([Entity("面膜", "a")], [Entity("膜纸", "a", 7, 9)], "面膜，面膜，面膜纸", "pair") == {"boundary": 1}
+    assert kinds([Entity("哈哈", "a")], [Entity("哈纸", "a", 2, 4)], "哈哈哈纸", "pair") == {"boundary": 1}
 
 
 @settings(max_examples=300, deadline=None)
@@ -329,6 +340,20 @@ def test_official_identity_and_exact_classification_count(both: Both) -> None:
         surfaces = [Counter(unit.text for unit in units) for units in (one.missing, one.extra)]
         count = sum((surfaces[0] & surfaces[1]).values())
         assert sum(kind == "classification" for kind, _, _ in found) == count
+
+
+@pytest.mark.parametrize(
+    ("gold", "predicted", "kind"),
+    [
+        (("面膜", "品类"), ("面膜", "品牌"), "classification"),
+        (("面膜", "品类", 1), ("面膜", "品类", 2), "boundary"),  # of longer tuples only the first two members count
+        (("面膜", "品类"), ("补水面膜", "品类"), "boundary"),
+        (("A C", "品类"), ("A B C", "品类"), "split_merge"),  # not a part of it, but its tokens are
+        (("A B C", "品类"), ("A C", "品类"), "split_merge"),
+    ],
+)
+def test_published_rules(gold: tuple[str, ...], predicted: tuple[str, ...], kind: str) -> None:
+    assert official.sort_sentence_as_published([gold], [predicted]) == [(kind, (gold,), (predicted,))]
 
 
 def official_twin(missing: list[Entity], extra: list[Entity]) -> Counter[str]:

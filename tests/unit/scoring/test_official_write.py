@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring import predictions
-from omniner.scoring.official import write_generated
+from omniner.scoring.official import read_for_evaluation, write_generated
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=4)
 PAIRS = st.lists(st.tuples(TEXT, TEXT).map(lambda pair: Entity(*pair)), max_size=4)
@@ -38,6 +38,11 @@ def test_lines_are_read_back(tmp_path: Path, items: list[tuple[str, list[Entity]
             assert prediction.raw == answer.raw  # word for word, however it is read
         else:
             assert (prediction.entities, prediction.parse) == (answer.entities, "ok")
+
+
+def test_a_string_of_two_parts_is_a_pair_and_of_three_none() -> None:
+    reading = read_for_evaluation('["(小满 , 品牌)", "一, 二, 三"]')
+    assert reading == ([("小满", "品牌")], False)
 
 
 def lines(path: Path) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.scorer import choose_scale, score_loaded, score_records, settle_scale
+from omniner.scoring.units import compare_units, find_impossible, locate_predictions
 from omniner.wording import translated
 
 METRICS = MetricsConfig(unit="auto", profile="own", on_parse_failure="empty", bootstrap=0, confidence=0.95, seed=0)
@@ -117,6 +118,27 @@ def test_offsets_that_are_not_those_of_the_text() -> None:
     assert (
         score_records(spelt, [Prediction("a", [Entity("nan ci", "品牌", 1, 6)])], METRICS, ERRTA).metrics.micro.f1 == 1
     )
+
+
+def places(*said: Entity) -> list[tuple[int | None, int | None]]:
+    """Where these stand in a sentence in which 小满 stands twice."""
+    ((found,), issues) = locate_predictions([Sentence("s", "小满喝小满", [])], [said])
+    assert issues == []
+    return [(entity.start, entity.end) for entity in found]
+
+
+def test_a_surface_without_a_place_takes_one_that_is_free() -> None:
+    assert places(Entity("小满", "a", 0, 2), Entity("小满", "b")) == [(0, 2), (3, 5)]
+
+
+def test_a_surface_that_is_listed_too_often_is_the_first_one_again() -> None:
+    assert places(*[Entity("小满", "a")] * 3) == [(0, 2), (3, 5), (0, 2)]
+
+
+def test_a_known_surface_that_repeats_nothing_is_no_impossible_answer() -> None:
+    """By pair an answer without a place may be right, so that it is not one too many."""
+    comparison = compare_units([[Entity("好", "a", 2, 3)]], [[Entity("小满", "a")]], "pair")
+    assert find_impossible(comparison, ["s"], ["小满好喝"], {"a"}) == []
 
 
 def test_a_surface_respelt_at_its_place_is_right_by_either_unit() -> None:
@@ -464,6 +486,27 @@ def test_byte_order_mark_costs_the_official_scripts_the_first_line(tmp_path: Pat
     assert score_loaded(loaded, METRICS, ERRTA).parse.scored == 2
     official = score_loaded(loaded, OFFICIAL, ERRTA)
     assert (official.parse.scored, official.parse.errta_read, len(official.errta.crashes)) == (1, 1, 1)
+
+
+def test_answers_that_the_official_scripts_repair_and_names_that_they_make_up(tmp_path: Path) -> None:
+    """The evaluation script exchanges quotes, the ERRTA scripts do not; a category null is nan in its table."""
+    lines = [
+        {"prompt": "p", "label": '[["面膜", "品牌"]]', "predict": "[['面膜', '品牌']]"},
+        {"prompt": "p", "label": '[["补水", null]]', "predict": "[]"},
+    ]
+    result = score_loaded(read_predictions(write(tmp_path / "g.jsonl", lines), None), OFFICIAL, ERRTA)
+    assert (result.parse.scored, result.parse.errta_read, result.parse.repaired) == (2, 1, 1)
+    assert [(one.sentence_id, one.status) for one in result.parse.failures] == [("line-1", "repaired")]
+    assert set(result.metrics.categories) == {"品牌", "nan"}
+
+
+def test_official_errors_stand_in_the_order_of_the_lines(tmp_path: Path) -> None:
+    """The first line, with its backslash, is read by other rules than the second."""
+    answer = {"prompt": "p", "predict": '[["面膜", "品牌"]]'}
+    lines = [{**answer, "label": json.dumps([["面\\膜", "功能"]], ensure_ascii=False)}, {**answer, "label": "[]"}]
+    loaded = read_predictions(write(tmp_path / "g.jsonl", lines), None)
+    errors = score_loaded(loaded, OFFICIAL, ERRTA).errta.errors
+    assert list(dict.fromkeys(error.sentence_id for error in errors)) == ["line-1", "line-2"]
 
 
 def test_a_backslash_written_as_an_escape_survives_the_errta_reader(tmp_path: Path) -> None:

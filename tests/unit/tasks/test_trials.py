@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, clu
 from omniner.guidance.lessons import COUNTED, NOT_TRIED, Guidance, Lesson, Note, Tried
 from omniner.guidance.teacher import TeacherAnswers, with_note
 from omniner.llm.prompts import Prompt, build_prompt
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
 from omniner.tasks import trials
@@ -146,6 +147,7 @@ def test_a_lesson_is_tried_on_what_it_does_not_show(lesson: Lesson, cluster: Clu
     assert {one.id[0] for one in on_cluster} == {"b"}
     assert {one.id[0] for one in on_right} == {"t"}  # it holds a category of the lesson: there harm can be done
     assert choose_sentences(cluster, result, TRIALS) == (on_cluster, on_right)
+    assert lesson.count == len(cluster.errors) == 8, "it counts them all"
 
 
 def test_there_are_as_many_right_sentences_as_wrong_ones(cluster: Cluster, result: ScoreResult) -> None:
@@ -154,6 +156,24 @@ def test_there_are_as_many_right_sentences_as_wrong_ones(cluster: Cluster, resul
     assert len(on_cluster) == len(on_right) == 3  # half of the sentences with errors are left for the lesson
     assert not {one.text for one in [*on_cluster, *on_right]} & set(hidden)
     assert [one.id[0] for one in on_right] == ["t", "t", "p"]
+
+
+@pytest.mark.parametrize("fault", ["unreadable answer", "official stop"])
+def test_a_sentence_whose_answer_cannot_be_judged_is_not_right(
+    cluster: Cluster, result: ScoreResult, fault: str
+) -> None:
+    odd = Sentence("e0", "今天好", [])  # the only one that has no error and is not hidden
+    hidden = [one.text for one in DEV if one.id[0] in "tp"]
+    settings = compose.load(COMMAND)
+    answer = Prediction("e0", [], "?", "failed", "no JSON") if fault == "unreadable answer" else Prediction("e0", [])
+    answers = [*(answered(one) for one in DEV), answer]
+    scored = score_records([*DEV, odd], answers, settings.metrics, settings.errta)
+    if fault == "official stop":
+        crashes = [Issue("official-stop", "IndexError", id="e0")]
+        scored = dataclasses.replace(scored, errta=dataclasses.replace(scored.errta, crashes=crashes))
+    chosen = choose_sentences(cluster, scored, 100, hidden)
+    assert chosen.on_cluster
+    assert chosen.on_right == []
 
 
 def test_what_cannot_be_divided_is_not_set_aside(cluster: Cluster, result: ScoreResult) -> None:
@@ -303,6 +323,8 @@ def test_answers_to_another_prompt_are_not_taken(
     other = dataclasses.replace(inputs, prompt=dataclasses.replace(inputs.prompt, version="2"))
     try_notes(other, given, tmp_path)
     assert len(model.asked) == 2 * 2 * TRIALS
+    kept = map(json.loads, (tmp_path / "trials" / "answers.jsonl").read_text("utf-8").splitlines())
+    assert [(one["prompt_sha"], one["id"]) for one in kept] == model.asked, "those of the first prompt are gone"
 
 
 def test_answers_of_another_model_of_the_server_are_not_taken(
