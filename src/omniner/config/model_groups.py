@@ -265,8 +265,8 @@ class DecodingConfig(Group):
     start_seconds: PositiveFloat = 900.0
     """vllm: time limit for the start of the server, in seconds; loading a large model takes minutes."""
     extra_body: dict[str, Any] = field(default_factory=dict)
-    """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}; null omits a default
-    field."""
+    """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}, which is the default
+    for vllm and with a checkpoint; null omits a default field."""
 
     @property
     def usual_slots(self) -> int:

@@ -25,6 +25,10 @@ from omniner.records import Sentence, replace_surrogates
 
 SENTENCE = "{sentence}"
 
+TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+"""What chat templates are told, in this process and behind a server: no thoughts before an answer, and a date that does
+not change the prompt every day. Templates without these names ignore them."""
+
 _PLACEHOLDER = re.compile(r"\{([^\W\d]\w*)\}")  # JSON never has a bare word between braces
 _SEPARATORS = {"zh": "、"}  # between the names of categories
 _LINES = {"zh": ("：", "，", "例如", "、"), "en": (": ", ", ", "such as ", ", ")}

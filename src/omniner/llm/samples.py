@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from omniner.answers import render_answer
 from omniner.config.model_groups import LONGEST_ANSWER, EncodingConfig
 from omniner.errors import UserError
-from omniner.llm.prompts import Prompt
+from omniner.llm.prompts import TEMPLATE_OPTIONS, Prompt
 from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence, replace_surrogates
 from omniner.wording import counted, first_of
@@ -166,7 +166,7 @@ class ChatTokenizer:
                 chat_template=self.template,  # None: the tokenizer's own
                 tokenize=False,
                 add_generation_prompt=to_answer,
-                enable_thinking=False,  # read by templates of models that reason first, ignored by others
+                **TEMPLATE_OPTIONS,
             )
         except (TemplateError, TypeError, ValueError) as error:
             found = f"the template does not work ({error})"

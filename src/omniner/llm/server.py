@@ -21,6 +21,7 @@ A server may silently ignore all this, as `transformers serve` does: the first a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 from collections import Counter
@@ -32,7 +33,7 @@ from omniner.answers.final_answer import BEHIND_THINKING, MODEL_THINKS
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
-from omniner.llm.prompts import Prompt
+from omniner.llm.prompts import TEMPLATE_OPTIONS, Prompt
 from omniner.llm.responses import ONLY_THOUGHT, Refusal, Reply
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
@@ -80,6 +81,16 @@ def predict_with_server(
         if len(filled) < len(left):
             yield [predictor.empty(sentence) for sentence in left if not sentence.text]
         yield from predictor.run(filled)
+
+
+def with_template_options(config: DecodingConfig) -> DecodingConfig:
+    """Return settings whose requests tell the chat template what it is told in this process (`TEMPLATE_OPTIONS`).
+
+    For servers of models that we know, which accept this field; `extra_body` overrides it.
+    """
+    own = config.extra_body.get("chat_template_kwargs", {})
+    told = {**TEMPLATE_OPTIONS, **own} if isinstance(own, dict) else own
+    return dataclasses.replace(config, extra_body={**config.extra_body, "chat_template_kwargs": told})
 
 
 def ask_for_model(config: DecodingConfig) -> str:

@@ -29,7 +29,7 @@ from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError, one_line
 from omniner.files import read_json
 from omniner.llm.prompts import Prompt
-from omniner.llm.server import predict_with_server
+from omniner.llm.server import predict_with_server, with_template_options
 from omniner.machine import free_port
 from omniner.model_files import check_base, gguf_file
 from omniner.records import Prediction, Sentence
@@ -202,7 +202,8 @@ def serving_model(config: DecodingConfig, model: ServedModel) -> Iterator[Decodi
     url = f"http://127.0.0.1:{port}"
     command = serve_command(config, model, {"host": "127.0.0.1", "port": port})
     with tempfile.TemporaryDirectory() as folder, running(command, Path(folder) / "log", config.start_seconds, url):
-        yield dataclasses.replace(config, engine="openai", url=f"{url}/v1", model=NAME, structured=structured)
+        asked = dataclasses.replace(config, engine="openai", url=f"{url}/v1", model=NAME, structured=structured)
+        yield with_template_options(asked)
 
 
 @contextlib.contextmanager

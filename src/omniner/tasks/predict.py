@@ -417,9 +417,11 @@ Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Predictio
 def open_model(config: Config, model: Path | PromptedModel) -> Predict:
     """Load a model into this process, or connect to a server, which needs no torch here."""
     if not isinstance(model, Path) and config.decoding.engine == "openai":
-        from omniner.llm.server import predict_with_server
+        from omniner.llm.server import predict_with_server, with_template_options
 
-        return partial(predict_with_server, config.decoding, model.prompt)
+        # a model trained here is asked as in training; another server may refuse fields that its protocol lacks
+        asked = with_template_options(config.decoding) if config.checkpoint else config.decoding
+        return partial(predict_with_server, asked, model.prompt)
     if config.decoding.engine == "vllm":
         from omniner.llm.vllm import predict_with_vllm, served_base
 

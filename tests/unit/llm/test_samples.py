@@ -16,7 +16,7 @@ from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.llm import prompts, samples
-from omniner.llm.prompts import Prompt
+from omniner.llm.prompts import TEMPLATE_OPTIONS, Prompt
 from omniner.llm.samples import (
     PROBE_SENTENCES,
     ChatTokenizer,
@@ -285,3 +285,15 @@ def test_the_longest_answer_follows_from_the_sentence_and_from_train() -> None:
     assert answer_limit("好" * 10_000, rate, 9, 697) == 1046, "train has longer ones, and half as many again may come"
     assert answer_limit("好" * 20, rate, 9, 697) == answer_limit("好" * 20, rate, 9)
     assert answer_limit("好" * 20, 0.0, 0) < answer_limit("好" * 20, None, 0), "a train of few entities says so"
+
+
+def test_a_template_that_writes_a_date_or_thinks_makes_the_same_prompt_on_every_day(shared: Path) -> None:
+    dated = "{{ date_string if date_string is defined else strftime_now('%d %b %Y') }}\n" + chats.CHATML
+    chat = ChatTokenizer(chats.small("bytes").tokenizer, dated)
+    assert chats.chat_text(chat, own_prompt(), "北京").startswith("26 Jul 2024\n")
+    thinking = chats.public(shared, "qwen3")
+    sent = thinking.tokenizer.apply_chat_template(
+        own_prompt().messages("北京"), tokenize=False, add_generation_prompt=True, **TEMPLATE_OPTIONS
+    )  # as a server does that is told so
+    assert chats.chat_text(thinking, own_prompt(), "北京") == sent
+    assert sent.endswith("<think>\n\n</think>\n\n")

@@ -26,7 +26,7 @@ from omniner.errors import UserError
 from omniner.llm import client as client_module
 from omniner.llm import server as server_module
 from omniner.llm.client import ChatClient, ChatRequest
-from omniner.llm.prompts import Prompt
+from omniner.llm.prompts import TEMPLATE_OPTIONS, Prompt
 from omniner.llm.responses import Refusal, Reply
 from omniner.llm.server import predict_with_server
 from omniner.records import Entity, Prediction, Sentence
@@ -743,3 +743,19 @@ def test_further_fields_of_a_request() -> None:
     assert body["chat_template_kwargs"] == {"enable_thinking": False}
     assert body["max_completion_tokens"] == 9
     assert "max_tokens" not in body
+
+
+@pytest.mark.parametrize(
+    ("own", "sent"),
+    [
+        ({}, TEMPLATE_OPTIONS),
+        ({"chat_template_kwargs": {"enable_thinking": True}}, {**TEMPLATE_OPTIONS, "enable_thinking": True}),
+        ({"chat_template_kwargs": None}, None),
+    ],
+)
+def test_the_template_of_a_known_model_is_told_what_it_is_told_here(
+    own: dict[str, Any], sent: dict[str, Any] | None
+) -> None:
+    with serving(lambda request, before: right(request)) as server:
+        run(server_module.with_template_options(config(server.url, extra_body=own)), SENTENCES[:1])
+    assert server.seen[0].body.get("chat_template_kwargs") == sent

@@ -21,6 +21,7 @@ from omniner.config import compose
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import language_model, vllm
+from omniner.llm.prompts import TEMPLATE_OPTIONS
 from omniner.llm.vllm import ServedModel, predict_with_vllm
 from omniner.records import Prediction, Sentence
 from omniner.run import run
@@ -104,6 +105,7 @@ def test_a_server_is_started_asked_and_ended(tmp_path: Path, monkeypatch: pytest
     asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
     assert {one["model"] for one in asked} == {"vllm"}
     assert asked[0]["messages"][-1]["content"].startswith("请从句子里抽取实体")
+    assert all(one["chat_template_kwargs"] == TEMPLATE_OPTIONS for one in asked)
     said = started(tmp_path)
     assert said[0] == "some/model"
     assert options(said) == {

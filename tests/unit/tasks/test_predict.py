@@ -251,6 +251,14 @@ def test_a_server_is_asked_with_each_prompt() -> None:
         assert sorted({request.text.partition("\n")[0] for request in server.seen}) == ["标注：", "请标注："]
 
 
+@pytest.mark.parametrize("checkpoint", [[], ["checkpoint=best"]])
+def test_a_server_is_told_of_the_template_if_it_has_a_model_of_ours(checkpoint: list[str]) -> None:
+    with serving(lambda request, before: reply("[]")) as server:
+        asked = ["task=predict", "decoding=openai", f"decoding.url={server.url}", "decoding.model=tiny", *checkpoint]
+        list(prediction.open_model(compose.load(asked), PromptedModel(PROMPT, []))(SENTENCES, frozenset()))
+        assert {"chat_template_kwargs" in request.body for request in server.seen} == {bool(checkpoint)}
+
+
 def test_vllm_is_started_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from omniner.llm import vllm
 
