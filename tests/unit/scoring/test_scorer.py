@@ -661,7 +661,8 @@ def test_a_key_that_stands_twice_is_an_issue(tmp_path: Path) -> None:
     path = tmp_path / "predictions.jsonl"
     lines = ['{"id": "1", "entities": [["小满", "品牌"]], "entities": []}', '\ufeff{"id": "2", "entities": []}']
     path.write_text("\n".join(lines), encoding="utf-8")
-    loaded = predictions.read_predictions(path, [Sentence("1", "小满", [Entity("小满", "品牌", 0, 2)])])
+    gold = [Sentence(name, "小满", [Entity("小满", "品牌", 0, 2)]) for name in ("1", "2")]
+    loaded = predictions.read_predictions(path, gold)
     assert [(issue.code, issue.line, "stands twice" in issue.message) for issue in loaded.issues] == [
         ("bad-line", 1, True)
     ]
