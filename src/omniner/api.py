@@ -57,7 +57,7 @@ class Sentences(list[Sentence]):
     """The sentences of a file.
 
     Attributes:
-        issues: what could not be read as it was, with file and line; empty if there was nothing.
+        issues: what could not be read or had to be changed, with file and line; may be empty.
     """
 
     def __init__(self, sentences: Iterable[Sentence], issues: Iterable[Issue] = ()) -> None:
@@ -99,18 +99,18 @@ def write(
     separator: str = "tab",
     joiner: str = "",
 ) -> list[Issue]:
-    """Write a corpus file (for brat: a new folder) or a predictions file, completely or not at all.
+    """Write a corpus file (for brat: a new folder) or a predictions file, atomically.
 
     Args:
         records: sentences, with or without entities; or predictions, which `jsonl` holds, for `score` and `compare`;
             or a data frame of either.
         path: the file or folder to write.
         format: one of `data.format`.
-        sentences: those that predictions are about. Their texts are written with the predictions, and every format
-            takes them.
-        scheme: of the tags of `conll`: bioes | bio | bmes | bios.
-        separator: of the columns of `conll`: tab | space.
-        joiner: of `conll`: what stands between the tokens in the texts; without one each character is a token.
+        sentences: the sentences of the predictions. Their texts are written with the predictions, and every format can
+            be used.
+        scheme: tag scheme of `conll`: bioes | bio | bmes | bios.
+        separator: column separator of `conll`: tab | space.
+        joiner: for `conll`: the text between two tokens of a sentence; if empty, each character is a token.
 
     Returns:
         What the format could not hold, one issue for each sentence or kind of field.
@@ -145,14 +145,14 @@ def write(
 
 
 def _tagged(sentence: Sentence, prediction: Prediction) -> Sentence:
-    """The sentence with what was predicted; a model's text that nobody has read is read for it."""
+    """Return the sentence with its predicted entities; a model's raw answer is parsed first if necessary."""
     if is_unread(prediction):
         prediction = prediction_from_answer(sentence, prediction.raw, prediction.prompt_sha, prediction.engine)
     return tagged_sentence(sentence, prediction)
 
 
 def _check_ids(predictions: Sequence[Prediction], sentences: Mapping[str, Sentence] | None) -> None:
-    """Refuse predictions of which two are about one sentence, or one is about none of those that are given."""
+    """Raise a `UserError` if two predictions belong to one sentence, or one belongs to none of the given sentences."""
     for name, times in Counter(item.id for item in predictions).items():
         if times > 1:
             fix = "Predict all texts in one call, or Sentence records with ids of their own."
@@ -162,7 +162,7 @@ def _check_ids(predictions: Sequence[Prediction], sentences: Mapping[str, Senten
 
 
 def _check_writable(format: str) -> None:
-    """Refuse a format that `write` cannot make."""
+    """Raise a `UserError` for a format that `write` cannot write."""
     known = writable_formats()
     if format in known and not FORMATS[format].needs_prompt:
         return
@@ -228,9 +228,9 @@ class Model:
     """A loaded model, made by `load`.
 
     Attributes:
-        config: the configuration that it predicts with.
-        source: what it was loaded from.
-        categories: those that it can give.
+        config: the configuration used for prediction.
+        source: what the model was loaded from.
+        categories: the categories that it can predict.
     """
 
     def __init__(self, config: Config, source: str, predict: Answering, categories: Sequence[str] = ()) -> None:
@@ -250,7 +250,7 @@ class Model:
 
         Args:
             texts: one or several. `Sentence` records keep their ids, and their entities are ignored. A bare text gets
-                `text-` and a number as id, from `text-0` on.
+                an id made of `text-` and a number, starting with `text-0`.
 
         Returns:
             One prediction, or a list of them in the order of the texts.
@@ -273,8 +273,8 @@ class Model:
         """Tag a stream of texts that need not fit into memory.
 
         Args:
-            texts: as for `predict`; two records of one id are noticed within a batch.
-            batch_size: how many are read and tagged together.
+            texts: as for `predict`; two records with one id are only noticed within a batch.
+            batch_size: number of texts that are read and tagged together.
 
         Yields:
             their predictions, in their order, as soon as their batch is tagged.
@@ -289,7 +289,7 @@ class Model:
             yield from self._tag(sentences_to_tag(batch, free))
 
 
-_TRAINED = ("model", "head", "prompt", "tuning", "data")  # sections that a training settles for good
+_TRAINED = ("model", "head", "prompt", "tuning", "data")  # sections that cannot change after training
 
 
 def load(source: str | Path | TrainResult, overrides: Sequence[str] = (), categories: Sequence[str] = ()) -> Model:
@@ -299,9 +299,9 @@ def load(source: str | Path | TrainResult, overrides: Sequence[str] = (), catego
         source: a run (what `train` returned, its folder, its name, its MLflow id), a checkpoint, the folder of a
             published causal model, or the address of a server with an OpenAI-compatible API, such as
             `http://localhost:8000/v1`.
-        overrides: arguments of the command line that change how it predicts: `decoding=guided`, `trainer=cpu`; for a
-            published model or a server also the prompt: `prompt=errta`, `data=cluener`.
-        categories: those that a published model or a server is asked for; by default those in train of `data`.
+        overrides: arguments of the command line that change the prediction: `decoding=guided`, `trainer=cpu`; for an
+            untuned model or a server also the prompt: `prompt=errta`, `data=cluener`.
+        categories: the categories that an untuned model or a server is asked for; by default those in train of `data`.
 
     Returns:
         The model; call its `predict` as often as you like.
@@ -324,15 +324,15 @@ def load(source: str | Path | TrainResult, overrides: Sequence[str] = (), catego
 
 
 def _place(where: str, given: Any) -> str:
-    """Where a run is, which may be given as what `train` returned."""
+    """Return the path, name or address of a run, which may be given as the result of `train`."""
     if isinstance(given, TrainResult):
         return str(given.folder)
     check_path(where, given)
-    return str(given)  # of an address, too, which is no path
+    return str(given)  # a `Path` would change an address
 
 
 def _load_trained(text: str, overrides: Sequence[str]) -> Model:
-    """The model of a run or of a checkpoint, with the run's own settings where no override changes them."""
+    """Load the model of a run or a checkpoint, with the run's own settings unless an override changes them."""
     from omniner import models
     from omniner.config import run_config
     from omniner.runs.references import find_trained_model
@@ -354,7 +354,7 @@ def _load_trained(text: str, overrides: Sequence[str]) -> Model:
 
 
 def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence[str]) -> Model:
-    """A causal model as it was published, asked about the categories."""
+    """Load an untuned causal model, to be asked for the categories."""
     from omniner import models
     from omniner.config.overrides import quote
 
@@ -365,7 +365,7 @@ def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence
 
 
 def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) -> Model:
-    """A model behind a server, asked about the categories."""
+    """Make a model of a server, to be asked for the categories."""
     from omniner.config.overrides import quote
     from omniner.llm import server
 
@@ -380,7 +380,7 @@ def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) 
 
 
 def _prompt(config: Config, categories: Sequence[str]) -> tuple[Prompt, list[str]]:
-    """What a model is told that was not trained here, and the texts of the train split if that was read."""
+    """Return the prompt for a model that was not trained here, and the texts of the train split if that was read."""
     from omniner.corpus import sources
     from omniner.llm import prompts
 
@@ -407,7 +407,7 @@ def score(
             `gold.jsonl` beside it.
         overrides: arguments of the command line: `metrics.profile=official`, `metrics.unit=pair`,
             `errta.mode=official`, `metrics.bootstrap=0`.
-        issues: a list to which whatever could not be read is added; the result's `issues` has it as well.
+        issues: a list that receives what could not be read; the result's `issues` holds the same.
 
     Returns:
         Scores with intervals (`.metrics`), sorted errors (`.errta`), how answers were parsed (`.parse`); `.to_json()`
@@ -447,20 +447,21 @@ def compare(
     gold: Gold | None = None,
     overrides: Sequence[str] = (),
 ) -> RunComparison:
-    """Compare runs on one test set with the first of them: tested differences, and which sentences changed.
+    """Compare runs with the first one on the same test set: significance of differences, and which sentences changed.
 
     Args:
         runs: run folders or what `train` returned, run names, MLflow run ids or predictions files; a mapping gives
             each a name, and its values may also be records or data frames of predictions.
-        gold: for runs that have none; by default records are compared on the gold of the first run that has it.
+        gold: gold for runs that have none; by default records are compared on the gold of the first run that has it.
         overrides: arguments of the command line: `compare.resamples=1000`, `metrics.profile=official`.
 
     Returns:
-        Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`. Runs whose own
-        reports count in another way are named in a warning.
+        Scores of every run and the tested differences; `.to_json()` is the content of `comparison.json`. A warning
+        names runs whose own reports count in another way.
 
     Raises:
-        UserError: there are not two, or one cannot be found, is not finished, or was tested on other sentences.
+        UserError: fewer than two runs are given, or a run cannot be found, is not finished, or was tested on other
+            sentences.
     """
     from omniner.scoring.comparison import compare_runs
     from omniner.tasks.compare import align_runs, counted_otherwise
@@ -485,7 +486,7 @@ def compare(
 def _load_runs(
     runs: Any, gold: Path | list[Sentence] | None, config: Config
 ) -> list[tuple[RunFiles, LoadedPredictions]]:
-    """What is compared: where each run is, and its predictions with their gold, in the order given."""
+    """Find and load the runs to compare; return each run's files, and its predictions with gold, in the given order."""
     from omniner.runs.run_files import RunFiles, find_run_files
     from omniner.scoring.predictions import read_predictions
 
@@ -518,12 +519,12 @@ def _load_runs(
 
 
 def _named(source: RunFiles, name: str, count: int) -> RunFiles:
-    """The run under the name that it was given, if any; one of several of a sweep keeps its own behind it."""
+    """Rename a run to the given name, if any; if a sweep has several runs, each keeps its own name after it."""
     return dataclasses.replace(source, name=name if count == 1 else f"{name} {source.name}") if name else source
 
 
 def _run_entries(runs: Any) -> list[str]:
-    """The entries of a list of runs, as the command line takes them."""
+    """Return the entries of a list of runs as text, as on the command line."""
     fix = "Give records in a mapping, with a name for each system: {name: records}."
     items = listed("runs", runs, "Give a list of runs, or a mapping of names to runs.")
     for number, item in enumerate(items):
@@ -533,10 +534,10 @@ def _run_entries(runs: Any) -> list[str]:
 
 
 def _words(overrides: Sequence[str]) -> list[str]:
-    """The overrides of a call.
+    """Return the overrides of a call.
 
     Raises:
-        UserError: they are no list, or hold what the command line alone can do.
+        UserError: they are not a list, or hold something that works only on the command line.
     """
     words = listed_texts("overrides", overrides, 'Give a list of texts, such as ["seed=7"].')
     for word in words:
@@ -550,7 +551,7 @@ def _words(overrides: Sequence[str]) -> list[str]:
 
 
 def _compose(*words: str) -> Config:
-    """Compose and check a configuration, in messages for callers who have no command line."""
+    """Compose and check a configuration; reword advice in errors for callers who have no command line."""
     from omniner.config import compose
     from omniner.config.overrides import EACH
 

@@ -1,14 +1,14 @@
-"""`python -m omniner.run`: compose, check, do the task, leave nothing half-done. The whole story on one page.
+"""`python -m omniner.run`: compose the configuration, check it, run the task, and clean up after every kind of ending.
 
 Hydra composes the configuration from `conf/` and the command line, and `omniner.config` checks it. `runs.folder` gives
-the run its folder (an unfinished one of the same configuration is taken up again), `tracking` opens its MLflow run, and
-the task of the registry does the work.
+the run its folder (an unfinished run of the same configuration is resumed), `tracking` opens its MLflow run, and the
+task from the registry does the work.
 
-A user's mistake is one line and exit status 2; a finished run that found what it was told to fail on exits with 1.
-Ctrl-C and SIGTERM leave a run that resumes, marked as killed, and exit with 130 and 143. Anything else keeps its
-traceback and exits with 1.
+A user's mistake is reported in one line, with exit status 2. A finished run exits with 1 if its task has a finding that
+must make the command fail. Ctrl-C and SIGTERM leave a resumable run, marked as killed, and exit with 130 and 143. Any
+other exception keeps its traceback and exits with 1.
 
-`python -m omniner.run --child config.yaml` is a run that another run starts, see `child`.
+`python -m omniner.run --child config.yaml` is how one run starts another, see `child`.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ log = logging.getLogger("omniner")
 
 
 def on_sigterm(signum: int, frame: FrameType | None) -> None:
-    """Stop, resumable."""
-    # As an exception, so that every place that leaves a run resumable on Ctrl-C does so on SIGTERM as well.
+    """Stop the run so that it can be resumed."""
+    # As an exception: all code that leaves a run resumable on Ctrl-C then does so on SIGTERM, too.
     raise Stopped(signum)
 
 
 @hydra.main(version_base="1.3", config_path=str(compose.conf_folder()), config_name="config")
 def job(composed: DictConfig) -> float | None:
-    """One job: the only one of a plain run, or one of a sweep, which gives what an optimising sweeper asks for."""
+    """Run one job: a plain run, or one job of a sweep, which returns the value that an optimising sweeper needs."""
     if sweep.is_job():
         return sweep.run_child(composed)
     compose.keep_hydra()
@@ -69,7 +69,7 @@ def job(composed: DictConfig) -> float | None:
 
 
 def execute(config: Config) -> int:
-    """A whole run, or what a further process of it does: its part of the training, or of the predictions.
+    """Execute a whole run; or, in a worker process of a run, its part of the training or of the predictions.
 
     Returns:
         The exit status.
@@ -84,7 +84,7 @@ def execute(config: Config) -> int:
         if complaint:
             show(f"failed: {complaint}", sys.stderr)
         return int(bool(complaint))
-    if config.task.name != "train":  # what other tasks do on several devices they start by themselves
+    if config.task.name != "train":  # other tasks start their own processes on several devices
         further = ranks.further_rank()
         log.warning("%s: task=%s is done by rank 0, this process does nothing", further, config.task.name)
         return 0
@@ -94,14 +94,14 @@ def execute(config: Config) -> int:
     return 0
 
 
-_alone = threading.RLock()  # a training seeds and sets what the process has once; a callback of it may start another
+_alone = threading.RLock()  # training changes settings of the whole process; reentrant: a callback may start a training
 
 
 def run(config: Config) -> Path:
-    """Do one task in a folder of its own, tracked; gives the folder.
+    """Run one task, tracked, in its own folder, and return the folder; the entry point for other programs.
 
-    For other programs: torch's settings and the generators of random numbers stay theirs. Trainings of several threads
-    take turns.
+    If the task trains or torch is loaded already, torch's settings and the states of random generators are restored
+    afterwards, and calls from several threads take turns.
     """
     if config.task.name != "train" and "torch" not in sys.modules:
         return _perform(config)[0]
@@ -112,7 +112,7 @@ def run(config: Config) -> Path:
 
 
 def _perform(config: Config) -> tuple[Path, str]:
-    """Do one task; the folder, and what the task was told to fail on and found, empty where there is no such thing."""
+    """Run one task; return its folder and the finding that makes the command fail (empty = none)."""
     TASKS[config.task.name].check_machine(config)
     if not TASKS[config.task.name].has_own_run:
         return _without_folder(config), ""
@@ -139,7 +139,7 @@ def _perform(config: Config) -> tuple[Path, str]:
 
 
 def _check_effects(config: Config, new: bool) -> None:
-    """Refuse a new run with a setting that nothing reads; a run that goes on, or that another one started, is told."""
+    """Refuse a new run with an unused setting; only warn in resumed and child runs."""
     unread = compose.without_effect(config)
     if new and unread and children.child_label() is None:
         raise UserError(*next(iter(unread.items())), "Leave it out.")
@@ -148,7 +148,7 @@ def _check_effects(config: Config, new: bool) -> None:
 
 
 def _discard(config: Config, folder: RunFolder) -> None:
-    """Leave nothing of a run that could not even begin: no file, and no record that a sweep would count."""
+    """Delete the files of a run that could not begin, and its tracking record, which a sweep would count."""
     folder.discard()
     if run_id := folder.state.get("run_id"):
         from omniner import tracking
@@ -157,7 +157,7 @@ def _discard(config: Config, folder: RunFolder) -> None:
 
 
 def _do_task(config: Config, folder: RunFolder) -> str:
-    """Do the task, and end its tracked run in whatever way it ends; the task's complaint."""
+    """Run the task, end its tracked run with the matching status, and return the task's complaint."""
     context = _start(config, folder)
     status: Ending = "failed"
     try:
@@ -173,7 +173,7 @@ def _do_task(config: Config, folder: RunFolder) -> str:
 
 
 def _without_folder(config: Config) -> Path:
-    """Do a task that looks after other runs: it has no folder and no tracked run."""
+    """Run a task that only manages other runs and has no folder and no tracked run of its own."""
     from omniner.runs.context import Context
     from omniner.tracking.tracked_run import Run
 
@@ -182,7 +182,7 @@ def _without_folder(config: Config) -> Path:
 
 
 def _start(config: Config, folder: RunFolder) -> Context:
-    """Open the MLflow run (the same one again where a run is taken up) and write down what is being run."""
+    """Open the MLflow run (the previous one if the run is resumed) and record the configuration and versions in it."""
     from omniner import tracking
     from omniner.runs.context import Context
     from omniner.tracking.tracked_run import library_versions
@@ -207,7 +207,7 @@ def _start(config: Config, folder: RunFolder) -> Context:
 
 
 def _tracking_of(config: Config) -> TrackingConfig:
-    """Where the run is kept: nowhere if it is not worth a record."""
+    """Return where the run is tracked; tracking is off if the task does not track this configuration."""
     task, settings = TASKS[config.task.name], config.tracking
     if not task.tracked(config):
         return dataclasses.replace(settings, kind="off")
@@ -215,7 +215,7 @@ def _tracking_of(config: Config) -> TrackingConfig:
 
 
 def report(error: BaseException) -> int:
-    """Print what went wrong in one message; the exit status."""
+    """Print an error in one line; return the exit status."""
     if isinstance(error, UserError):
         show(f"error: {error}", sys.stderr)
     elif explained := explain_override(error, sys.argv[1:], compose.conf_folder()):
@@ -227,12 +227,12 @@ def report(error: BaseException) -> int:
 
 
 def stopped_status(error: KeyboardInterrupt) -> int:
-    """The exit status of a process that a signal stopped."""
+    """Return the exit status of a process that a signal stopped: 128 plus the signal's number."""
     return 128 + (error.signum if isinstance(error, Stopped) else signal.SIGINT)
 
 
 def _finish_sweep(outcome: Ending) -> int:
-    """End a sweep, if this is one, and say how it went; the exit status."""
+    """End the sweep, if this command is one, and print its results; return the exit status."""
     try:
         with explaining_limits():
             lines, failed = sweep.close(outcome)
@@ -246,9 +246,9 @@ def _finish_sweep(outcome: Ending) -> int:
 
 
 def child(path: Path) -> None:
-    """The command line of a child: `--child config.yaml`, a configuration that is whole already.
+    """Execute the command line of a child: `--child config.yaml`, with a complete configuration.
 
-    Hydra is left out: the file holds what `to_yaml` wrote. The further ranks of a run start with the same command.
+    Hydra does not run: the file holds what `to_yaml` wrote. Non-zero ranks of a run start with the same command.
     """
     from hydra.core.utils import configure_log
 
@@ -268,9 +268,10 @@ def child(path: Path) -> None:
 
 
 def compose_once(arguments: Sequence[str]) -> None:
-    """Keep Hydra from composing everything twice, once of it only to look for `hydra.mode`, which ours never sets.
+    """Keep Hydra from composing the configuration a second time just to read `hydra.mode`, which `conf/` never sets.
 
-    That is a third of the time until a mistake is named. A configuration of the user's own may set it.
+    The second time takes a third of the time until a mistake is reported. A user's own configuration may set
+    `hydra.mode`, so nothing changes if the command names one.
     """
     from hydra._internal.hydra import Hydra
 
@@ -279,19 +280,19 @@ def compose_once(arguments: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """The command line."""
-    # Without it Python took a folder of this name, such as a clone, for the package.
+    """Run the command line."""
+    # No `__file__`: Python took a folder of this name, such as a clone, for the package.
     if getattr(omniner, "__file__", None) is None:
         folder = Path(next(iter(omniner.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))
     if sys.platform == "win32":  # child processes are stopped with signals and process groups that it does not have
         sys.exit(report(UserError("omniner", "it runs on Linux and macOS, not on Windows itself", "Use WSL 2.")))
-    # The libraries make a million objects that stay. Looking through them for garbage whenever 700 are new, as Python
-    # does by itself, takes a tenth of a short command's time.
+    # The libraries create a million long-lived objects. Python's default, a garbage collection after every 700 new
+    # objects, takes a tenth of a short command's time.
     gc.set_threshold(50_000)
-    # libgomp reads this when torch is imported. Its threads would wait for each other for milliseconds on a busy core;
-    # on a machine with other work to do, two threads are then many times slower than one.
+    # libgomp reads this when torch is imported. By default its threads spin for milliseconds while they wait for each
+    # other; on a busy machine, two threads are then many times slower than one.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if sys.argv[1:2] == ["--child"]:
         child(Path(sys.argv[2]))
@@ -308,7 +309,7 @@ def main() -> None:
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
-    # Hydra would print its own messages and exit with status 1; this hands us the exceptions instead.
+    # Without this Hydra prints its own messages and exits with status 1; with it we get the exceptions.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, on_sigterm)
     children.stop_with_parent()

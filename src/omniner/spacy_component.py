@@ -1,8 +1,8 @@
-"""A trained tagger as a component of a spaCy pipeline: `nlp.add_pipe("omniner", config={"model": "my_run"})`.
+"""A spaCy pipeline component for a trained tagger: `nlp.add_pipe("omniner", config={"model": "my_run"})`.
 
-spaCy finds it by its entry point. Entities go to `doc.ents` where they do not overlap; all of them, nested ones too, go
-to `doc.spans["omniner"]`. `spacy.blank("zh")` makes every character a token, so every entity fits. One that ends within
-a token takes all of it, and a warning counts such entities.
+spaCy finds it by its entry point. Entities that do not overlap go to `doc.ents`; all entities, nested ones too, go to
+`doc.spans["omniner"]`. `spacy.blank("zh")` makes every character a token, so every entity fits. An entity that begins
+or ends within a token is extended to the whole token, and a warning counts such entities.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ def make_component(
 
     Args:
         nlp: the pipeline.
-        name: of the component in it.
-        model: what `omniner.load` takes: a run, a checkpoint, the folder of a published model, the address of a server.
-        overrides: words of the command line, as `omniner.load` takes them.
-        categories: those that a model is asked about that was not trained here.
+        name: name of the component in the pipeline.
+        model: as for `omniner.load`: a run, a checkpoint, the folder of a published model, or the address of a server.
+        overrides: arguments of the command line, as for `omniner.load`.
+        categories: as for `omniner.load`: the categories that a model not trained here is asked for.
     """
     return TaggerComponent(api.load(model, overrides, categories), name)
 
 
 class TaggerComponent(Pipe):
-    """Puts the entities of a model into documents.
+    """Adds the entities that a model predicts to documents.
 
     Args:
-        model: what answers.
-        name: of the component in its pipeline.
+        model: the model that predicts.
+        name: name of the component in its pipeline.
     """
 
     def __init__(self, model: api.Model, name: str = "omniner") -> None:
@@ -60,11 +60,11 @@ class TaggerComponent(Pipe):
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The categories that the model can give."""
+        """The categories that the model can predict."""
         return self.model.categories
 
     def score(self, examples: Iterable[Any], **_: Any) -> dict[str, Any]:
-        """Score `doc.ents`, as `nlp.evaluate` asks."""
+        """Score `doc.ents`; `nlp.evaluate` calls this."""
         scores: dict[str, Any] = get_ner_prf(examples)
         return scores
 
@@ -76,7 +76,7 @@ class TaggerComponent(Pipe):
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
         """Tag documents, `batch_size` of them at a time.
 
-        Where a text is refused, spaCy's error handler is asked for each one that is; the others are tagged.
+        For each refused text, spaCy's error handler is called; the others are tagged.
         """
         documents = enumerate(stream)
         while batch := list(islice(documents, batch_size)):
@@ -86,7 +86,7 @@ class TaggerComponent(Pipe):
                     yield doc
 
     def _predict(self, batch: Sequence[tuple[int, Doc]]) -> list[Prediction | None]:
-        """A prediction of each document, which has its number in the stream; None for one that is refused."""
+        """Return the predictions of numbered documents; None for a document whose text is refused."""
         try:
             return [*self.model.predict([Sentence(f"document {number}", doc.text) for number, doc in batch])]
         except UserError as error:
@@ -98,12 +98,12 @@ class TaggerComponent(Pipe):
 
 
 def _add_entities(doc: Doc, prediction: Prediction) -> None:
-    """Put the entities that have a place into a document, one span for those that end up as the same tokens."""
+    """Add the entities with offsets to a document; those of one category that cover the same tokens become one span."""
     spans: dict[tuple[int, int, str], Span] = {}
     cut = 0
     for entity in prediction.entities:
         if entity.start is None or entity.end is None:
-            continue  # an answer's words that are not in the sentence
+            continue  # the answer named words that are not in the sentence
         span = doc.char_span(entity.start, entity.end, label=entity.category, alignment_mode="expand")
         assert span is not None, "a prediction's places are those of its text"
         cut += (span.start_char, span.end_char) != (entity.start, entity.end)

@@ -1,9 +1,9 @@
-"""Keys that came later: what an older run, checkpoint or prompt lacks has the default of its class.
+"""Handle keys that older runs, checkpoints and prompts lack: they have the default of the class.
 
-A field of a group has a default in its class only where older values lack it (see `omniner.config.groups`). Two rules
-follow for everything that is kept. A hash over values leaves such defaults out (`without_class_defaults`), so that a
-new key makes no other run of an old one. Before values are compared with those of now, the defaults that they lack are
-added (`with_class_defaults`). Both go into sections, also into those of several kinds, such as `model`.
+A field of a group has a default in its class only if older values lack it (see `omniner.config.groups`). Two rules
+follow for all saved values. A hash over values leaves such defaults out (`without_class_defaults`), so that a new key
+does not change the hash of an old run. Before older values are compared with current ones, the missing defaults are
+added (`with_class_defaults`). Both descend into sections, also into those with kinds, such as `model`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from omniner.config.validate import Wanted, field_types, take_apart
 
 
 def without_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the keys that have the default of their class.
+    """Return the values without keys that have the default of their class.
 
     Args:
         group: the class of a configuration, of a section, or of another dataclass.
-        values: of it.
+        values: plain values of that class.
     """
     defaults, sections = _class_defaults(group), _sections(group, values)
     kept: dict[str, Any] = {}
@@ -34,11 +34,11 @@ def without_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, 
 
 
 def with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the keys that values of an older version lack, with the default of their class.
+    """Return the values of an older version with the keys that they lack, which get the default of their class.
 
     Args:
         group: the class of a configuration, of a section, or of another dataclass.
-        values: of it.
+        values: plain values of that class.
     """
     filled = {**_class_defaults(group), **values}
     for key, section in _sections(group, filled).items():
@@ -47,7 +47,7 @@ def with_class_defaults(group: type, values: Mapping[str, Any]) -> dict[str, Any
 
 
 def _class_defaults(group: type) -> dict[str, Any]:
-    """The keys that have a default in their class."""
+    """Return the keys that have a default in their class, with the default."""
     found = {}
     for field in dataclasses.fields(group):
         if field.default is not dataclasses.MISSING:
@@ -61,19 +61,19 @@ def _class_defaults(group: type) -> dict[str, Any]:
 
 
 def _sections(group: type, values: Mapping[str, Any]) -> dict[str, type]:
-    """The keys whose value is a section, with its class: where there are kinds, that of the value."""
+    """Return the keys whose value is a section, with its class; if the section has kinds, the class of its kind."""
     found: dict[str, type] = {}
     for key, wanted in _with_groups(group).items():
         value = values.get(key)
         if isinstance(value, Mapping):
             section = wanted.kinds.get(str(value.get("kind"))) if wanted.kinds else wanted.what
-            if section is not None:  # a stranger's file may name a kind that there is not
+            if section is not None:  # a foreign file may name an unknown kind
                 found[key] = section
     return found
 
 
 @functools.cache
 def _with_groups(group: type) -> dict[str, Wanted]:
-    """The keys that hold groups."""
+    """Return the keys that hold groups."""
     wanted = {key: take_apart(annotation) for key, annotation in field_types(group).items()}
     return {key: one for key, one in wanted.items() if one.groups}

@@ -1,10 +1,11 @@
-"""Configurations composed by Hydra: from the YAML files of `conf/` and the overrides of a command to a typed `Config`.
+"""Compose configurations with Hydra: from the YAML files of `conf/` and a command's overrides to a typed `Config`.
 
-`load` is the whole way: `compose_unchecked` composes, `to_config` checks the result and gives it types. What must hold
-between values is in `omniner.config.rules`; what a run keeps of its configuration in `omniner.config.run_config`.
-What a command sets beyond the defaults of `conf/` is found here as well: what of it nothing reads (`without_effect`),
-and what of it says how to score (`scoring_line`).
-Every mistake is one `UserError` with its key. Nothing heavy is imported, so that a mistake is answered at once.
+`load` does all of it: `compose_unchecked` composes, `to_config` checks the result and converts it to typed groups.
+Rules between values are in `omniner.config.rules`, the configuration saved by a run in `omniner.config.run_config`.
+This module also finds settings that differ from the defaults of `conf/`: those that nothing reads (`without_effect`),
+and those that define scoring (`scoring_line`).
+
+Every mistake is a `UserError` with its key. Nothing heavy is imported, so that mistakes are reported at once.
 """
 
 from __future__ import annotations
@@ -36,25 +37,25 @@ T = TypeVar("T")
 
 SCORING = ("metrics", "errta")  # the sections that say what a score and an error are
 
-# Environment: the user's own folders of configurations, as a list in an override holds them, for children of a sweep.
+# Environment variable for children of a sweep: the user's own configuration folders, as list items of an override.
 SEARCH_PATH = "OMNINER_SEARCH_PATH"
 
 
 def conf_folder() -> Path:
-    """Where `conf/` is: in the installed package, or in a checkout that is not installed."""
+    """Return the path of `conf/`: in the installed package, or in a checkout that is not installed."""
     spec = find_spec("omniner.conf")
     places = spec.submodule_search_locations if spec else None
     return Path(places[0]) if places else Path(__file__).resolve().parents[3] / "conf"
 
 
 def load(overrides: Sequence[str]) -> Config:
-    """Compose a configuration and check it: the entry for notebooks and tests.
+    """Compose and check a configuration; the entry point for notebooks and tests.
 
     Args:
         overrides: as on the command line: `["data=cluener", "seed=7"]`.
 
     Raises:
-        UserError: for the first key at fault, or for a module that `OMNINER_EXTENSIONS` names in vain.
+        UserError: for the first wrong key, or for a module of `OMNINER_EXTENSIONS` that cannot be imported.
     """
     from hydra.errors import HydraException
 
@@ -69,7 +70,7 @@ def load(overrides: Sequence[str]) -> Config:
 
 
 def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
-    """Compose a configuration as the command line would, without a look at its values."""
+    """Compose a configuration as the command line does, without checking its values."""
     own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
     arguments = [*own, *read_arguments(overrides, conf_folder())]
     check_own_choices(arguments, conf_folder())
@@ -81,7 +82,7 @@ def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
 
 @lru_cache(maxsize=64)
 def _composed_before(arguments: tuple[str, ...], choices: frozenset[tuple[Path, int]]) -> DictConfig:
-    """What Hydra composes of arguments that name no folder of the user's, and of `conf/` as it is: it takes 0.4 s."""
+    """Compose arguments that name no folder of the user's; cached for the current `conf/`, because it takes 0.4 s."""
     return _composed_by_hydra(arguments)
 
 
@@ -92,12 +93,12 @@ def _composed_by_hydra(arguments: Sequence[str]) -> DictConfig:
         return hydra_compose("config", overrides=list(arguments))
 
 
-_composing = threading.RLock()  # Hydra keeps what it composes with in objects of the whole process
-_of_job: Any = None  # the Hydra of the job that this process is doing
+_composing = threading.RLock()  # Hydra keeps its state in objects that the whole process shares
+_of_job: Any = None  # the Hydra instance of the job that this process runs
 
 
 def keep_hydra() -> None:
-    """Compose with the Hydra that runs now, as long as it does: it was started with our `conf/` and its search path."""
+    """Remember the running Hydra instance, so that later compositions reuse its `conf/` and search path."""
     global _of_job
     from hydra.core.global_hydra import GlobalHydra
 
@@ -106,7 +107,7 @@ def keep_hydra() -> None:
 
 @contextlib.contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra, ready to compose from `conf/`; one that another program runs is set aside for the block."""
+    """Make Hydra ready to compose from `conf/`; another program's Hydra is put aside for the block."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from hydra.core.singleton import Singleton
@@ -117,7 +118,7 @@ def _hydra() -> Iterator[None]:
         if _of_job is not None and GlobalHydra.instance().hydra is _of_job:
             yield
             return
-        kinds: tuple[type, ...] = (GlobalHydra, JobRuntime, VersionBase)  # what it keeps of a running job
+        kinds: tuple[type, ...] = (GlobalHydra, JobRuntime, VersionBase)  # its state of a running job
         objects = Singleton._instances
         theirs = {kind: objects.pop(kind) for kind in kinds if kind in objects}
         try:
@@ -130,7 +131,7 @@ def _hydra() -> Iterator[None]:
 
 
 def job_logging() -> DictConfig:
-    """Where and how `conf/` wants messages written."""
+    """Return the logging configuration of `conf/`."""
     with _hydra():
         from hydra import compose as hydra_compose
 
@@ -139,12 +140,12 @@ def job_logging() -> DictConfig:
 
 
 def to_config(composed: DictConfig) -> Config:
-    """Give a composed configuration its types, check it, and decide what `auto` means.
+    """Convert a composed configuration to typed groups, check it, and resolve `auto`.
 
-    Who says how many epochs means just these: `trainer.min_steps` of a recipe is 0 then.
+    If the user sets `trainer.max_epochs`, exactly these epochs are trained: a recipe's `trainer.min_steps` becomes 0.
 
     Raises:
-        UserError: for the first key at fault.
+        UserError: for the first wrong key.
     """
     try:
         raw: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
@@ -159,16 +160,16 @@ def to_config(composed: DictConfig) -> Config:
 
 
 def to_section(composed: DictConfig, name: str, group: type[T]) -> T:
-    """Give one section of a composed configuration its types, and check them; no rule between values is."""
+    """Convert one section of a composed configuration to its group and check it, but not the rules between values."""
     typed: T = validate(group, OmegaConf.to_container(composed[name], resolve=True), name)
     return typed
 
 
 def without_effect(config: Config) -> dict[str, str]:
-    """Find the settings that nothing reads: runs that they set apart would be equal.
+    """Find the settings that nothing reads; runs that differ only in them would be equal.
 
-    A new run that somebody starts with one is refused. Runs that were begun so go on, as their command says, and a job
-    of a sweep has keys that are for other jobs.
+    A new run with such a setting is refused. A run that was started with one can still be resumed, and a job of a sweep
+    may have keys that only other jobs use.
 
     Returns:
         Why each of them has no effect, by its dotted key.
@@ -179,7 +180,7 @@ def without_effect(config: Config) -> dict[str, str]:
 
 
 def _set_keys(name: str, section: HeadConfig | TuningConfig) -> list[str]:
-    """The keys of a section whose values are not those of its first file in `conf/`."""
+    """Return the keys of a section whose values differ from those in its file `auto.yaml` in `conf/`."""
     path = conf_folder() / name / "auto.yaml"
     usual = dataclasses.asdict(validate(type(section), read_mapping(path, "Install OmniNER again."), name))
     return [key for key, value in dataclasses.asdict(section).items() if value != usual[key]]
@@ -189,10 +190,10 @@ def scoring_line(config: Config | Mapping[str, Any]) -> str:
     """Return the overrides with which another command scores and sorts errors as this configuration does.
 
     Args:
-        config: checked, or as read from the `config.yaml` of a run.
+        config: a checked configuration, or the values read from a run's `config.yaml`.
 
     Returns:
-        Them as one types them into a shell; empty where nothing but the defaults of `conf/config.yaml` is set.
+        The overrides as shell arguments; empty if all are the defaults of `conf/config.yaml`.
     """
     file = read_mapping(conf_folder() / "config.yaml", "Install OmniNER again.")
     usual, ours = flat({name: file[name] for name in SCORING}), flat(config)

@@ -1,13 +1,13 @@
-"""Every key of a configuration: its type, the values it may take, and what it means, in one place.
+"""Define every key of a configuration: its type, its allowed values, and its meaning.
 
-One dataclass per group, with a line under each field that says what it is and in what unit; where a group has kinds
-(`model.kind: bilstm | encoder | causal`), one dataclass per kind. `Config` is all of them together: which sections
-there are, their order and their kinds follow from its fields. `omniner.config.validate` holds a composed configuration
-against these types, and `docs/configuration.md` is made of them.
+There is one dataclass per group, with a line under each field that gives its meaning and unit; a group with kinds
+(`model.kind: bilstm | encoder | causal`) has one dataclass per kind. `Config` combines them: its fields define the
+sections, their order and their kinds. `omniner.config.validate` checks a composed configuration against these types,
+and `docs/configuration.md` is generated from them.
 
-A new key is a field here, and a value in the group's first file in `conf/`, beside its reason. A field has a default
-only where configurations of older runs lack the key, and must open all the same: the value of `conf/`, or (`min_steps`)
-what such a run did. A test holds them together.
+A new key is a field here, and a value in the group's first file in `conf/`, with a comment on its reason. A field has a
+default only if configurations of older runs lack the key, so that these can still be read: the value in `conf/`, or
+(`min_steps`) what such a run did. A test compares the two.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Together = Literal["auto", "texts", "mentions", "posts"]
 
 @dataclass
 class TaskConfig(Group):
-    """What the run does."""
+    """The task of the run."""
 
     name: TaskName
     """The task."""
@@ -65,8 +65,8 @@ class DataConfig(Group):
     name: str
     """Name in run names and reports."""
     format: CorpusFormat
-    """Format of the files; auto = detected; synthetic = generated sentences, no files. A format other than the choice's
-    own also applies to the files of input, gold, annotators and corpora."""
+    """Format of the files; auto = detected; synthetic = generated sentences, no files. A format that differs from that
+    of the choice in conf/data also applies to the files of input, gold, annotators and corpora."""
     root: str | None
     """Folder of the files; null for generated data."""
     source: str
@@ -82,14 +82,14 @@ class DataConfig(Group):
     """CoNLL: each character is followed by its position in the word, one or two digits, as in the second Weibo release;
     null = detected."""
     joiner: str | None
-    """Joins the tokens of formats without texts: empty for Chinese, a space for English; null = detected in reading,
-    empty in writing."""
+    """Text between tokens, for formats without texts: empty for Chinese, a space for English; null = detected when
+    reading, empty when writing."""
     taxonomy: str
-    """Allowed categories: flat = those found in the files; omniner2025 = the official 90 and no others; or a file of
-    your own: a category a line, or primary and secondary, between them a comma or a tab."""
+    """Allowed categories: flat = those found in the files; omniner2025 = only the official 90; or a file of your own
+    with one category per line, or a primary and a secondary category per line, separated by a comma or a tab."""
     report: Literal["test", "dev"]
-    """The split that scores are reported on, read as `test`; dev if the labels of test are not published. The group
-    `report` is about pages."""
+    """The published split that scores are reported on; dev if the labels of test are not published. The program then
+    uses it as `test`. The group `report` is about pages."""
     dev_from_train: Share
     """Share of train that is held out to choose the checkpoint; 0 = use dev."""
     on_issue: Literal["keep", "fail"]
@@ -100,8 +100,8 @@ class DataConfig(Group):
     """Seed of generated sentences, `limit` and `dev_from_train`."""
     # These have defaults because the configurations of older runs lack them.
     max_issues: Fraction = 0.5
-    """Maximum share of a file's sentences, or of its entities, that may be lost in reading; above it the run stops.
-    Below 1 it also stops where reading breaks off with more than a tenth of a file left."""
+    """Maximum share of a file's sentences, or of its entities, that may be lost while reading; above it the run stops.
+    Below 1 the run also stops if reading ends with more than a tenth of a file left."""
     offsets: Literal["auto", "half_open", "inclusive", "utf16"] = "auto"
     """Meaning of an entity's offsets: half_open = code points, exclusive end; inclusive = code points, inclusive end;
     utf16 = UTF-16 units, as browsers count (an emoji is two); auto = detected."""
@@ -123,7 +123,8 @@ class MetricsConfig(Group):
 
     unit: Literal["auto", "pair", "span"]
     """Unit of the main scores: pair = distinct (surface, category) of a sentence, as in the paper; span = mentions by
-    position; auto = span if all gold entities have offsets, otherwise pair. Scores by both are always computed."""
+    position; auto = span if all gold entities have offsets, otherwise pair. Scores in both units are always
+    computed."""
     profile: Literal["own", "official"]
     """official = parse and count as the scripts of the OmniNER2025 paper do; own = OmniNER's own rules."""
     on_parse_failure: Literal["empty", "drop"]
@@ -144,8 +145,8 @@ class ErrtaConfig(Group):
     """official = the five types and the rules of the paper; span = optimal matching by position; auto = span if all
     gold entities have offsets (and `metrics.profile` is own), otherwise official."""
     examples: NonNegativeInt
-    """Errors of each type shown in the tables and the report, which holds one at least of each cell of its heat maps;
-    0 = none."""
+    """Errors of each type shown in the tables and the report; the report shows at least one for each cell of its heat
+    maps; 0 = none."""
     top: NonNegativeInt
     """Rows of the tables of frequent confusions."""
 
@@ -171,22 +172,22 @@ class CompareConfig(Group):
 
 @dataclass
 class AdjudicateConfig(Group):
-    """Which annotators take part in the vote, and what the expert sees of it."""
+    """Which annotators take part in the vote, and which sentences the expert gets."""
 
     measure: Literal["f1", "accuracy"]
     """Measure on the practice sentences; accuracy = share of sentences without any mistake."""
     qualify: Share
     """Share that the measure must exceed for an annotator to take part."""
     unqualified: Literal["drop", "fail"]
-    """Annotators who do not qualify: drop = name them and leave them out of the vote; fail = stop."""
+    """Annotators who do not qualify: drop = report them and leave them out of the vote; fail = stop."""
     review: Literal["undecided", "disputed"] = "undecided"
-    """Sentences for the expert: undecided = those that the vote leaves open; disputed = all that are not unanimous, as
-    in the OmniNER2025 paper, with the outcome of the vote as a proposal."""
+    """Sentences for the expert: undecided = those that the vote does not decide; disputed = all that are not unanimous,
+    as in the OmniNER2025 paper, with the result of the vote as a proposal."""
 
 
 @dataclass
 class AgreementConfig(Group):
-    """What is computed about the annotators' agreement, and how much of it is listed."""
+    """How the annotators' agreement is computed, and how much of it is listed."""
 
     bootstrap: NonNegativeInt
     """Resamples over posts for the intervals; 0 = none."""
@@ -205,11 +206,11 @@ class GuideConfig(Group):
     split: Literal["dev", "train", "test"]
     """Split whose errors are explained; test only with `allow_test`."""
     allow_test: bool
-    """true = allow `split: test`, and mark the run and every prompt made of it."""
+    """true = allow `split: test`, and mark the run and every prompt made from it."""
     clusters: PositiveInt
     """Number of clusters that get a note, the largest first; a teacher is asked once for each."""
     min_errors: PositiveInt
-    """Minimum errors of a cluster with a note."""
+    """Minimum number of errors of a cluster that gets a note."""
     examples: PositiveInt
     """Errors shown per cluster, the most frequent surfaces first."""
     surfaces: PositiveInt
@@ -217,22 +218,23 @@ class GuideConfig(Group):
     suspects: NonNegativeInt
     """Suspected annotation errors to show; a teacher is asked once for each; 0 = none."""
     language: Language
-    """Language of a teacher's notes and of prompts made of them; counted notes are in both languages."""
+    """Language of a teacher's notes and of prompts made from them; counted notes are in both languages."""
     # These have defaults because the configurations of older runs lack them.
     trials: NonNegativeInt = 0
-    """Sentences with errors of a cluster (at most half of them), and as many that the model had right, on which the
-    counted note and each rule of the teacher are tried, alone in the prompt that `prompt` names; lessons are made
-    without them. A rule becomes the note if it makes the fewest errors on one half and fewer than the counted note on
-    the other. Each costs an answer of the untuned model or server per note; 0 = a teacher's first rule is taken on
-    trust."""
+    """Number of sentences with errors of a cluster (at most half of them), and of sentences without errors, on which
+    the counted note and each rule of the teacher are tried, one at a time in the prompt that `prompt` names; lessons
+    are made without these sentences. A rule becomes the note if it makes the fewest errors on one half and fewer than
+    the counted note on the other. Each sentence costs one answer of the untuned model or server per note; 0 = no
+    trials: a teacher's first rule becomes the note."""
     controls: NonNegativeInt = 5
-    """Unusual labels that the model gives, too, about which a teacher is asked as about suspected ones; if it calls at
-    least half of them wrong, of three or more, its verdicts are not believed; 0 = none."""
+    """Number of control labels: unusual labels that the model predicts, too, mixed into the teacher's questions about
+    suspected labels. If it judges three or more and calls at least half of them wrong, its verdicts are ignored; 0 =
+    none."""
 
 
 @dataclass
 class StatsConfig(Group):
-    """What is checked in corpora, and how much of it is listed."""
+    """How corpora are checked, and how much is listed."""
 
     near: PositiveShare
     """Minimum Jaccard similarity of the character n-grams of near duplicates."""
@@ -241,15 +243,15 @@ class StatsConfig(Group):
     candidates: NonNegativeInt
     """Maximum number of sentence pairs compared for near duplicates; 0 = none."""
     rare: NonNegativeInt
-    """Categories with fewer mentions in train are rare."""
+    """Categories with fewer mentions in train count as rare."""
     top: PositiveInt
     """Rows of the tables of surfaces, duplicates and outliers."""
     warn: dict[str, Share]
-    """Check -> share above which it warns; a check without a limit is only reported."""
+    """Check -> share above which it warns; the value of a check without a limit is only reported."""
     fail: dict[str, Share]
     """Check -> share above which it fails."""
     exit_on: Literal["fail", "warn", "never"] = "fail"
-    """When the command ends with exit status 1: fail = if a check fails; warn = also if one warns; never."""
+    """When the command ends with exit status 1: fail = if a check fails; warn = if a check fails or warns; never."""
 
 
 @dataclass
@@ -265,9 +267,9 @@ class ConvertConfig(Group):
     """How task=convert writes columns (to=conll)."""
 
     scheme: Literal["bioes", "bio", "bmes", "bios"] = "bioes"
-    """Tagging scheme; `data.scheme` is the one that is read."""
+    """Tagging scheme of the output; `data.scheme` is that of the input."""
     separator: Literal["tab", "space"] = "tab"
-    """What stands between a token and its tag."""
+    """Separator between a token and its tag."""
 
 
 @dataclass
@@ -288,13 +290,13 @@ class FilterConfig(Group):
     """Which sentences are too easy to keep."""
 
     folds: PositiveInt
-    """Number of folds, by post; each trains a model that predicts the others, so a sentence gets folds - 1
+    """Number of folds, divided by post; each fold trains a model that predicts the others, so a sentence gets folds - 1
     predictions."""
     dev_from_train: PositiveShare
     """Share of a fold that is held out to choose its model's checkpoint."""
     min_mentions: PositiveInt
-    """Categories with fewer mentions among the kept sentences are dropped with their entities; 1 = only empty
-    categories."""
+    """Categories with fewer mentions among the kept sentences are removed with their entities; 1 = no entity is
+    removed."""
     together: Together
     """What must stay in one fold, as in `split`."""
     seed: int
@@ -314,11 +316,11 @@ class SearchConfig(Group):
     keep: Share
     """Share of the variants that survive a rung; a variant that is significantly worse than the best never does."""
     spare: NonNegativeInt
-    """Further variants that survive if they are not distinguishable from the best."""
+    """Number of further variants that survive if they are not significantly worse than the best."""
     largest: list[PositiveInt]
     """Variants with the n largest lessons, for each n."""
     types: bool
-    """true = also one variant per error type, with the lessons on that type."""
+    """true = also one variant per error type, with the lessons about that type."""
     random: NonNegativeInt
     """Number of variants with random subsets of the lessons; larger clusters are drawn more often."""
     corrections: list[NonNegativeInt]
@@ -339,7 +341,7 @@ class PruneConfig(Group):
     status: list[Literal["failed", "killed"]] = field(default_factory=lambda: ["failed", "killed"])
     """Status of the runs in `outputs` to remove; runs that a later command continued stay."""
     unnamed: bool = False
-    """true = also remove finished runs without a name of their own."""
+    """true = also remove finished runs with a default name."""
     ask: bool = True
     """false = remove without confirmation."""
 
@@ -349,21 +351,22 @@ class ChildrenConfig(Group):
     """Runs started by task=filter and task=search, and the GPUs of runs started by a sweep."""
 
     parallel: NonNegativeInt
-    """Children of a run at a time; 0 = one per group of `gpus` GPUs, one on a machine without GPUs."""
+    """Children of a run that run at the same time; 0 = one per group of `gpus` GPUs, one on a machine without GPUs."""
     gpus: NonNegativeInt
     """GPUs reserved for each child; 0 = each child sees all GPUs of the machine."""
 
 
 @dataclass
 class TeacherConfig(Group):
-    """Who explains errors (task=guide): a model, or whoever wrote answers into a file."""
+    """Who explains errors (task=guide): a model, or the author of a file of answers."""
 
     kind: TeacherName
-    """Who answers, as the choices say; none = nobody: notes are facts counted in train."""
+    """Kind of teacher, as in the choices above; none = no teacher: notes are facts counted in train."""
     url: str | None
     """openai: base address of the server, including /v1."""
     model: str | None
-    """openai: name of the model on the server; null = its only model. file: who answered; null = the file's name."""
+    """openai: name of the model on the server; null = its only model. file: name of the person or model that answered;
+    null = the file's name."""
     api_key_env: str
     """openai: environment variable that holds the API key; may be unset for a local server."""
     concurrency: PositiveInt
@@ -381,7 +384,7 @@ class TeacherConfig(Group):
     max_new_tokens: PositiveInt
     """Maximum tokens of an answer."""
     max_requests: PositiveInt
-    """Maximum requests of a run, retries included; cached answers are free."""
+    """Maximum number of requests of a run, retries included; cached answers do not count."""
     cache: str
     """Folder with cached answers, shared by all runs: the same question is asked only once."""
     answers: PositiveInt = 1  # configurations of older runs lack it
@@ -406,7 +409,7 @@ class TrackingConfig(Group):
     system_metrics: bool
     """Record CPU, memory and GPU every second (every minute after five minutes); takes about 0.3 % of a core."""
     log_model: bool
-    """Store the model in MLflow (as pyfunc); as large as the checkpoint."""
+    """Store the model in MLflow (as pyfunc); it is as large as the checkpoint."""
     wait: NonNegativeInt
     """Seconds that a run waits at its end for an unavailable store; task=sync or a later run sends the rest."""
     register: str | None = None
@@ -418,7 +421,7 @@ class TrackingConfig(Group):
 
 @dataclass
 class Config(Group):
-    """A whole configuration."""
+    """A complete configuration."""
 
     task: TaskConfig
     model: Annotated[BiLSTMConfig | EncoderConfig | CausalConfig, Kind()]
@@ -443,14 +446,14 @@ class Config(Group):
     teacher: TeacherConfig
     tracking: TrackingConfig
     name: str
-    """Name of the run; auto = model-head-data, model-prompt-tuning-data, or what the task is about."""
+    """Name of the run; auto = model-head-data, model-prompt-tuning-data, or the task and its inputs."""
     seed: NonNegativeInt
-    """Seed of weights, batches and dropout; the corpus has its own, `data.seed`."""
+    """Seed of weights, batches and dropout; the corpus has its own seed, `data.seed`."""
     output_dir: str | None
     """Folder of the run; null = `outputs/<name>-<time>`."""
     resume: str
-    """auto = continue an unfinished run with the same configuration; never = start over, also where `output_dir` holds
-    an unfinished run of another command; or the folder of a run."""
+    """auto = continue an unfinished run with the same configuration; never = start over, even if `output_dir` holds an
+    unfinished run of another command; or the folder of an unfinished run to continue."""
     overwrite: bool
     """true = replace what `output_dir` or `output` names, even if another command made it or it is the task's input."""
     predictions: str | None
@@ -467,7 +470,7 @@ class Config(Group):
     """task=adjudicate, agreement, compare: one file of labelled sentences per annotator, or one export of Label Studio
     in which all of them are found; "name=path" gives a name."""
     practice: str | None
-    """task=adjudicate: gold of the practice sentences that decide who takes part; null = everybody does."""
+    """task=adjudicate: gold of the practice sentences that decide who takes part; null = all annotators do."""
     expert: str | None
     """task=adjudicate: the expert's answers to queue.json: Label Studio's JSON export, or any corpus file."""
     run: str | None
@@ -493,5 +496,5 @@ class Config(Group):
 
     @property
     def llm(self) -> CausalConfig | None:
-        """The causal language model; None where the model is a tagger."""
+        """The causal language model; None if the model is a tagger."""
         return self.model if isinstance(self.model, CausalConfig) else None

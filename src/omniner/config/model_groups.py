@@ -1,6 +1,6 @@
-"""The groups of a model: what reads a sentence, how it learns, and how it answers.
+"""Define the configuration groups of models: model, head, tuning, prompt, decoding, encoding and trainer.
 
-`omniner.config.groups` says how groups are written.
+`omniner.config.groups` explains how groups are written.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class BiLSTMConfig(Group):
     weight_decay: NonNegativeFloat
     """Weight decay of AdamW, for the matrices of embeddings and LSTM."""
     recipe: Recipe
-    """Defaults of `trainer` for this model: epochs, schedule and the like."""
+    """Defaults of `trainer` for this model: epochs, schedule and others."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ class EncoderConfig(Group):
     weight_decay: NonNegativeFloat
     """Weight decay of AdamW, for the matrices of the encoder."""
     recipe: Recipe
-    """Defaults of `trainer` for this model: epochs, schedule and the like."""
+    """Defaults of `trainer` for this model: epochs, schedule and others."""
 
 
 @dataclass
@@ -114,8 +114,8 @@ class CausalConfig(Group):
     architecture: dict[str, Any]
     """Values of the transformers configuration of a model with random weights; empty for a pretrained one."""
     vocabulary: NonNegativeInt
-    """Maximum size of the tokenizer that a model with random weights gets from the training text; 0 = the model has
-    one."""
+    """Maximum vocabulary size of the tokenizer that is built from the training text for a model with random weights;
+    0 = the model has its own tokenizer."""
     chat_template: str | None
     """Chat template (Jinja); null = the tokenizer's own."""
     entity_replacement: Share
@@ -125,7 +125,7 @@ class CausalConfig(Group):
     weight_decay: NonNegativeFloat
     """Weight decay of AdamW, for matrices."""
     recipe: Recipe
-    """Defaults of `trainer` for this model: epochs, schedule and the like."""
+    """Defaults of `trainer` for this model: epochs, schedule and others."""
 
 
 @dataclass
@@ -162,31 +162,31 @@ class TuningConfig(Group):
     double_quantization: bool
     """QLoRA: also quantise the nf4 quantisation constants."""
     optimizer: WantedOptimizer
-    """The optimizer; auto = adamw, but adamw_8bit on a GPU for a billion or more trained weights, and if nothing else
+    """The optimizer; auto = adamw, but adamw_8bit on a GPU for a billion or more trainable weights, or if nothing else
     fits."""
     gradient_checkpointing: Literal["auto", True, False]
-    """Recompute activations in the backward pass: a third more time, far less memory; auto = if a GPU cannot hold
-    them."""
+    """Recompute activations in the backward pass: a third more time, far less memory; auto = only if the activations do
+    not fit into GPU memory."""
     attention: Literal["auto", "masked", "cascade", "flash", "flex"]
     """Implementation of attention to the shared prefix; auto = the fastest that agrees with masked on this machine."""
     pack_tokens: PositiveInt
-    """Maximum tokens of a pack: the shared prefix of the prompt, and as many sentences with answers as fit after it."""
+    """Maximum tokens of a pack: the shared prefix of the prompt, and after it as many sentences with answers as fit."""
 
 
 @dataclass
 class PromptConfig(Group):
-    """The instruction of a causal model. Texts by language; `{categories}`, `{examples}` and `{errors}` in them are
-    filled in once, `{sentence}` for each sentence."""
+    """The prompt of a causal model. Texts are given by language; `{categories}`, `{examples}` and `{errors}` in them
+    are filled in once, `{sentence}` for each sentence."""
 
     name: str
     """Name in run names and reports."""
     version: str
-    """Increase it when a text changes; it is part of the prompt's hash."""
+    """Version of the texts: increase it when a text changes; it is part of the prompt's hash."""
     language: Language
     """Language of the texts that are used."""
     answer: Literal["official", "compact"]
-    """Form of an answer: official = `[["北京", "地点"]]`, as Python's json module writes it; compact = without spaces,
-    a few tokens shorter."""
+    """Format of an answer: official = `[["北京", "地点"]]`, as Python's json module writes it; compact = without
+    spaces, a few tokens shorter."""
     system: dict[Language, str]
     """Text of the system role; empty = none (many chat templates then insert their own)."""
     instruction: dict[Language, str]
@@ -212,16 +212,16 @@ class PromptConfig(Group):
     tokenizer."""
     # These have defaults because the configurations of older runs lack them.
     nearest: NonNegativeInt = 0
-    """Number of training sentences most similar to the sentence, shown with their answers before it, the nearest
-    last."""
+    """Number of training sentences that are most similar to the sentence; they are shown with their answers before it,
+    the most similar one last."""
     definitions: bool = False
-    """true = `{categories}` includes the definitions of `data.definitions`, a line each; false = only names."""
+    """true = `{categories}` includes the definitions of `data.definitions`, one per line; false = only names."""
     category_examples: NonNegativeInt = 0
     """Frequent training entities per category that `{categories}` includes, one category per line; 0 = names only."""
 
 
 LONGEST_ANSWER = 512
-"""Tokens of an answer at most where `max_new_tokens` is auto and train shows no longer ones."""
+"""Maximum tokens of an answer if `max_new_tokens` is auto and train has no longer answers."""
 
 
 @dataclass
@@ -256,8 +256,8 @@ class DecodingConfig(Group):
     retries: NonNegativeInt
     """openai: retries after a transient failure."""
     structured: Literal["none", "json_schema", "vllm"]
-    """openai, guided: how the server constrains answers; json_schema = their form and the categories; vllm = also the
-    words, by a grammar; none = not at all (guided is then refused)."""
+    """openai, guided: how the server constrains answers; json_schema = their format and the categories; vllm = also the
+    words, with a grammar; none = not at all (guided is then refused)."""
     command: list[str] = field(default_factory=lambda: ["vllm", "serve"])
     """vllm: the command that starts the server, up to the name of the model."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -270,7 +270,7 @@ class DecodingConfig(Group):
 
     @property
     def usual_slots(self) -> int:
-        """The slots, or how many are usual where nothing says what memory holds."""
+        """The value of `slots`, or 64 if it is auto and the size of the memory is unknown."""
         return self.slots or 64
 
 
@@ -286,7 +286,7 @@ class EncodingConfig(Group):
 
 @dataclass
 class TrainerConfig(Group):
-    """How long to train, on which devices, and in what batches."""
+    """How long a model is trained, on which devices, and in which batches."""
 
     name: str
     """Name of this choice."""
@@ -303,8 +303,8 @@ class TrainerConfig(Group):
     """Numerical precision; auto = bf16-mixed for transformers on a GPU, and for pretrained ones on a CPU with fast
     bf16, otherwise 32-true."""
     threads: NonNegativeInt
-    """CPU threads per process; 0 = the number of cores divided by the number of processes, at most OMP_NUM_THREADS; a
-    model that a Python program loads leaves the program's threads as they are."""
+    """CPU threads per process; 0 = the number of cores divided by the number of processes, at most OMP_NUM_THREADS. If
+    a Python program loads a model, the program's number of threads does not change."""
     max_epochs: PositiveInt
     """Maximum epochs."""
     max_steps: Annotated[int, Ge(-1)]
@@ -326,7 +326,7 @@ class TrainerConfig(Group):
     patience: NonNegativeInt
     """Evaluations without a better F1 on dev after which training stops; 0 = never."""
     eval_every: PositiveInt
-    """Epochs between evaluations on dev, where `eval_steps` is 0."""
+    """Epochs between evaluations on dev if `eval_steps` is 0."""
     eval_steps: NonNegativeInt
     """Optimizer steps between evaluations on dev; 0 = count epochs, see `eval_every`."""
     eval_sample: NonNegativeInt
@@ -342,16 +342,16 @@ class TrainerConfig(Group):
     """Minimum optimizer steps: a small corpus gets more epochs than `max_epochs`, with the same number of evaluations;
     0 = none. Has no effect if `max_epochs` is set by hand."""
     perfect_evaluations: NonNegativeInt = 3
-    """Evaluations in a row with an F1 of 100 % on dev after which training stops; 0 = never."""
+    """Number of consecutive evaluations with an F1 of 100 % on dev after which training stops; 0 = never."""
 
     def epochs(self, steps: int) -> int:
-        """How often a corpus is passed over that has so many optimizer steps an epoch."""
+        """Return the number of epochs for a corpus with `steps` optimizer steps per epoch."""
         return max(self.max_epochs, -(-self.min_steps // steps))
 
     def epochs_between_evaluations(self, steps: int) -> int:
-        """As `eval_every`, stretched as far as the passes over a small corpus are."""
+        """Return `eval_every`, multiplied by the factor by which `min_steps` raises the number of epochs."""
         return self.eval_every * (self.epochs(steps) // self.max_epochs)
 
 
-# The values are checked where they arrive.
+# Only the keys are checked here; the values are checked as values of `trainer`.
 Recipe = dict[Annotated[str, OneOf(lambda: field_types(TrainerConfig), "keys of `trainer`")], Any]

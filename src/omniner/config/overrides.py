@@ -1,9 +1,9 @@
-"""The arguments of the command line, taken as a person means them; and what is wrong with them, in a user's words.
+"""Read the arguments of the command line as users mean them, and explain mistakes in them.
 
-Hydra's grammar has no Chinese letters outside quotes, and no brackets, `=` or `#` in a value, so that
-`predictions=预测.jsonl` needs quotes within quotes. `read_arguments` puts them where the grammar allows no other
-reading; `override_line` writes arguments for a shell. `explain_override` turns what Hydra says of a wrong argument into
-the key, what was found and what to do.
+Hydra's grammar allows Chinese letters only inside quotes, and no brackets, `=` or `#` in a value, so that
+`predictions=预测.jsonl` would need quotes within quotes. `read_arguments` adds quotes if the grammar cannot read a
+value without them; `override_line` writes arguments for a shell. `explain_override` turns Hydra's message about a wrong
+argument into the key, what was found and what to do.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from omniner.wording import first_of
 
 log = logging.getLogger("omniner")
 
-_PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that mean what they look like
+_PLAIN = re.compile(r"[\w.@/+~-]+=[\w./:+-]*", re.ASCII)  # arguments that need no quotes
 _PLAIN_VALUE = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_][\w./\-]*", re.ASCII | re.IGNORECASE)  # text
-_SHOWN = 5  # files that a warning lists
+_SHOWN = 5  # number of files that a warning lists
 _OWN_FOLDER = ("-cd", "--config-dir")
 _SEARCH_PATH = "hydra.searchpath"
 _VALUED_FLAGS = {
@@ -45,10 +45,10 @@ _FLAGS = (
 )
 _MULTIRUN = ("-m", "--multirun")
 _ONE_OF = (("-r", "--run"), _MULTIRUN, ("-c", "--cfg"), ("-i", "--info"), ("-sc", "--shell-completion"))
-_SWEEP_EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # plugins of Hydra that it brings
+_SWEEP_EXTRA = {"joblib", "submitit_local", "submitit_slurm", "optuna"}  # Hydra plugins of the extra `sweep`
 _BRACKETS = {"[": "]", "{": "}"}
-EACH = "To run each of them: -m "  # how messages go on where several values stand for one; the argument follows
-ELSEWHERE = {  # how other tools call what a key or a choice does here
+EACH = "To run each of them: -m "  # advice if several values are given for one; the argument follows
+ELSEWHERE = {  # names that other tools use for a key or a choice
     "model.path": ("model_name_or_path", "pretrained_model_name_or_path", "bert_model", "embeddings"),
     "model.chat_template": ("template",),
     "prompt.instruction": ("prompt.template", "prompt.text", "prompt_template", "instruction"),
@@ -94,20 +94,20 @@ _PARTS = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[][{},:]|[^][{},:'"]
 
 
 def read_arguments(arguments: Sequence[str], conf: Path) -> list[str]:
-    """Put quotes where a value needs them to be what it looks like, and flags behind all overrides.
+    """Quote values that Hydra would misread, and move flags behind all overrides.
 
-    Hydra refuses overrides on both sides of a flag, as they come about when one is added to a command.
+    Hydra refuses overrides on both sides of a flag, which happens when an override is added to a command.
 
     Args:
-        arguments: of the command line, or overrides from elsewhere.
-        conf: the folder of configurations, whose folders are the groups.
+        arguments: arguments of the command line, or overrides from elsewhere.
+        conf: the folder `conf/`, whose subfolders are the groups.
 
     Returns:
-        The same arguments, each in a form that Hydra reads.
+        The same arguments, each in a form that Hydra can read.
 
     Raises:
-        UserError: an argument cannot be meant: an unknown flag, two that exclude each other, a list where a group takes
-            one choice.
+        UserError: an argument is wrong: an unknown flag, two flags that exclude each other, or a list of choices for a
+            group.
     """
     sweep = any(flag in arguments for flag in _MULTIRUN)
     read = [_read_argument(argument, sweep, conf) for argument in arguments]
@@ -142,14 +142,14 @@ def _read_argument(argument: str, sweep: bool, conf: Path) -> str:
 
 
 def quote(value: str, mark: str = "'") -> str:
-    """Return a value as it stands in an override, whatever characters it holds, between two quotation marks."""
-    # backslashes mean something only before a mark
+    """Return a value in quotation marks for an override; it may contain any characters."""
+    # a backslash is special only before a quotation mark
     escaped = re.sub(rf"(\\*)({mark}|$)", lambda found: found[1] * 2 + (f"\\{mark}" if found[2] else ""), value)
     return f"{mark}{escaped}{mark}"
 
 
 def override_line(overrides: Mapping[str, Any]) -> str:
-    """Write keys and their values as one types them into a shell."""
+    """Return keys and their values as shell arguments."""
     return " ".join(
         shlex.quote(f"{key}={_value(value)}") if isinstance(value, str) else f"{key}={_value(value)}"
         for key, value in overrides.items()
@@ -157,17 +157,17 @@ def override_line(overrides: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """As Hydra reads it."""
+    """Return a value as it is written in an override."""
     if value is None:
         return "null"
     if isinstance(value, list):
         return f"[{','.join(map(str, value))}]"
-    # in double quotes: a shell keeps them within its single ones
+    # in double quotes: `shlex.quote` puts single ones around the argument
     return quote(value, '"') if isinstance(value, str) and not _PLAIN_VALUE.fullmatch(value) else str(value)
 
 
 def _quote_items(value: str, key: str) -> Iterator[str]:
-    """The parts of a list or a mapping, those that Hydra cannot read in quotes."""
+    """Yield the parts of a list or a mapping; those that Hydra cannot read are quoted."""
     for part in _PARTS.findall(value):
         bare = part.strip()
         if not bare or bare in "[]{},:" or _parses(f"{key}={bare}"):
@@ -188,7 +188,7 @@ def _parses(argument: str) -> bool:
 
 
 def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:
-    """A group takes one choice, unless it is a sweep."""
+    """Raise a `UserError` unless a group gets one choice; a sweep may give several."""
     if value in ("", "null"):
         raise UserError(group, "no choice", f"Name one, such as {group}={_choices(group, conf)[0]}.")
     if value.startswith("["):
@@ -199,10 +199,10 @@ def _check_choice(group: str, value: str, sweep: bool, conf: Path) -> None:
 
 
 def own_folders(arguments: Sequence[str]) -> list[Path]:
-    """Return the folders of the user's own groups that the arguments name: `--config-dir` and `hydra.searchpath`.
+    """Return the folders of the user's own groups, which `--config-dir` and `hydra.searchpath` name.
 
     Args:
-        arguments: as Hydra reads them.
+        arguments: in the form that Hydra reads.
     """
     named = ""
     path: list[str] = []
@@ -217,7 +217,7 @@ def own_folders(arguments: Sequence[str]) -> list[Path]:
 
 
 def _listed(argument: str) -> list[str]:
-    """The texts of an argument whose value is a list; none where Hydra will refuse it."""
+    """Return the items of an argument whose value is a list, as texts; empty if Hydra will refuse the argument."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 
@@ -229,13 +229,16 @@ def _listed(argument: str) -> list[str]:
 
 
 def check_own_choices(arguments: Sequence[str], conf: Path) -> None:
-    """Tell of files of the user's own that have the name of one of ours, with another content: Hydra passes over them.
+    """Report the user's files that have the name, but not the content, of a file in `conf/`: Hydra ignores them.
 
-    One that the arguments choose is a `UserError`, the others are a warning: who copied all of `conf/` has many.
+    A warning lists them; there are many if someone has copied all of `conf/`.
 
     Args:
-        arguments: as Hydra reads them; they name the folders of the user's own groups.
-        conf: `conf/`.
+        arguments: in the form that Hydra reads; they name the folders of the user's own groups.
+        conf: the folder `conf/`.
+
+    Raises:
+        UserError: the arguments choose such a file.
     """
     passed_over = []
     for own in own_folders(arguments):
@@ -255,7 +258,7 @@ def check_own_choices(arguments: Sequence[str], conf: Path) -> None:
 
 
 def explain_own_file(error: BaseException, arguments: Sequence[str]) -> UserError | None:
-    """Say which of the user's own files Hydra could not read, and where.
+    """Return the error for a file of the user that Hydra could not read, with the line.
 
     Args:
         error: what the reader of YAML raised.
@@ -287,15 +290,15 @@ def _names_group(argument: str, group: str) -> bool:
 
 
 def explain_override(error: BaseException, arguments: Sequence[str], conf: Path) -> UserError | None:
-    """Put into a user's words what Hydra says of a wrong argument.
+    """Translate Hydra's error about a wrong argument into a `UserError`.
 
     Args:
-        error: what Hydra raised.
-        arguments: of the command line.
-        conf: the folder of configurations.
+        error: the error that Hydra raised.
+        arguments: arguments of the command line.
+        conf: the folder `conf/`.
 
     Returns:
-        The mistake; None where Hydra's own words must do.
+        The error to report; None if Hydra's own message is the best there is.
     """
     text = str(error)
     if found := re.search(r"Could not (?:find|load) '(hydra/[^'/]+|[^'/]+)/([^']+)'", text):
@@ -333,7 +336,7 @@ def _choices(group: str, conf: Path) -> list[str]:
 
 
 def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
-    """A key that the configuration has not; in a mapping of free keys it can be added."""
+    """Return the error for an unknown key; it says how to add the key if it is in a mapping of free keys."""
     above = key.rpartition(".")[0]
     if not _groups(above) and not _wanted(above):
         return _unknown_key(above, arguments)
@@ -353,7 +356,7 @@ def _unknown_key(key: str, arguments: Sequence[str]) -> UserError:
 
 
 def every_key(group: type, above: str = "") -> Iterator[str]:
-    """The dotted names of all keys, those of every kind of a group among them."""
+    """Yield the dotted names of all keys, with those of every kind of a group."""
     for name, annotation in field_types(group).items():
         below = take_apart(annotation).groups
         for one in below:
@@ -363,7 +366,7 @@ def every_key(group: type, above: str = "") -> Iterator[str]:
 
 
 def _own(group: str, choice: str) -> str:
-    """What to write for something of one's own, where a choice looks like the name of it."""
+    """Suggest the override for a user's own model, corpus or file if the unknown choice looks like one."""
     path = shlex.quote(choice)
     if group == "model" and ("/" in choice or Path(choice).exists()):
         return f"Weights of your own: model=path (an encoder) or model=causal_path, with model.path={path}. "
@@ -378,13 +381,13 @@ def _own(group: str, choice: str) -> str:
 
 
 def _wanted(key: str) -> list[Wanted]:
-    """What the types ask of the value of a dotted key; of several, where a group has several kinds."""
+    """Return the requirements on the value of a dotted key, one for each kind of its group that has the key."""
     above, _, name = key.rpartition(".")
     return [take_apart(field_types(group)[name]) for group in _groups(above) if name in field_types(group)]
 
 
 def _groups(key: str) -> list[type]:
-    """The groups that may stand under a dotted key; the whole configuration under the empty one."""
+    """Return the groups that a dotted key may hold; for an empty key, the whole configuration."""
     return [group for wanted in _wanted(key) for group in wanted.groups] if key else [Config]
 
 

@@ -1,14 +1,12 @@
-"""What can be configured, for people: the text of `--help`, and `docs/configuration.md`.
+"""Generate the reference of the configuration for people: `docs/configuration.md`, and the text of `--help`.
 
-Nothing is described here: what a key means and may be stands at its field in `omniner.config.groups`, its value in
-`conf/`, and what a choice is for in the first line of its file.
+The texts come from other places: a key's meaning and allowed values from its field in `omniner.config.groups`, its
+default from `conf/`, a choice's meaning from the first line of its file, a task's description from its module.
 
-    python -m omniner.config.reference                   # all of it, as Markdown
+    python -m omniner.config.reference                   # all groups, as Markdown
     python -m omniner.config.reference trainer decoding  # these groups
     python -m omniner.config.reference --tasks           # what each task does, reads and writes
     python -m omniner.config.reference --tasks predict   # these tasks
-
-What a task does stands in the docstring of its module.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ Meaning, unit and default of every key: docs/configuration.md, or python -m omni
 """
 
 
-LONGEST = 100  # characters of a value that a table shows
+LONGEST = 100  # maximum characters of a default that a table shows
 
 HEADER = """\
 # Configuration
@@ -82,11 +80,11 @@ other runs have none. Each section lists the keys that name a task's inputs and 
 
 
 def help_text(arguments: Sequence[str] = ()) -> str:
-    """What `--help` prints: of the task that is named, if one is, otherwise what can be configured.
+    """Return the text of `--help`: about the task that the arguments name, if any; otherwise all groups and choices.
 
     Args:
-        arguments: of the command line; `--config-dir` and `hydra.searchpath` name folders with groups of the user's
-            own.
+        arguments: arguments of the command line; `--config-dir` and `hydra.searchpath` name folders with the user's own
+            groups.
     """
     named = [one.removeprefix("task=") for one in arguments if one.startswith("task=")]
     if named and named[-1] in TASKS:
@@ -100,9 +98,9 @@ def help_text(arguments: Sequence[str] = ()) -> str:
 
 
 def choices(group: Path) -> dict[str, str]:
-    """The choices of a folder of `conf/`, each with what its first line says of it.
+    """Return the choices of a group's folder, each with its meaning from the first line of its file.
 
-    A file whose name begins with `_` is none: it holds what several choices extend.
+    A file whose name begins with `_` is no choice: other choices extend it.
     """
     found = {}
     for path in sorted(group.glob("[!_]*.yaml")):
@@ -112,7 +110,7 @@ def choices(group: Path) -> dict[str, str]:
 
 
 def markdown(names: Sequence[str] = ()) -> str:
-    """The reference of all groups, or of those named, as Markdown."""
+    """Return the reference of all groups, or of those named, as Markdown."""
     defaults = cast(dict[str, Any], OmegaConf.to_container(compose_unchecked([])))
     parts = []
     if not names:
@@ -125,7 +123,7 @@ def markdown(names: Sequence[str] = ()) -> str:
 
 
 def tasks_markdown(names: Sequence[str] = ()) -> str:
-    """The reference of all tasks, or of those named, as Markdown."""
+    """Return the reference of all tasks, or of those named, as Markdown."""
     parts = [] if names else [TASKS_HEADER]
     for name, task in sorted((name, TASKS[name]) for name in names or TASKS):
         title, _, text = inspect.cleandoc(task.description).partition("\n")
@@ -158,7 +156,7 @@ def _section(name: str, wanted: Wanted, defaults: Mapping[str, Any]) -> Iterator
 
 
 def _of_kind(name: str, kind: str) -> Mapping[str, Any]:
-    """The values of the file that has all keys of a kind, which the other files extend."""
+    """Return the values of the file with all keys of a kind, which the other files of this kind extend."""
     for path in (conf_folder() / name).glob("*.yaml"):
         values = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(path)))
         if values.get("kind") == kind:
@@ -181,7 +179,7 @@ def _table(group: type, keys: Mapping[str, Any], defaults: Mapping[str, Any]) ->
 
 
 def _yaml(value: Any) -> str:
-    """A value as one would write it on the command line."""
+    """Return a value as it is written on the command line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_yaml(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
@@ -192,12 +190,12 @@ def _yaml(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that stands in a cell of a table."""
+    """Return text on one line and escaped for a cell of a Markdown table."""
     return " ".join(text.split()).replace("|", "\\|")
 
 
 def descriptions(group: type) -> dict[str, str]:
-    """What the fields of a group mean: the line under each."""
+    """Return the meaning of each field of a group: the string under it."""
     tree = ast.parse(inspect.getsource(group))
     (body,) = [node.body for node in tree.body if isinstance(node, ast.ClassDef)]
     found = {}
@@ -208,7 +206,7 @@ def descriptions(group: type) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the reference of the configuration, or with `--tasks` that of the tasks; of the names that follow only."""
+    """Print the reference of all groups or of the named ones; with `--tasks`, that of the tasks."""
     of_tasks = list(arguments[:1]) == ["--tasks"]
     names = arguments[1:] if of_tasks else arguments
     groups_here = [name for name, item in field_types(groups.Config).items() if take_apart(item).groups]

@@ -1,9 +1,9 @@
-"""What must hold between the values of a configuration, and what `auto` means in it.
+"""Check the rules between the values of a configuration, and resolve `auto`.
 
-`checked` is the whole way from plain values to a `Config`: types and ranges (`omniner.config.validate`), then the rules
-(`check_rules`), then `auto`, where neither data nor machine are needed for that; other `auto` values are left to the
-part that knows. Each rule is one statement: the key at fault, when it is, what was found, what to do. What only one
-task needs stands with the entry of that task.
+`checked` does all the steps from plain values to a `Config`: types and ranges (`omniner.config.validate`), then the
+rules (`check_rules`), then those `auto` values that need neither data nor machine; other modules resolve the rest. Each
+rule is one call of `refuse`: the wrong key, the condition, what was found, what to do. Rules for a single task are in
+that task's entry.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from omniner.config.validate import flat, validate
 from omniner.errors import UserError, masked
 from omniner.registry import HEADS, TASKS, TEACHERS
 
-JUDGED = ("head", "tuning")  # the sections of which a model reads some keys only
+JUDGED = ("head", "tuning")  # sections of which a model reads only some keys
 
 _LOGINS = {
     "tracking.uri": "Leave it out, and set the environment variables MLFLOW_TRACKING_USERNAME and "
@@ -35,10 +35,10 @@ _SECRET_KEY = re.compile(
 
 
 def checked(values: Mapping[str, Any]) -> Config:
-    """Give plain values their types, check the rules between them, and decide what `auto` means.
+    """Convert plain values to a `Config`, check the rules between them, and resolve `auto`.
 
     Raises:
-        UserError: for the first key at fault.
+        UserError: for the first wrong key.
     """
     config: Config = validate(Config, values)
     check_rules(config)
@@ -46,35 +46,35 @@ def checked(values: Mapping[str, Any]) -> Config:
 
 
 def resolve_auto(config: Config) -> Config:
-    """Decide the `auto` values that need neither data nor machine; the name of the run is one of them.
+    """Resolve the `auto` values that need neither data nor machine, such as the name of the run.
 
     Returns:
         The same configuration, changed.
     """
     if config.head.kind == "auto":
-        # A linear-chain CRF is the strongest of the heads where mentions are flat, as in most corpora.
+        # A linear-chain CRF is the strongest head if mentions do not overlap, as in most corpora.
         config.head.kind = "none" if isinstance(config.model, CausalConfig) else "crf"
     config.tuning.method = _tuning_method(config)
     if config.name == "auto":
         config.name = TASKS[config.task.name].run_name(config)
-    for key, name in (("data.name", config.data.name), ("name", config.name)):  # files and folders are called so
+    for key, name in (("data.name", config.data.name), ("name", config.name)):  # files and folders get these names
         outside = Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).name
         refuse(key, outside, f"{name!r} names a place outside the folder of all runs", "Give a plain name.")
     return config
 
 
 def _tuning_method(config: Config) -> Method:
-    """What `tuning.method` means for the model."""
+    """Return the method that `tuning.method` stands for."""
     if config.tuning.method != "auto":
         return config.tuning.method
     return "lora" if isinstance(config.model, CausalConfig) and config.model.path is not None else "full"
 
 
 def check_rules(config: Config) -> None:
-    """Check what must hold between values, and what the task needs.
+    """Check the rules between values, and those of the task.
 
     Raises:
-        UserError: for the first rule that is broken.
+        UserError: for the first broken rule.
     """
     _check_texts(config)
     if isinstance(config.model, CausalConfig):
@@ -118,7 +118,7 @@ def check_rules(config: Config) -> None:
     for split in config.split.shares:
         refuse(
             "split.shares",
-            not split.isidentifier(),  # files are called after it
+            not split.isidentifier(),  # files are named after it
             f"{split!r} is no name for a split",
             "Use letters, digits and _.",
         )
@@ -126,13 +126,13 @@ def check_rules(config: Config) -> None:
 
 
 def refuse(key: str, when: bool, found: str, fix: str) -> None:
-    """Raise a `UserError` where a rule is broken."""
+    """Raise a `UserError` if `when` is true."""
     if when:
         raise UserError(key, found, fix)
 
 
 def _check_texts(config: Config) -> None:
-    """Refuse texts that would do harm wherever they are used or written."""
+    """Raise a `UserError` for texts with NUL characters, broken UTF-8, or a login."""
     for key, value in flat(config).items():
         for text in [key, *(value if isinstance(value, list) else [value])]:
             if isinstance(text, str):
@@ -154,9 +154,10 @@ def _is_misread(text: str) -> bool:
 
 
 def refuse_login(key: str, text: str) -> None:
-    """Raise a `UserError` where a text that belongs to a key, its value or an override of it, holds a login.
+    """Raise a `UserError` if a text of a key (its value, or an override of it) contains a login.
 
-    A prompt may speak of an address; elsewhere it is one. Configurations are written into files and tracked.
+    The reason: configurations are written to files and tracked. A prompt may mention such an address as text; in other
+    keys it is an address.
     """
     fix = "Leave it out, and put it into the environment: the server reads VLLM_API_KEY or HF_TOKEN, requests what "
     fix += "decoding.api_key_env names."
@@ -172,7 +173,7 @@ def _check_causal(config: Config, model: CausalConfig) -> None:
         f"{config.head.kind}, but a causal model has no head",
         "Leave head=auto.",
     )
-    method = _tuning_method(config)  # of the others no rate is asked: an older run lacks those that came later
+    method = _tuning_method(config)  # only its rate is required: older runs lack those of newer methods
     refuse(
         f"model.learning_rate.{method}",
         method not in model.learning_rate,
@@ -274,9 +275,10 @@ def _check_prompt(config: Config) -> None:
 
 
 def why_unread(config: Config, key: str) -> str:
-    """Return why a dotted key of `head`, `tuning` or `teacher` has no effect; empty for one that may have, and others.
+    """Return why a dotted key of `head`, `tuning` or `teacher` has no effect; empty if it may have one.
 
-    Where the task trains nothing, the model may come from elsewhere, and that of the configuration says nothing.
+    Also empty for keys of other sections, and if the task does not use these sections: its model may come from
+    elsewhere then.
     """
     section, _, name = key.partition(".")
     if section == "teacher":
@@ -298,7 +300,7 @@ def why_unread(config: Config, key: str) -> str:
 
 
 def _why_no_teacher_reads(config: Config, name: str) -> str:
-    """Return why a key of `teacher` that tells where a teacher is has no effect."""
+    """Return why a key of `teacher` that says where a teacher is has no effect; empty if it may have one."""
     keys, kind = keys_of_teachers(), config.teacher.kind
     if "teacher" not in TASKS[config.task.name].settings(config) or keys.get(kind) == name:
         return ""
@@ -307,5 +309,5 @@ def _why_no_teacher_reads(config: Config, name: str) -> str:
 
 
 def keys_of_teachers() -> dict[str, str]:
-    """Return the key that says where a teacher is, by the kinds of teachers."""
+    """Return for each kind of teacher the key of `teacher` that says where it is."""
     return {kind: TEACHERS.peek(kind, "key") for kind in TEACHERS}

@@ -1,7 +1,7 @@
-"""The configuration as a run keeps it: its `config.yaml`, what makes two runs the same, and in what they differ.
+"""Write and read a run's `config.yaml`, and compare the configurations of runs.
 
-`to_yaml` writes the file. `read` gives the checked `Config` of one again, `read_unchecked` that of a run whose inputs
-may be gone, `read_mapping` plain values: of a run of any version, or of somebody else.
+`to_yaml` writes the file. `read` returns the checked `Config` of such a file, `read_unchecked` that of a past run whose
+inputs may be gone, `read_mapping` plain values of any version, also from another person's file.
 """
 
 from __future__ import annotations
@@ -25,40 +25,41 @@ from omniner.config.validate import field_types, flat, validate
 from omniner.errors import UserError, first_line_of
 from omniner.files import explaining
 
-MOST_BYTES = 1 << 18  # of a configuration, twenty times as much as the longest one written: YAML reads 3 s a megabyte
+MOST_BYTES = 1 << 18  # limit for a file, twenty times the longest configuration: YAML takes 3 s to read a megabyte
 
-# What may change without making a run another run: where it is written and logged, not what it computes.
+# Keys that do not distinguish runs: where results are written and logged, not what is computed.
 NOT_IDENTITY = ("output_dir", "resume", "overwrite", "tracking", "children")
 
 
 def to_yaml(config: Config, only: Sequence[str] = ()) -> str:
-    """A checked configuration as YAML, for people and for the run's folder; `only` these sections and keys, if any."""
+    """Return a checked configuration as YAML, for people and the run's folder; if `only` is set, these keys only."""
     values = dataclasses.asdict(config)
     return OmegaConf.to_yaml(OmegaConf.create({key: values[key] for key in only} if only else values))
 
 
 def read(path: Path) -> Config:
-    """Read the checked configuration of a file that `to_yaml` wrote: the whole of a run's `config.yaml`."""
+    """Read and check a configuration from a file that `to_yaml` wrote, such as a run's `config.yaml`."""
     return checked(read_mapping(path, "Name the config.yaml of a run."))
 
 
 def read_unchecked(path: Path) -> Config:
-    """Read the `config.yaml` of a run as `read` does, without the rules: its inputs need not be there any more."""
+    """Read a past run's `config.yaml` without checking rules or inputs."""
     config: Config = validate(Config, read_mapping(path, "Name the config.yaml of a run."))
     return resolve_auto(config)
 
 
 def read_mapping(path: Path, fix: str) -> dict[str, Any]:
-    """Read the `config.yaml` of a run as plain values, unchecked: of any version.
+    """Read the `config.yaml` of a run of any version as plain values, unchecked.
 
-    It may be somebody else's: what reads like a reference (`${oc.env:...}`) is a text of it, as `to_yaml` wrote it.
+    The file may be another person's, so references such as `${oc.env:...}` are not resolved: they stay texts, as
+    `to_yaml` wrote them.
 
     Args:
-        path: of the file.
-        fix: what to do where it is none.
+        path: the file.
+        fix: advice in the error.
 
     Raises:
-        UserError: it is no YAML mapping, or too long for a configuration.
+        UserError: the file is no YAML mapping, or is too long for a configuration.
     """
     with explaining(path):
         data = path.read_bytes()
@@ -79,18 +80,18 @@ def read_mapping(path: Path, fix: str) -> dict[str, Any]:
 
 
 def with_sections_of(config: Config, path: Path, names: Sequence[str]) -> Config:
-    """Take sections of a configuration from the `config.yaml` of another run.
+    """Replace sections of a configuration by those in the `config.yaml` of another run.
 
     Args:
-        config: of this run.
-        path: of the other run's file.
-        names: sections, such as `model` and `data`, and keys that stand in none, such as `seed`.
+        config: configuration of this run.
+        path: the other run's `config.yaml`.
+        names: sections, such as `model` and `data`, and keys outside of sections, such as `seed`.
 
     Returns:
         A copy of `config` with these parts.
 
     Raises:
-        UserError: the file is no configuration, or one of another version of this program.
+        UserError: the file is no configuration, or one of an incompatible version of this program.
     """
     fix = "Name a run of this version of OmniNER, or train it again."
     raw = read_mapping(path, fix)
@@ -104,18 +105,18 @@ def with_sections_of(config: Config, path: Path, names: Sequence[str]) -> Config
 
 
 def with_keys_of(source: Config, keys: Sequence[str], config: Config) -> Config:
-    """Take single keys of sections from another configuration.
+    """Replace single keys of a configuration by those of another one.
 
     Args:
-        source: where the values stand.
-        keys: dotted.
-        config: of whose sections they are.
+        source: the configuration with the values to use.
+        keys: dotted keys.
+        config: the configuration to change.
 
     Returns:
         A copy of `config` with these values.
 
     Raises:
-        UserError: the section of `config` is of another kind, which has no such key.
+        UserError: a section of `config` has another kind, which has no such key.
     """
     values = dataclasses.asdict(config)
     for key in keys:
@@ -131,14 +132,14 @@ def with_keys_of(source: Config, keys: Sequence[str], config: Config) -> Config:
 
 
 def digest(config: Config) -> str:
-    """What makes two runs the same run: a hash over everything but where it is written and logged."""
+    """Return a hash that is equal for runs that compute the same: of all values but those of `NOT_IDENTITY`."""
     said = without_class_defaults(Config, dataclasses.asdict(config))
     values = {key: value for key, value in said.items() if key not in NOT_IDENTITY}
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def differences(config: Config | Mapping[str, Any], defaults: Config | Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Dotted keys whose value is not the default one: key -> (default, value)."""
+    """Return the dotted keys whose values differ between two configurations: key -> (value in `defaults`, value)."""
     whole = [with_class_defaults(Config, one) if isinstance(one, Mapping) else one for one in (config, defaults)]
     ours, theirs = map(flat, whole)
     keys = sorted(ours.keys() | theirs.keys())

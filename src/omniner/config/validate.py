@@ -1,10 +1,9 @@
-"""From plain values to typed groups; the first mistake is one line with its key and what to do.
+"""Convert plain values to typed groups; the first mistake becomes one line with its key and what to do.
 
-Fields are typed in the words of this module; ranges are written in `annotated_types`, which pydantic reads and
-checks. What pydantic says of a mistake, and what a type says of a value, is put into a user's words: a key that
-nobody knows comes first, then one that is missing, then a value that does not fit. pydantic is imported only when a
-configuration is validated: it would take a third of the time of `import omniner.run`, and neither `--help` nor a
-child needs it there.
+Fields use the types of this module; their ranges are `annotated_types`, which pydantic reads and checks. Pydantic's
+errors and the types are translated into plain words. An unknown key is reported first, then a missing one, then a wrong
+value. pydantic is imported only when a configuration is validated: it would take a third of the time of
+`import omniner.run`, and neither `--help` nor a child needs it there.
 """
 
 from __future__ import annotations
@@ -38,11 +37,11 @@ if TYPE_CHECKING:
 
 
 class OneOf:
-    """A choice out of names that are read when a value is checked, as those of a registry must be.
+    """A choice from names that are read only when a value is checked, as the names of a registry must be.
 
     Args:
-        names: gives them.
-        what: what they are, where all of them would be too many to list.
+        names: returns the names.
+        what: a description of the names, if they are too many to list.
     """
 
     def __init__(self, names: Callable[[], Iterable[str]], what: str = "") -> None:
@@ -60,7 +59,7 @@ class OneOf:
 
 
 class Kind:
-    """Which of several dataclasses a group is: the one whose `kind` is that of the values."""
+    """A group that is one of several dataclasses: the one with the `kind` of the values."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic import Discriminator
@@ -69,7 +68,7 @@ class Kind:
 
 
 class Converted:
-    """A value that a function converts before it is checked; what the function cannot convert it gives back."""
+    """A value that a function converts before the check; the function returns unchanged what it cannot convert."""
 
     def __init__(self, convert: Callable[[Any], Any]) -> None:
         self.convert = convert
@@ -88,20 +87,20 @@ def _number_of_text(value: Any) -> Any:
 
 
 FROM_TEXT = Converted(_number_of_text)
-"""Text that spells a number passes as one: YAML 1.1 reads 1e-3 as text, and so is what the environment holds."""
+"""Accepts text that spells a number: YAML 1.1 reads 1e-3 as text, and environment variables are text."""
 AUTO = Converted(lambda value: None if value == "auto" else value)
-"""The word `auto` stands for null: the program finds the value."""
+"""Accepts `auto` for null: the program finds the value."""
 ONE_OR_MORE = Converted(lambda value: [value] if isinstance(value, str) else value)
-"""A list of which a single item may stand alone: `text=...` is `text=[...]`."""
+"""Accepts a single text for a list with one item: `text=...` is `text=[...]`."""
 
 
 def for_each(*keys: str) -> Converted:
-    """A mapping for which a single number may stand: the value of each of these keys."""
+    """Return a conversion that accepts a single number for a mapping, as the value of each of these keys."""
     return Converted(lambda value: dict.fromkeys(keys, value) if isinstance(value, int) else value)
 
 
 class Group:
-    """A group of keys: made of a mapping that has all of them and no other, and no value is bent to fit."""
+    """A group of keys, made from a mapping with exactly these keys; values are not converted to other types."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "strict": True}
 
@@ -133,16 +132,16 @@ BOUNDS = {"gt": "above", "ge": "from", "lt": "below", "le": "up to"}
 
 
 class Wanted(NamedTuple):
-    """What a type asks of a value, taken apart.
+    """The requirements of a type on a value.
 
     Attributes:
-        what: a class, such as `int`, `list` or a group; None where a value may be of any, or of several.
+        what: a class, such as `int`, `list` or a group; None if the value may have any class, or one of several.
         items: the types of a list's items, or of a mapping's keys and values.
-        nullable: whether null will do.
-        bounds: by `gt`, `ge`, `lt` and `le`.
-        choices: the words that it may be; empty = it need not be one of some words.
-        label: what they are, where they are too many to list.
-        kinds: the groups that a group with kinds may be, by their `kind`.
+        nullable: whether null is allowed.
+        bounds: limits by `gt`, `ge`, `lt` and `le`.
+        choices: the allowed words; empty = no restriction to words.
+        label: a description of the words, if they are too many to list.
+        kinds: the classes of a group with kinds, by their `kind`.
     """
 
     what: type | None
@@ -155,16 +154,16 @@ class Wanted(NamedTuple):
 
     @property
     def groups(self) -> tuple[type, ...]:
-        """The groups it may be; none if it is a plain value."""
+        """The groups that the value may be; empty if it is a plain value."""
         return tuple(self.kinds.values()) or ((self.what,) if self.what and issubclass(self.what, Group) else ())
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a part of one."""
+        """Whether it is a share: a number below 1."""
         return self.bounds.get("lt") == 1
 
     def describe(self, plural: bool = False) -> str:
-        """What the value must be, in words: "a whole number above 0"."""
+        """Describe in words what the value must be: "a whole number above 0"."""
         if self.choices:
             return f"{'some' if plural else 'one'} of: {', '.join(self.choices)}"
         if self.what is None:
@@ -178,13 +177,13 @@ class Wanted(NamedTuple):
         return " ".join(filter(None, [self.noun(plural), self.range()]))
 
     def noun(self, plural: bool = False) -> str:
-        """What kind of value it is, whatever its range."""
+        """Return the noun for this kind of value, without its range."""
         if self.is_share:
             return "shares" if plural else "a share"
         return NOUNS[self.what][plural] if self.what in NOUNS else "a group of keys"
 
     def range(self) -> str:
-        """Between which bounds: "from 0 to below 1"."""
+        """Describe the bounds in words: "from 0 to below 1"."""
         said = [f"{word} {self.bounds[name]:g}" for name, word in BOUNDS.items() if name in self.bounds]
         if "ge" in self.bounds:
             return " to ".join(said) if len(said) > 1 else f"{said[0]} on"
@@ -192,22 +191,22 @@ class Wanted(NamedTuple):
 
 
 def take_apart(annotation: Any) -> Wanted:
-    """What the type of a field asks of its value."""
+    """Return the requirements of a field's type on its value."""
     notes: list[Any] = []
     nullable, arms = False, [annotation]
-    # peel off what lies around the type itself; what is left is one type, or the several groups of kinds
+    # unwrap annotations and unions; what remains is one type, or the groups of the kinds
     while len(arms) == 1:
         origin, arguments = get_origin(arms[0]), get_args(arms[0])
         if origin is Annotated:  # bounds, names and conversions around a type
             notes, arms = [*notes, *arguments[1:]], [arguments[0]]
-        elif origin in (Union, UnionType):  # of one type with null, or of several groups
+        elif origin in (Union, UnionType):  # a type or null, or one of several groups
             nullable, arms = NoneType in arguments, [item for item in arguments if item is not NoneType]
         else:
             break
     if len(arms) > 1:
         return Wanted(None, nullable=nullable, kinds={get_args(field_types(kind)["kind"])[0]: kind for kind in arms})
     if origin is Literal:
-        # true and false among words, as YAML has them
+        # true and false among words, written as in YAML
         choices = tuple(str(item).lower() if isinstance(item, bool) else item for item in arguments)
         return Wanted(str, nullable=nullable, choices=choices)
     words = [(tuple(note.names()), note.what) for note in notes if isinstance(note, OneOf)]
@@ -218,13 +217,13 @@ def take_apart(annotation: Any) -> Wanted:
 
 @functools.cache
 def field_types(group: type) -> dict[str, Any]:
-    """The types of a group's fields by their names, in their order."""
+    """Return the types of a group's fields by name, in their order."""
     every = get_type_hints(group, include_extras=True)
     return {field.name: every[field.name] for field in dataclasses.fields(group)}
 
 
 def flat(group: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration, or a section of one, by dotted keys; a group, or its plain values."""
+    """Return the values of a group, or of its plain mapping, by dotted keys."""
 
     def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(value, Mapping) and (value or not prefix):
@@ -236,7 +235,7 @@ def flat(group: DataclassInstance | Mapping[str, Any]) -> dict[str, Any]:
     return dict(walk("", group if isinstance(group, Mapping) else dataclasses.asdict(group)))
 
 
-# By pydantic's names of errors
+# Keys: pydantic's names of errors.
 _ORDER = {"unexpected_keyword_argument": 0, "missing": 1}
 _OUTSIDE = {
     "greater_than": "not above {gt:g}",
@@ -247,18 +246,18 @@ _OUTSIDE = {
 
 
 def validate(annotation: Any, raw: Any, where: str = "") -> Any:
-    """Check plain values and make typed ones of them.
+    """Check plain values and convert them to typed ones.
 
     Args:
-        annotation: what they must be: a group, or the type of one key.
-        raw: the values as they come from YAML.
+        annotation: the required type: a group, or the type of one key.
+        raw: the values as read from YAML.
         where: the key that holds them; empty for a whole configuration.
 
     Returns:
         The group, or the value of the one key.
 
     Raises:
-        UserError: for the first key at fault.
+        UserError: for the first wrong key.
     """
     from pydantic import ValidationError
 
@@ -271,18 +270,18 @@ def validate(annotation: Any, raw: Any, where: str = "") -> Any:
 
 @functools.cache
 def type_adapter(annotation: Any) -> TypeAdapter[Any]:
-    """Return what reads and writes values of a type; pydantic is imported only where that is done."""
+    """Return pydantic's adapter that reads and writes values of a type; pydantic is imported only here."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(annotation)
 
 
 def _explain(mistake: ErrorDetails, annotation: Any, where: str) -> UserError:
-    """One of pydantic's errors in words, with the dotted key at fault."""
+    """Translate one of pydantic's errors into a `UserError` with the dotted key."""
     keys, wanted = [where] if where else [], take_apart(annotation)
     known: tuple[str, ...] = ()
     for part in map(str, mistake["loc"]):
-        if wanted.kinds:  # the place names the kind, which is no key
+        if wanted.kinds:  # this part of the location is the kind, which is no key
             wanted = take_apart(wanted.kinds[part])
         elif wanted.what is list:
             wanted = take_apart(wanted.items[0])
@@ -324,14 +323,14 @@ def _in_words(mistake: ErrorDetails, key: str, wanted: Wanted, known: Sequence[s
 
 
 def _shown(value: Any) -> str:
-    """A value as YAML has it."""
+    """Return a value as it is written in YAML."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value)
 
 
 def unknown(key: str, known: Sequence[str]) -> UserError:
-    """The mistake of a key that is none, with the nearest one that is."""
+    """Return the error for an unknown key, with the most similar known key."""
     section, _, name = key.rpartition(".")
     near = difflib.get_close_matches(name, sorted(known), n=1)
     if not near:

@@ -1,1 +1,1 @@
-"""From a run's errors to a better prompt: clusters, notes, a teacher's rules, prompt search."""
+"""Turn a run's errors into a better prompt: clusters, notes, a teacher's rules, prompt search."""

@@ -1,19 +1,18 @@
-"""From errors to lessons: errors grouped by type and category, counted in the training split, put into words.
+"""Turn errors into lessons: group them by type and category, count them in the training split, and write notes.
 
-A cluster holds the errors of one group, and each error is in exactly one of them (`cluster_errors`). Errors that answer
-one category with another belong together by that pair of categories, whether the boundary is right or not: what is to
-be learnt is the difference between the two. All others belong together by their type and category. Of each cluster some
-examples stand for the rest: its commonest surfaces first, of each the shortest sentence, no sentence twice. Nothing
-depends on the order in which errors come.
+A cluster holds the errors of one group, and each error is in exactly one cluster (`cluster_errors`). Errors that
+confuse two categories are grouped by this pair, whether the boundary is right or not, because the difference between
+the two is what must be learnt. All others are grouped by their type and category. Some errors of each cluster are its
+examples: the most frequent surfaces first, with the shortest sentence for each, and no sentence twice. The order of the
+errors does not matter.
 
-`TrainingCounts` tells what the training split says about a cluster, counts and no opinions: how often its surfaces
-stand in the text and which categories they have there, what the answers have too much or too little at their ends and
-how often mentions of the category begin or end so, how large the categories are. Price: one pass over the corpus, then
-a search of the whole text for each surface (4 ms for 156,000 sentences).
+`TrainingCounts` returns counts from the training split about a cluster: how often its surfaces occur and which
+categories they have there; the text that answers have too much or too little at their ends, and how many mentions of
+the category begin or end with it; the size of the categories. The cost is one pass over the corpus, then one search of
+the whole text per surface (4 ms for 156,000 sentences).
 
-`counted_note` puts the counts into words, in Chinese and in English, where no teacher explains the errors: it states
-them and the kind of mistake that was made, and guesses no reason. A teacher is told the same counts
-(`teacher.lesson_question`).
+`counted_note` writes the counts as a note in Chinese and in English, for runs without a teacher: it states the counts
+and the kind of error, and guesses no reason. A teacher is given the same counts (`questions.lesson_question`).
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ from omniner.registry import ERROR_TYPES
 from omniner.scoring.error_types import LANGUAGES, lesson_kinds
 from omniner.scoring.metrics import ErrtaError
 
-_BETWEEN = "\x00"  # between sentences; stands in no surface
-_TYPICAL = 5  # most frequent surfaces of a category that are named
-_SURFACES = 3  # named in a note
-_LABELS = 3  # named of a surface
+_BETWEEN = "\x00"  # separator of sentences, which no surface contains
+_TYPICAL = 5  # number of most frequent surfaces named for a category
+_SURFACES = 3  # number of surfaces named in a note
+_LABELS = 3  # number of labels named for a surface
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,10 @@ class Cluster:
 
     Attributes:
         kind: the name of a `LessonKind`.
-        gold: the category that is right; empty for `redundant`.
-        predicted: the category that was answered; empty for `missing`, and for `split` and `merge`, whose pieces may
-            have several.
-        errors: all of them, in a fixed order.
+        gold: the gold category; empty for `redundant`.
+        predicted: the predicted category; empty for `missing`, and for `split` and `merge`, whose pieces may have
+            several.
+        errors: all its errors, in a fixed order.
     """
 
     kind: str
@@ -65,17 +64,17 @@ class Cluster:
 
     @property
     def types(self) -> dict[str, int]:
-        """Count the errors of each ERRTA type."""
+        """The number of errors of each ERRTA type."""
         return dict(sorted(Counter(error.type for error in self.errors).items()))
 
     @property
     def surfaces(self) -> list[SurfaceErrors]:
-        """Count what went wrong, word by word, the commonest first."""
+        """The surfaces of the errors with their counts, the most frequent first."""
         return [SurfaceErrors(*item) for item in ranked(Counter(map(surface_of, self.errors)))]
 
 
 def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
-    """Group errors by type and category, the largest group first, then in the order of `lesson_kinds`, then by name."""
+    """Group errors by type and category, the largest group first, then by `lesson_kinds` and category."""
     found: dict[tuple[str, str, str], list[ErrtaError]] = defaultdict(list)
     for error in errors:
         kind = ERROR_TYPES[error.type].lesson
@@ -88,12 +87,12 @@ def cluster_errors(errors: Iterable[ErrtaError]) -> list[Cluster]:
 
 
 def cluster_examples(cluster: Cluster, texts: Mapping[str, str], count: int) -> list[ErrtaError]:
-    """Choose at most `count` errors that stand for the cluster.
+    """Choose at most `count` errors of a cluster as its examples.
 
     Args:
-        cluster: whose errors they are.
-        texts: sentences by id.
-        count: how many.
+        cluster: the cluster.
+        texts: texts of sentences by id.
+        count: maximum number of examples.
     """
     by_surface: dict[str, list[ErrtaError]] = defaultdict(list)
     for error in cluster.errors:
@@ -104,7 +103,7 @@ def cluster_examples(cluster: Cluster, texts: Mapping[str, str], count: int) -> 
     ]
     chosen: list[ErrtaError] = []
     shown: set[str] = set()
-    # one of each surface, then a second of each, ...
+    # one error of each surface, then a second one of each, ...
     for error in (error for row in zip_longest(*columns) for error in row if error is not None):
         text = texts[error.sentence_id]
         if len(chosen) < count and text not in shown:
@@ -114,7 +113,7 @@ def cluster_examples(cluster: Cluster, texts: Mapping[str, str], count: int) -> 
 
 
 def surface_of(error: ErrtaError) -> str:
-    """Name the words an error is about: those of gold, or the predicted ones where there is no gold."""
+    """Return the surface of an error: that of gold, or the predicted one if there is no gold; pieces are joined."""
     return " + ".join(entity.text for entity in error.gold or error.predicted)
 
 
@@ -126,15 +125,15 @@ def build_lesson(
     surfaces: int,
     unseen: Collection[str] = (),
 ) -> Lesson:
-    """Make the lesson of a cluster, with a counted note.
+    """Build the lesson of a cluster, with a counted note.
 
     Args:
         cluster: the errors.
         train: counts of the training split.
-        texts: sentences by id.
-        examples: how many errors are shown at most.
-        surfaces: how many surfaces are counted at most.
-        unseen: texts of sentences whose errors choose neither examples nor what is counted.
+        texts: texts of sentences by id.
+        examples: maximum number of examples.
+        surfaces: maximum number of surfaces that are counted.
+        unseen: texts of held-out sentences, whose errors affect neither the examples nor the counts.
     """
     seen = replace(cluster, errors=tuple(e for e in cluster.errors if texts[e.sentence_id] not in unseen))
     facts = train.facts(seen, surfaces)
@@ -156,7 +155,7 @@ def build_lesson(
 
 
 def _order(error: ErrtaError) -> tuple[Any, ...]:
-    """Order errors by sentence, type and place; places that are unknown come first."""
+    """Return the sort key of errors: sentence, type and offsets; unknown offsets come first."""
     sides = tuple(
         tuple((-1 if e.start is None else e.start, -1 if e.end is None else e.end, e.text, e.category) for e in side)
         for side in (error.gold, error.predicted)
@@ -181,7 +180,7 @@ class TrainingCounts:
                 self._mentions[entity.category][entity.text] += 1
 
     def facts(self, cluster: Cluster, surfaces: int) -> Facts:
-        """Count what a cluster is about; of its surfaces the `surfaces` most frequent."""
+        """Count the surfaces, boundary pieces and categories of a cluster; at most `surfaces` of the first two each."""
         category = cluster.gold or cluster.predicted
         names = dict.fromkeys(name for name in (cluster.gold, cluster.predicted) if name)
         return Facts(
@@ -191,7 +190,7 @@ class TrainingCounts:
         )
 
     def surface(self, text: str) -> SurfaceCount:
-        """Count how often a surface stands in train, and as what."""
+        """Count how often a surface occurs in train, and with which labels."""
         return SurfaceCount(
             text, self._text.count(text) if text else 0, dict(ranked(self._labels.get(text, Counter())))
         )
@@ -201,7 +200,7 @@ class TrainingCounts:
         return CategoryCount(name, mentions.total(), [text for text, _ in ranked(mentions, _TYPICAL)])
 
     def _pieces(self, cluster: Cluster, category: str) -> list[BoundaryPiece]:
-        """Count what answers have too much or too little, and how many mentions of the category have it."""
+        """Count the text that answers have too much or too little, and the mentions of the category that have it."""
         ends = (boundary_differences(error.gold[0], error.predicted[0]) for error in cluster.errors)
         mentions = self._mentions.get(category, Counter())
         counts: Counter[Any] = Counter(chain.from_iterable(ends))
@@ -214,7 +213,7 @@ class TrainingCounts:
 
 
 def error_words(errors: Iterable[ErrtaError]) -> list[str]:
-    """List the single surfaces that went wrong, the commonest first; of a split or merge the pieces, too."""
+    """Return the surfaces of errors, the most frequent first; of errors with several entities, those of both sides."""
     counts: Counter[str] = Counter()
     for error in errors:
         sides = error.gold if len(error.gold) == len(error.predicted) == 1 else error.gold + error.predicted
@@ -223,7 +222,7 @@ def error_words(errors: Iterable[ErrtaError]) -> list[str]:
 
 
 def boundary_differences(gold: Entity, predicted: Entity) -> list[tuple[str, str, str]]:
-    """Find the ends at which two entities differ; none where they do not overlap.
+    """Find the ends at which two entities differ; empty if they do not overlap.
 
     Returns:
         (side, change, text), as in `BoundaryPiece`.
@@ -243,7 +242,7 @@ def boundary_differences(gold: Entity, predicted: Entity) -> list[tuple[str, str
 
 
 def surface_differences(gold: str, predicted: str) -> list[tuple[str, str, str]]:
-    """Do as `boundary_differences` where places are unknown: only a surface that holds the other can be compared."""
+    """Find the ends at which two entities without offsets differ; empty unless one surface contains the other."""
     if not gold or not predicted:
         return []
     long, short, change = (gold, predicted, "missing") if predicted in gold else (predicted, gold, "extra")
@@ -254,17 +253,17 @@ def surface_differences(gold: str, predicted: str) -> list[tuple[str, str, str]]
 
 
 def counted_note(kind: str, gold: str, predicted: str, facts: Facts) -> Note:
-    """Write a note that says what the training split shows, in every language."""
+    """Return a note with the counts of the training split, in every language."""
     return Note(COUNTED, {language: counted_rule(kind, gold, predicted, facts, language) for language in LANGUAGES}, {})
 
 
 def describe_error(kind: str, gold: str, predicted: str, language: str) -> str:
-    """Return what goes wrong, in one sentence."""
+    """Return one sentence about the kind of error."""
     return lesson_kinds()[kind].opening.of(language).format(gold=gold, predicted=predicted)
 
 
 def describe_facts(facts: Facts, gold: str, predicted: str, language: str) -> list[str]:
-    """Return all counts, a sentence each."""
+    """Return all counts, one clause each."""
     lines = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces]
     lines += [describe_surface(surface, language) for surface in facts.surfaces]
     for name, mentions, typical in facts.categories:
@@ -311,19 +310,19 @@ def describe_piece(piece: BoundaryPiece, category: str, facts: Facts, language: 
 
 
 def times(count: int) -> str:
-    """Write `once`, `2 times`, ..."""
+    """Return `once`, `2 times`, ..."""
     return "once" if count == 1 else f"{count} times"
 
 
 def counted_rule(kind: str, gold: str, predicted: str, facts: Facts, language: str) -> str:
-    """Return what goes wrong, and the counts that say most about this kind."""
+    """Return the text of a counted note: the kind of error, and the most informative counts for this kind."""
     known = [surface for surface in facts.surfaces if surface.places]
     if lesson_kinds()[kind].has_gold:
-        known.sort(key=lambda surface: not surface.labels)  # what train labels says more
+        known.sort(key=lambda surface: not surface.labels)  # labelled surfaces are more informative
     said = [describe_piece(piece, gold or predicted, facts, language) for piece in facts.pieces[:_SURFACES]]
     said = said or [describe_surface(surface, language) for surface in known[:_SURFACES]]
     first = describe_error(kind, gold, predicted, language)
-    if not said:  # new words: what else there is of the categories
+    if not said:  # the surfaces do not occur in train: name typical ones of the categories
         typical = [(name, words) for name, _, words in facts.categories if words]
         if language == "en":
             said = [f"frequent as {name} are {', '.join(words)}" for name, words in typical]

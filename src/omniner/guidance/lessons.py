@@ -1,10 +1,10 @@
-"""`Guidance`: what a run gets wrong, why, and what would help; the file that prompts are made of.
+"""Define `Guidance`, the errors of a run with explanations and rules, and read and write its file `guidance.json`.
 
-A plain record with its JSON: `task=guide` makes it, `report.guidance_page` shows it to people, `prompt_errors` puts it
-into a prompt. Each lesson is one cluster of errors with examples, counts from the training split and a note; the note
-says whose word it is. The file is read as foreign: pydantic checks it against the types below before anything is taken
-from it, and `VERSION` changes whenever they do. `explain` puts what pydantic finds into one sentence, for people and
-for a teacher whose answer is not as asked for.
+It is a plain record: `task=guide` makes it, `report.guidance_page` shows it to people, `prompt_errors` puts it into a
+prompt. Each lesson is one cluster of errors with examples, counts from the training split and a note, which names its
+author. The file may come from elsewhere: pydantic checks it against the types below before it is used, and `VERSION`
+changes whenever they change. `explain` turns pydantic's errors into one sentence, for people and for a teacher whose
+answer does not have the required form.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 GUIDANCE_FILE = "guidance.json"
 VERSION = 1
 _KIND = "omniner guidance"
-_QUOTED = 60  # characters of a value that are shown
-_FEWEST_JUDGED = 3  # labels that are right: what a teacher says of fewer tells nothing of the teacher
+_QUOTED = 60  # maximum characters of a value in a message
+_FEWEST_JUDGED = 3  # minimum number of judged control labels that tell whether the teacher can be believed
 
 COUNTED = "counts"
-"""The author of a note that says nothing but what was counted in the training split."""
+"""The author of a note that contains only counts of the training split."""
 
 
 class AsObject:
-    """Marks a named tuple that JSON writes as an object, without the fields that have no value."""
+    """Marks a named tuple that is an object in JSON, without the fields that are None."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic_core import core_schema
@@ -62,7 +62,7 @@ class AsObject:
 
 
 class FromList:
-    """Marks a tuple that JSON writes as a list."""
+    """Marks a tuple that is a list in JSON."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic_core import core_schema
@@ -76,7 +76,7 @@ class FromList:
 
 
 class PlainValue:
-    """Marks a value of one of several plain types that stays as it is."""
+    """Marks a value that must have one of several plain types and is not converted."""
 
     def __init__(self, **types: type) -> None:
         self.types = types
@@ -99,14 +99,14 @@ Entities = Annotated[tuple[Annotated[Entity, AsObject()], ...], FromList()]
 
 @dataclass(frozen=True)
 class SurfaceErrors(Group):
-    """A surface that went wrong, and in how many errors of the cluster."""
+    """A surface, and the number of the cluster's errors with it."""
 
     text: str
     count: NonNegativeInt
 
 
 class SurfaceCount(NamedTuple):
-    """A surface in train: in how many places it stands, and as what it is labelled there, the commonest first."""
+    """A surface in train: how often it occurs, and how often it has each label, the most frequent first."""
 
     text: str
     places: NonNegativeInt
@@ -114,9 +114,10 @@ class SurfaceCount(NamedTuple):
 
 
 class BoundaryPiece(NamedTuple):
-    """What answers have too much (`extra`) or too little (`missing`) at one end.
+    """A text that answers have too much (`extra`) or too little (`missing`) at one end.
 
-    `errors` of the cluster are so; `held` mentions of the category begin (left) or end (right) with it in train.
+    `errors` is the number of such errors in the cluster; `held` is the number of mentions of the category in train that
+    begin (left) or end (right) with the text.
     """
 
     side: Literal["left", "right"]
@@ -145,7 +146,7 @@ class Facts(Group):
 
 @dataclass(frozen=True)
 class Note(Group):
-    """What to learn from a cluster. `rule` and `cause` are texts by language; a counted note has no cause."""
+    """The note on a cluster: `rule` and `cause` are texts by language; a counted note has no cause."""
 
     by: str  # COUNTED, or the teacher's name
     rule: dict[str, str]
@@ -153,7 +154,7 @@ class Note(Group):
 
 
 class Tried(NamedTuple):
-    """How many sentences a note was tried on, and how many errors the model made there; 0 = on none."""
+    """The number of sentences that a note was tried on (0 = not tried), and of errors that the model made there."""
 
     sentences: NonNegativeInt
     errors: NonNegativeInt
@@ -164,10 +165,15 @@ NOT_TRIED = Tried(0, 0)
 
 @dataclass(frozen=True)
 class Candidate(Group):
-    """A note that a lesson may have, and what came of its trial (`tasks.trials`).
+    """A note that a lesson may get, and the results of its trial (`tasks.trials`).
 
-    `on_cluster`: on sentences with errors of the cluster; `on_right`: on sentences that the model had wholly right.
-    `choosing` and `confirming`: the same sentences, in halves: one chooses a note, on the other it must be better, too.
+    Attributes:
+        note: the note.
+        chosen: whether it is the lesson's note.
+        on_cluster: result on sentences with errors of the cluster.
+        on_right: result on sentences that the model had answered without any error.
+        choosing: result on the half of all these sentences that chooses a note.
+        confirming: result on the other half, on which the chosen note must be better, too.
     """
 
     note: Note
@@ -180,7 +186,7 @@ class Candidate(Group):
 
 @dataclass(frozen=True)
 class LessonExample(Group):
-    """An error in its sentence; `doubtful`: the teacher holds the gold label to be wrong."""
+    """An error in its sentence; `doubtful` = the teacher thinks that the gold label is wrong."""
 
     id: str
     type: str
@@ -194,8 +200,8 @@ class LessonExample(Group):
 class Lesson(Group):
     """A cluster of errors with its evidence; see `clusters.Cluster`.
 
-    `candidates` are the notes that it may have, of which `note` is one: the counted one, then the teacher's. They are
-    none where the teacher says nothing, and in files of older versions.
+    `candidates` are the notes that it may get, and `note` is one of them: first the counted one, then the teacher's.
+    The list is empty if the teacher gave no answer, and in files of older versions.
     """
 
     kind: Annotated[str, OneOf(lesson_kinds)]
@@ -211,16 +217,16 @@ class Lesson(Group):
 
     @property
     def question_id(self) -> str:
-        """The name of the question about it."""
+        """The id of the question about this lesson."""
         return f"{self.kind}: {' → '.join(filter(None, (self.gold, self.predicted)))}"
 
 
 @dataclass(frozen=True)
 class SuspectLabel(Group):
-    """A gold label that is unlike the usual one of its surface.
+    """A gold label that differs from the usual label of its surface.
 
-    `seen` labels of the surface are known, `share` of them `usual`; `count` are `gold` in the split, and the model
-    says `usual` of `agreeing` of them. `verdict` is the teacher's; empty where none was asked.
+    Of the `seen` known labels of the surface, the share `share` is `usual`. In the split, `count` labels are `gold`,
+    and the model predicts `usual` for `agreeing` of them. `verdict` is the teacher's; empty if it gave none.
     """
 
     surface: str
@@ -237,35 +243,35 @@ class SuspectLabel(Group):
 
     @property
     def question_id(self) -> str:
-        """The name of the question about it."""
+        """The id of the question about this label."""
         return f"suspect: {self.surface} ({self.gold})"
 
     @property
     def control_id(self) -> str:
-        """The name of the question about it where it is known to be right."""
+        """The id of the question about this label if it is a control label."""
         return f"control: {self.surface} ({self.gold})"
 
 
 class FalseAlarms(NamedTuple):
-    """Of how many labels that are right a teacher judged, and how many of these it called wrong."""
+    """The number of control labels that a teacher judged, and of those that it called wrong."""
 
     judged: int
     wrong: int
 
     @classmethod
     def of(cls, controls: Sequence[SuspectLabel]) -> FalseAlarms:
-        """Count the verdicts on labels that are right."""
+        """Count the verdicts on control labels."""
         verdicts = [control.verdict for control in controls if control.verdict]
         return cls(len(verdicts), verdicts.count("usual"))
 
     @property
     def believed(self) -> bool:
-        """Whether the teacher's verdicts on suspected labels mean something."""
+        """Whether the teacher's verdicts on suspected labels are used."""
         return self.judged < _FEWEST_JUDGED or 2 * self.wrong < self.judged
 
 
 class Failure(NamedTuple):
-    """A question that the teacher did not answer, and why; its note is a counted one."""
+    """A question that the teacher did not answer, and the reason; a lesson then keeps its counted note."""
 
     question: str
     reason: str
@@ -273,21 +279,23 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class Guidance(Group):
-    """All notes of one run.
+    """All notes on the errors of one run.
 
     Attributes:
-        source: whose errors: run (id or empty), name, folder, model, data; guide: the run of task=guide itself.
-        split: the errors are on.
-        from_test: whether the split is the one that is reported.
-        scores: of the run on that split: sentences, precision, recall, f1, errors.
-        types: errors by ERRTA type.
-        teacher: kind; where it is not none, also name, and what it cost: asked, cached, prompt_tokens and
-            completion_tokens.
-        lessons: the largest cluster first.
-        suspects: labels to look at.
-        rest: clusters and errors without a lesson.
-        failures: what the teacher did not answer.
-        controls: labels as unusual as suspects that the model gives, too: a teacher who calls them wrong errs.
+        source: the run with the errors: run (its id, may be empty), name, folder, model, data; guide: the run of
+            task=guide.
+        split: the split with the errors.
+        from_test: whether this is the reported split.
+        scores: scores of the run on this split: sentences, precision, recall, f1, errors.
+        types: number of errors by ERRTA type.
+        teacher: its kind and, if this is not none, its name and numbers such as its cost: asked, cached, prompt_tokens
+            and completion_tokens.
+        lessons: the lessons, the largest cluster first.
+        suspects: suspected labels.
+        rest: number of clusters and of errors without a lesson.
+        failures: questions that the teacher did not answer.
+        controls: control labels: as unusual as suspects, but predicted by the model, too, so that a teacher who calls
+            them wrong is probably mistaken.
     """
 
     source: dict[str, str]
@@ -304,7 +312,7 @@ class Guidance(Group):
 
     @property
     def alarms(self) -> FalseAlarms:
-        """How often the teacher erred about labels that are right."""
+        """The teacher's verdicts on control labels, counted."""
         return FalseAlarms.of(self.controls)
 
     @property
@@ -314,12 +322,12 @@ class Guidance(Group):
 
     @property
     def won(self) -> list[Lesson]:
-        """Those of them in which a rule of the teacher beat the counted note."""
+        """The tried lessons in which a teacher's rule beat the counted note."""
         return [lesson for lesson in self.tried if lesson.note.by != COUNTED]
 
     @property
     def sha(self) -> str:
-        """16 hex digits that change with what the notes say, but not with what they cost or how they were chosen."""
+        """A hash of 16 hex digits over the content, without its source, its cost and how notes were chosen."""
         said = {**self.to_json(), "source": None, "teacher": None}
         del said["controls"]
         for lesson in said["lessons"]:
@@ -327,20 +335,20 @@ class Guidance(Group):
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the content of `guidance.json`."""
+        """Return the content of `guidance.json`."""
         return {"kind": _KIND, "version": VERSION, **type_adapter(Guidance).dump_python(self)}
 
 
 def write_guidance(path: Path, guidance: Guidance) -> Path:
-    """Write the file, whole or not at all."""
+    """Write guidance to a file atomically; return its path."""
     return write_text(path, storable(json.dumps(guidance.to_json(), ensure_ascii=False, indent=2)) + "\n")
 
 
 def read_guidance(path: Path) -> Guidance:
-    """Read the guidance in a file.
+    """Read guidance from a file.
 
     Raises:
-        UserError: it holds something else, or another version.
+        UserError: the file is not guidance, or has another version.
     """
     from pydantic import ValidationError
 
@@ -364,7 +372,7 @@ def read_guidance(path: Path) -> Guidance:
 
 
 def find_unsound(lesson: Lesson) -> str | None:
-    """Check what no type says: an example has the sides of its kind, and entities stand where they say."""
+    """Return what is wrong with a lesson that no type checks: missing sides of examples, or wrong offsets."""
     kind = lesson_kinds()[lesson.kind]
     for example in lesson.examples:
         if kind.has_gold and not example.gold:
@@ -377,7 +385,7 @@ def find_unsound(lesson: Lesson) -> str | None:
     return None
 
 
-_TYPES = {  # pydantic's names of a wrong type, in JSON's words
+_TYPES = {  # JSON's names of types by pydantic's names of type errors
     "dataclass_type": "object",
     "model_type": "object",
     "dict_type": "object",
@@ -387,7 +395,7 @@ _TYPES = {  # pydantic's names of a wrong type, in JSON's words
     "int_type": "integer",
     "bool_type": "boolean",
 }
-_WRONG = {  # by pydantic's names of mistakes
+_WRONG = {  # messages by pydantic's names of errors
     "missing": "{parent} lacks the key {name!r}",
     "unexpected_keyword_argument": "{parent} has the unknown key {key}",
     "extra_forbidden": "{parent} has the unknown key {key}",
@@ -415,7 +423,7 @@ def explain(error: ValidationError) -> str:
         parent=json_path(outer) or "the object",
         name=key,
         key=short_json(key),
-        message=mistake["msg"],  # of whatever text: a category may hold braces
+        message=mistake["msg"],  # as an argument, because it may contain braces
         value=short_json(value),
         length=len(value) if isinstance(value, str | list) else 0,
         **details,
@@ -423,10 +431,10 @@ def explain(error: ValidationError) -> str:
 
 
 def json_path(loc: Iterable[int | str]) -> str:
-    """Write the place of a value as `lessons[0].note.rule`."""
+    """Return the path of a value in the form `lessons[0].note.rule`."""
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
 
 
 def short_json(value: Any) -> str:
-    """Show a JSON value, or the beginning of a long one."""
+    """Return a value as JSON, shortened to `_QUOTED` characters."""
     return shortened(json.dumps(value, ensure_ascii=False), _QUOTED)

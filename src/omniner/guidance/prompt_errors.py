@@ -1,12 +1,12 @@
-"""`{errors}` of a prompt, made of a run's guidance: this corpus's own errors in the form of the paper's Figure 2.
+"""Write the text for `{errors}` in a prompt from a run's guidance, in the form of the paper's Figure 2.
 
-The text names the five types of error, and under each the lessons of this corpus with the rule, an example and its
-correction. A budget limits its length: lessons are taken in the order of their clusters, the largest first, with its
-examples where they fit and with fewer or none where they do not, and left out where even the rule is too long.
-`prompt.lessons` takes some of them alone, by their numbers in the guidance. The same guidance and settings always give
-the same text, whatever else is in the run.
+The text names the five types of error, and under each the lessons of this corpus with the rule, examples and their
+corrections. Its length is limited: lessons are taken in the order of their clusters, the largest first, with as many
+examples as fit; a lesson is left out if even its rule does not fit. `prompt.lessons` selects lessons by their numbers
+in the guidance. The same guidance and settings always give the same text.
 
-What spells out a control token (`<|im_end|>`) is left out: an instruction is read with such tokens in force.
+Rules and examples that contain the text of a control token (`<|im_end|>`) are left out, because the tokenizer would
+read it as the token.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ log = logging.getLogger("omniner")
 LengthFunction = Callable[[str], int]
 """Counts the tokens of a text, or its characters."""
 
-_AROUND = 15  # characters of the sentence shown on either side of an error
-_NAMED = 3  # tokens named in a message
+_AROUND = 15  # characters of the sentence shown on each side of an error
+_NAMED = 3  # number of tokens named in a message
 _CONTROL = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,}\]")
 
 
 @dataclass(frozen=True)
 class ErrorsText:
-    """What stands for `{errors}` in a prompt, and what it holds.
+    """The text for `{errors}` in a prompt, and facts about it.
 
     Attributes:
-        text: of several lines.
-        length: of the text, as it was counted.
-        shown: how many lessons are in it.
-        examples: how many of these have an example.
-        known: how many lessons the guidance has.
-        numbers: of the lessons in it, 1 = the largest cluster.
-        sentences: whole texts of those that the examples are taken from.
-        covered: share of the run's errors that are of the kinds shown.
+        text: the text, several lines.
+        length: its length in tokens or characters.
+        shown: number of lessons in it.
+        examples: number of these lessons that have an example.
+        known: number of lessons of the guidance.
+        numbers: numbers of the lessons in it, 1 = the largest cluster.
+        sentences: complete texts of the sentences from which the examples are taken.
+        covered: share of the run's errors that are in the clusters of these lessons.
     """
 
     text: str
@@ -59,14 +59,14 @@ class ErrorsText:
 
 
 class _Entry(NamedTuple):
-    """What is said of a lesson, and with which examples."""
+    """The text of a lesson with some of its examples, and these examples."""
 
     text: str
     examples: tuple[LessonExample, ...]
 
 
 class _UsableLesson(NamedTuple):
-    """A lesson that can stand in the prompt: its number, and what may be said of it, the fullest first."""
+    """A lesson that can be part of the prompt: its number, and its possible entries, the longest first."""
 
     number: int
     lesson: Lesson
@@ -76,13 +76,13 @@ class _UsableLesson(NamedTuple):
 def render_errors_text(
     guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
 ) -> ErrorsText:
-    """Write the text for a prompt.
+    """Write the text for `{errors}` of a prompt.
 
     Args:
-        guidance: of another run.
-        config: of the prompt; `language`, `max_tokens`, `lessons` and `corrections` are read.
-        categories: that the prompt will name; lessons about others are left out.
-        count: measures a text; the result has at most `max_tokens`.
+        guidance: guidance of another run.
+        config: configuration of the prompt; `language`, `max_tokens`, `lessons` and `corrections` are read.
+        categories: categories that the prompt names; lessons about others are left out.
+        count: measures the length of a text; the result has at most `max_tokens`.
 
     Raises:
         UserError: the guidance has no notes in the language, none about these categories, or none that fits.
@@ -112,7 +112,7 @@ def render_errors_text(
 
 
 def log_errors_text(config: PromptConfig, guidance: Guidance, categories: Sequence[str], lessons: ErrorsText) -> None:
-    """Log what of the guidance stands in the prompt, and why something does not that a person may expect there."""
+    """Log which lessons are in the prompt, and warn about requested lessons that are not, with the reason."""
     log.info(
         "lessons in the prompt: %d of %d (%d with an example), about %.0f %% of the errors; %d of %d allowed",
         lessons.shown, lessons.known, lessons.examples, 100 * lessons.covered, lessons.length, config.max_tokens,
@@ -124,7 +124,7 @@ def log_errors_text(config: PromptConfig, guidance: Guidance, categories: Sequen
 
 
 def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categories: Sequence[str]) -> None:
-    """Warn of lessons whose notes no prompt of this language can hold, however long it may be."""
+    """Warn about lessons that no prompt in this language can contain, whatever its length limit."""
     language = config.language
     about = lessons_about(guidance, config, set(categories))
     if without := [str(number) for number, lesson in about if not lesson.note.rule.get(language, "").strip()]:
@@ -142,7 +142,7 @@ def warn_of_unusable_lessons(config: PromptConfig, guidance: Guidance, categorie
 
 
 def _without_control_tokens(lessons: Sequence[Lesson], language: str) -> str:
-    """Return what to do about notes that spell out control tokens: counted ones quote nothing but the corpus."""
+    """Return advice for notes that contain control tokens; in counted notes they come from the corpus."""
     if any(lesson.note.by != COUNTED for lesson in lessons):
         return "Run task=guide with another teacher."
     spelt = {token for one in lessons for token in _CONTROL.findall(one.note.rule.get(language, ""))}
@@ -151,7 +151,7 @@ def _without_control_tokens(lessons: Sequence[Lesson], language: str) -> str:
 
 
 def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsText) -> PromptConfig:
-    """Put the text into a prompt's config: nothing is left to be taken from another run."""
+    """Return the prompt's configuration with the text in it, which needs nothing from another run any more."""
     version = f"{config.version}+{guidance.sha[:8]}"
     errors = {**config.errors, config.language: lessons.text}
     return replace(config, version=version, errors=errors, from_run=None, lessons=[])
@@ -160,14 +160,14 @@ def with_errors_text(config: PromptConfig, guidance: Guidance, lessons: ErrorsTe
 def usable_lessons(
     guidance: Guidance, config: PromptConfig, categories: Sequence[str], count: LengthFunction
 ) -> list[int]:
-    """List the numbers of the lessons that can each stand in the prompt, if only alone; see `render_errors_text`."""
+    """Return the numbers of the lessons that fit into the prompt if they are alone; see `render_errors_text`."""
     found = _usable(guidance, config, set(categories))
     language, budget = config.language, config.max_tokens
     return [one.number for one in found if count(list_lessons([(one.lesson, one.entries[-1])], language)) <= budget]
 
 
 def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_UsableLesson]:
-    """Select lessons about known categories with a note in the language that may stand in a prompt."""
+    """Select the lessons about known categories that have a note in the language without control tokens."""
     name, language = guidance.source.get("name"), config.language
     about = lessons_about(guidance, config, known)
     if not about:
@@ -188,7 +188,7 @@ def _usable(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[_
 
 
 def lessons_about(guidance: Guidance, config: PromptConfig, known: set[str]) -> list[tuple[int, Lesson]]:
-    """Select lessons that the prompt asks for and that name known categories alone, with their numbers."""
+    """Select the lessons that `prompt.lessons` asks for and whose categories are all known, with their numbers."""
     numbers = set(config.lessons or range(1, len(guidance.lessons) + 1))
     if beyond := sorted(number for number in numbers if number > len(guidance.lessons)):
         found = f"{beyond[0]}, but {guidance.source.get('name')} has {counted(len(guidance.lessons), 'lesson')}"
@@ -201,7 +201,7 @@ def lessons_about(guidance: Guidance, config: PromptConfig, known: set[str]) -> 
 
 
 def list_lessons(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
-    """Write the paper's types of error with what was chosen under each."""
+    """Return the paper's types of error, each with its chosen lessons below it."""
     lines, kinds = [], lesson_kinds()
     for number, paper in enumerate(paper_types(), 1):
         lines.append(f"{number}. {paper.heading.of(language)}")
@@ -210,7 +210,7 @@ def list_lessons(chosen: Sequence[tuple[Lesson, _Entry]], language: str) -> str:
 
 
 def lesson_entries(lesson: Lesson, language: str, categories: set[str], corrections: int) -> list[_Entry]:
-    """Write what may be said of a lesson, the fullest first; nothing where its rule cannot stand in a prompt."""
+    """Return the possible entries of a lesson, from all its examples to none; empty if its rule cannot be used."""
     rule = " ".join(lesson.note.rule.get(language, "").split())
     if not rule or _CONTROL.search(rule):
         return []
@@ -228,7 +228,7 @@ def lesson_entries(lesson: Lesson, language: str, categories: set[str], correcti
 
 
 def describe_correction(kind: str, example: LessonExample, language: str) -> str:
-    """Write an error in its sentence, and what would be right."""
+    """Return a text with an error in its sentence and the correction."""
 
     def quoted(*texts: str) -> str:
         return "".join(f"“{' '.join(text.split())}”" for text in texts)
@@ -246,7 +246,7 @@ def describe_correction(kind: str, example: LessonExample, language: str) -> str
 
 
 def excerpt(example: LessonExample) -> str:
-    """Cut the sentence around the error."""
+    """Return the part of the sentence around the error."""
     text, spans = example.text, []
     for entity in example.gold + example.predicted:
         start = text.find(entity.text) if entity.start is None else entity.start

@@ -1,20 +1,21 @@
-"""The search for a better prompt: the variants it tries, and which of them go on after each rung.
+"""Build the variants of a prompt search, and decide which of them survive each rung.
 
-`build_variants` makes whole prompts that the keys of `conf/prompt` describe: whoever gives these keys has this prompt,
-without any search. They differ in which lessons of the guidance they show, and with how many corrections and examples.
-The first two are what the others must beat: the prompt without guidance, and the one that `prompt.from_run` gives by
-itself. Then come the largest lessons, those of one type of error, and subsets drawn at random, larger clusters more
-often; all with every number of corrections. What would be the same prompt again is left out and named.
+`build_variants` makes complete prompts, each described by keys of `conf/prompt`: the same keys give the same prompt
+without a search. Variants differ in the lessons of the guidance that they show, and in the number of corrections and
+examples. The first two are the baselines: the prompt without guidance, and the one that `prompt.from_run` makes by
+default. Then come the largest lessons, the lessons about one type of error, and random subsets, in which larger
+clusters are more likely; all with every number of corrections. Variants that give the same prompt as an earlier one are
+left out and reported.
 
-`rank_variants` and `dropped_variants` decide who goes on, by the counts per post of every variant on the same
+`rank_variants` and `dropped_variants` decide which variants survive, by the counts per post of all variants on the same
 sentences. Successive halving (Karnin et al. 2013, Jamieson and Talwalkar 2016) keeps a share of the variants at every
-rung, so that most sentences are spent on the good ones. A variant whose distance from the best one is surely below 0 (a
-paired bootstrap over posts) goes even within that share, as in a race (Tsamardinos et al. 2018 drop configurations so);
-a few that cannot be told apart from the best may stay beyond it.
+rung, so that most sentences are spent on the good ones. A variant that is significantly worse than the best one (paired
+bootstrap over posts) is dropped even within that share, as in a race (Tsamardinos et al. 2018 drop configurations in
+this way); a few variants beyond the share may stay if they are not significantly worse than the best.
 
-The best of several is chosen for its luck, too. `corrected_score` repeats the choice on every draw and scores the
-chosen one on the posts that the draw left out (the bootstrap bias correction of Tsamardinos et al. 2018). A
-`SearchResult` is what came of a whole search.
+The best of several variants is partly chosen by luck. `corrected_score` repeats the choice on every draw and scores the
+chosen variant on the posts that the draw left out (the bootstrap bias correction of Tsamardinos et al. 2018).
+`SearchResult` is the result of a whole search.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ from omniner.scoring.resampling import bounds, counted_categories, counts_per_po
 from omniner.scoring.units import Comparison
 from omniner.wording import Wording
 
-_STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # keep the draws apart from other uses of the seed
-_DRAWS = 20  # attempts at a random subset that is not there yet; then there are taken to be no more
+_STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # make these draws independent of other uses of the seed
+_DRAWS = 20  # attempts to draw a new random subset, before drawing stops
 
 
 GENERIC, PLAIN = "generic", "from_run"
 BASELINES = (GENERIC, PLAIN)
-"""Variants that every other one is compared with: they are asked everything."""
+"""Variants with which every other one is compared: they are never dropped."""
 
 VARIANT_KEYS = ("from_run", "lessons", "corrections", "examples")
 """The keys of `prompt` in which variants differ."""
@@ -66,13 +67,14 @@ class PromptVariant:
     """A prompt to try.
 
     Attributes:
-        name: short, for folders and tables.
-        about: what it is, in words.
-        config: the prompt's configuration; `VARIANT_KEYS` are where it differs from the others.
-        prompt: what it becomes with the whole training split.
-        length: of its texts, in tokens, or in characters where no tokenizer is at hand.
-        lessons: what stands in it of the guidance; None for the generic prompt.
-        sentences: texts that it shows, whole or parts of: those of the guidance's corrections, and examples of train.
+        name: short name, for folders and tables.
+        about: description in words.
+        config: the prompt's configuration; it differs from the others in `VARIANT_KEYS`.
+        prompt: the prompt, built with the whole training split.
+        length: length of its texts, in tokens, or in characters if there is no tokenizer.
+        lessons: the text made from the guidance; None for the generic prompt.
+        sentences: texts of the sentences that it shows, in whole or in part: those of corrections, and examples of
+            train.
     """
 
     name: str
@@ -85,20 +87,20 @@ class PromptVariant:
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Name the keys to set, beside the choice of `prompt`, to get it."""
+        """The keys to set, beside the choice of `prompt`, to get this variant, with their values."""
         return {f"prompt.{key}": getattr(self.config, key) for key in VARIANT_KEYS}
 
 
 @dataclass(frozen=True)
 class VariantInputs:
-    """What variants are made of.
+    """The inputs from which variants are built.
 
     Attributes:
-        guidance: of the run that `prompt.from_run` names.
+        guidance: guidance of the run that `prompt.from_run` names.
         active: categories of the corpus.
-        train: its sentences to learn from.
-        count: measures a text.
-        definitions: category -> what belongs to it.
+        train: sentences of its training split.
+        count: measures the length of a text.
+        definitions: category -> definition.
     """
 
     guidance: Guidance
@@ -111,15 +113,15 @@ class VariantInputs:
 def build_variants(
     config: PromptConfig, search: SearchConfig, inputs: VariantInputs
 ) -> tuple[list[PromptVariant], list[tuple[str, str]]]:
-    """Make all variants of a prompt.
+    """Build all variants of a prompt.
 
     Args:
-        config: of the prompt, with `from_run`; its `lessons` are those to choose from (none = all).
-        search: what is tried.
-        inputs: what variants are made of.
+        config: configuration of the prompt, with `from_run`; `lessons` are those to choose from (empty = all).
+        search: which variants to try.
+        inputs: the inputs from which variants are built.
 
     Returns:
-        the variants, and (name, name of the other) of those that would be the same prompt as another one.
+        The variants, and (name, name of the other) of those that would give the same prompt as another one.
 
     Raises:
         UserError: see `render_errors_text` and `build_prompt`.
@@ -137,7 +139,7 @@ def build_variants(
 
 
 def build_variant(proposal: Proposal, inputs: VariantInputs) -> PromptVariant:
-    """Make the variant of a proposal; of the lessons it asks for, its config names those that stand in the prompt."""
+    """Build the variant of a proposal; `lessons` in its config become those that are really in the prompt."""
     name, about, config = proposal
     told, shown = config, None
     if config.from_run is not None:
@@ -161,7 +163,7 @@ class Proposal(NamedTuple):
 
 
 def propose(config: PromptConfig, search: SearchConfig, inputs: VariantInputs) -> Iterator[Proposal]:
-    """Propose variants, in the order in which equal prompts are kept."""
+    """Yield proposals for variants; of equal prompts, the first is kept."""
     yield Proposal(GENERIC, Wording("no guidance"), replace(config, from_run=None, lessons=[]))
     yield Proposal(PLAIN, Wording("as prompt.from_run has it"), config)
     usable = usable_lessons(inputs.guidance, config, inputs.active, inputs.count)
@@ -180,7 +182,7 @@ def propose(config: PromptConfig, search: SearchConfig, inputs: VariantInputs) -
 
 
 def with_examples(proposal: Proposal, search: SearchConfig) -> Iterator[Proposal]:
-    """Propose one choice of lessons with every number of corrections, and of sentences of train."""
+    """Yield a proposal with every number of corrections and of examples from train."""
     name, about, config = proposal
     for corrections, examples in itertools.product(search.corrections, search.examples or [config.examples]):
         each = Wording("{count:correction} each", count=corrections)
@@ -195,9 +197,9 @@ def with_examples(proposal: Proposal, search: SearchConfig) -> Iterator[Proposal
 def random_variants(
     config: PromptConfig, search: SearchConfig, inputs: VariantInputs, found: dict[str, PromptVariant]
 ) -> Iterator[PromptVariant]:
-    """Draw random subsets of lessons that are no prompt of `found`; fewer than asked for where there are no more.
+    """Draw variants with random subsets of lessons whose prompts are not in `found`; stop if no new one is drawn.
 
-    None is larger than what the prompt holds by itself: the largest lessons would push out what else was drawn.
+    A subset has at most as many lessons as fit into a prompt: of larger ones only the largest clusters would remain.
     """
     most = max(variant.lessons.shown for variant in found.values() if variant.lessons)
     usable = usable_lessons(inputs.guidance, config, inputs.active, inputs.count)
@@ -218,9 +220,9 @@ def random_variants(
 
 
 def draw_weighted(items: Sequence[int], weights: Sequence[int], size: int, generator: random.Random) -> list[int]:
-    """Draw `size` of the items, heavier ones more often, none twice; they stay in their order.
+    """Draw `size` of the items without replacement, with probabilities by weight; they stay in their order.
 
-    The largest of keys u ** (1 / weight) are drawn without replacement by weight (Efraimidis and Spirakis 2006).
+    Takes the items with the largest keys u ** (1 / weight), u uniform in [0, 1) (Efraimidis and Spirakis 2006).
     """
     keys = [generator.random() ** (1 / weight) if weight else 0.0 for weight in weights]
     chosen = sorted(range(len(items)), key=lambda place: -keys[place])[:size]
@@ -228,7 +230,7 @@ def draw_weighted(items: Sequence[int], weights: Sequence[int], size: int, gener
 
 
 class VariantScore(NamedTuple):
-    """Micro F1 of a variant and its difference from the best one's, each with its interval."""
+    """Micro F1 of a variant and its difference from that of the best one, each with its interval."""
 
     f1: float
     low: float
@@ -239,7 +241,7 @@ class VariantScore(NamedTuple):
 
 
 class CorrectedScore(NamedTuple):
-    """The F1 of a best variant on sentences that did not choose it, with its interval."""
+    """The F1 of the best variant on sentences that were not used to choose it, with its interval."""
 
     f1: float
     low: float
@@ -247,17 +249,17 @@ class CorrectedScore(NamedTuple):
 
 
 def micro_counts(comparison: Comparison, posts: Sequence[int], count: int) -> NDArray[np.int64]:
-    """Count tp, fp and fn over all categories, per post: [posts, 3]; see `resampling.counts_per_post`."""
+    """Return tp, fp and fn over all categories, per post: [posts, 3]; see `resampling.counts_per_post`."""
     table: NDArray[np.int64] = counts_per_post(comparison, posts, count, counted_categories([comparison])).sum(axis=2)
     return table
 
 
 def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> dict[str, VariantScore]:
-    """Score all variants, the best first; equally good ones stay in the order in which they are given.
+    """Score all variants, the best first; equally good ones stay in the given order.
 
     Args:
-        tables: [posts, 3] of each variant, as `micro_counts` gives it; the same posts for all.
-        settings: resamples, confidence, seed.
+        tables: counts [posts, 3] of each variant from `micro_counts`; the same posts for all.
+        settings: `resamples`, `confidence` and `seed` are read.
     """
     table = np.stack(list(tables.values()), axis=1)  # [posts, variants, 3]
     observed = _f1(table.sum(axis=0))
@@ -274,13 +276,13 @@ def rank_variants(tables: Mapping[str, NDArray[np.int64]], settings: CompareConf
 def dropped_variants(
     ranked: Mapping[str, VariantScore], always: Collection[str], keep: float, spare: int
 ) -> dict[str, str]:
-    """Name the variants that do not go on, and why.
+    """Return the variants that are dropped, with the reason.
 
     Args:
-        ranked: what `rank_variants` gave.
-        always: those that go on whatever they score; they take no place from the others.
-        keep: share of the others that goes on, rounded up.
-        spare: how many beyond that share may go on because their interval reaches 0.
+        ranked: result of `rank_variants`.
+        always: variants that are never dropped; they do not count in the share of the others.
+        keep: share of the others that survives, rounded up.
+        spare: how many beyond that share survive if they are not significantly worse than the best.
     """
     best = next(iter(ranked))
     others = [name for name in ranked if name not in always]
@@ -298,11 +300,11 @@ def dropped_variants(
 
 
 def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareConfig) -> CorrectedScore | None:
-    """Score the best of these variants on posts that did not choose it; None where there are too few posts.
+    """Score the best of these variants on posts that were not used to choose it; None if there are too few posts.
 
     Args:
-        tables: [posts, 3] of each variant, in the order in which equally good ones are preferred.
-        settings: resamples, confidence, seed.
+        tables: counts [posts, 3] of each variant; of equally good ones, the first is preferred.
+        settings: `resamples`, `confidence` and `seed` are read.
     """
     table = np.stack(list(tables.values()), axis=1)  # [posts, variants, 3]
     posts = len(table)
@@ -313,7 +315,7 @@ def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareCo
         left = (weights == 0).astype(np.float64)
         inside, outside = (_f1((part @ flat).reshape(-1, *table.shape[1:])) for part in (weights, left))
         chosen = np.take_along_axis(outside, inside.argmax(axis=1)[:, None], axis=1)[:, 0]
-        parts.append(chosen[left.any(axis=1)])  # a draw may leave out no post
+        parts.append(chosen[left.any(axis=1)])  # some draws leave out no post
     found = np.concatenate(parts)
     if not len(found):
         return None
@@ -321,7 +323,7 @@ def corrected_score(tables: Mapping[str, NDArray[np.int64]], settings: CompareCo
 
 
 def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute F1 of counts [..., 3]; 0 where there is nothing."""
+    """Compute F1 from counts [..., 3] of tp, fp and fn; 0 if all are 0."""
     tp, wrong = sums[..., 0], sums[..., 1] + sums[..., 2]
     below = 2 * tp + wrong
     return np.divide(2 * tp, below, out=np.zeros(below.shape), where=below > 0)
@@ -329,18 +331,19 @@ def _f1(sums: NDArray[np.int64] | NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class VariantResult:
-    """A variant and how it went.
+    """The results of a variant.
 
     Attributes:
-        name: of the variant; `about` says what it is.
+        name: name of the variant.
+        about: description in words.
         overrides: keys that give this prompt, with their values.
-        sha: of the prompt.
-        length: of its texts, in `SearchResult.measure`.
-        lessons: numbers of those that stand in it.
-        covered: share of the guidance's errors that are of their kinds.
-        standings: after each rung it was in.
-        stopped: the rung after which it went; 0 = none.
-        why: it went.
+        sha: hash of the prompt.
+        length: length of its texts, in `SearchResult.measure`.
+        lessons: numbers of the lessons in it.
+        covered: share of the run's errors that are in the clusters of these lessons.
+        standings: its score after each rung in which it took part.
+        stopped: the rung after which it was dropped; 0 = it was not.
+        why: the reason why it was dropped.
     """
 
     name: str
@@ -357,10 +360,11 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class BaselineDifference:
-    """How much better the best prompt is than another one, with its interval and p-values.
+    """The difference of the best prompt from a baseline, with its interval and p-values.
 
-    The best prompt is the best of `family` that could have been it: `p_corrected` is Holm's p over the others that it
-    is compared with, times `family` (Bonferroni's method over the choice). The interval is not corrected.
+    The best prompt was chosen among several: `family` is the number of candidates for this choice. `p_corrected` is
+    Holm's p-value over the baselines, times `family` (Bonferroni correction for the choice). The interval is not
+    corrected.
     """
 
     name: str
@@ -378,18 +382,19 @@ class SearchResult:
 
     Attributes:
         tried: the variants, the best first.
-        same: (name, other) of variants that were the same prompt as another one.
-        rungs: what each was, in words: `50 sentences`, `200 steps`.
-        sentences: of dev in the last rung; `posts` they are of.
-        left_out: sentences of dev that some variant shows, or that stand in train where models are trained.
-        against: the best prompt against the baselines it is not.
-        corrected: F1 of a best variant on sentences that did not choose it; None where dev is a single post.
-        choices: variants among which that choice was made.
-        cost: what was asked or trained, in words.
-        measure: tokens | characters.
-        split: of the guidance's errors.
-        from_test: whether that is the reported split.
-        settings: of the tests and intervals.
+        same: (name, other) of variants that give the same prompt as another one.
+        rungs: the size of each rung in words: `50 sentences`, `200 steps`.
+        sentences: number of dev sentences in the last rung.
+        posts: number of their posts.
+        left_out: number of dev sentences that a variant shows, or that are also in train when models are trained.
+        against: differences of the best prompt from each other baseline.
+        corrected: F1 of the best variant on sentences that were not used to choose it; None if there are too few posts.
+        choices: number of variants in that choice.
+        cost: number of answers or training runs, in words.
+        measure: unit of lengths: tokens | characters.
+        split: split of the guidance's errors.
+        from_test: whether this is the reported split.
+        settings: settings of the tests and intervals.
     """
 
     tried: Sequence[VariantResult]
@@ -409,11 +414,11 @@ class SearchResult:
 
     @property
     def best(self) -> VariantResult:
-        """The variant with the highest F1 of those that were in the last rung."""
+        """The variant with the highest F1 in the last rung."""
         return self.tried[0]
 
     def to_json(self) -> dict[str, Any]:
-        """Give the content of `search.json`."""
+        """Return the content of `search.json`."""
         value = asdict(self)
         for item, tried in zip(value["tried"], self.tried, strict=True):
             item["standings"] = [standing._asdict() for standing in tried.standings]

@@ -1,8 +1,8 @@
-"""What a teacher is asked, and how its answers are read.
+"""Write the questions for a teacher, and read its answers.
 
-A `Question` is plain text, the same for every kind of teacher; the same errors always give the same question. It
-comes with a pydantic model of its answer: the model's JSON schema is sent to teachers that can be told a form, and an
-answer is taken only if it fulfils the model (`read_teacher_answer`). Of a list of rules those are taken that do.
+A `Question` is plain text, the same for every kind of teacher; the same errors always give the same question. It has a
+pydantic model of its answer: teachers that support it get the model's JSON schema, and an answer is accepted only if it
+satisfies the model (`read_teacher_answer`). Of a list of rules, the valid ones are kept.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 QUESTIONS_FILE = "questions.jsonl"
-"""The questions of a run, with the answers that were taken; with those of a person in it, a file for `teacher.file`."""
+"""The questions of a run with the accepted answers; filled in by a person, it is a file for `teacher.file`."""
 
-_LONGEST = 50_000  # characters of an answer that are looked at
-_THOUGHT = "</think>"  # what models that think aloud write before their answer
+_LONGEST = 50_000  # maximum characters of an answer that are read
+_THOUGHT = "</think>"  # ends the reasoning that some models write before their answer
 _FENCED = re.compile(r"```(?:json)?\s*(.*?)```", re.DOTALL)
 
 _SYSTEM = {
@@ -123,16 +123,16 @@ _AGAIN = {
     "en": "\n\nYour last answer was\n{answer}\nIt is not as asked for: {wrong}. Answer again, with a JSON object as "
     "asked for and nothing else.",
 }
-_REPEATED = 2_000  # characters of a wrong answer that its author is shown
+_REPEATED = 2_000  # maximum characters of a wrong answer that are repeated to the teacher
 
 
 @dataclass(frozen=True)
 class Question:
-    """What a teacher is asked.
+    """A question for a teacher.
 
     Attributes:
-        id: names it for people.
-        system: who the teacher is.
+        id: its name, for people.
+        system: text of the system role.
         text: the question.
         answer: pydantic model of the answer.
     """
@@ -144,7 +144,7 @@ class Question:
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the answer, in the strict form that servers want: exactly these keys, and no titles."""
+        """JSON schema of the answer, in the strict form that servers require: exactly these keys, and no titles."""
         schema = self.answer.model_json_schema()
         for part in (schema, *schema["properties"].values()):
             del part["title"]
@@ -152,14 +152,14 @@ class Question:
 
     @cached_property
     def sha(self) -> str:
-        """16 hex digits that change with all that an answer depends on."""
+        """A hash of 16 hex digits over everything that an answer depends on."""
         content = json.dumps([self.system, self.text, self.schema], sort_keys=True)
         return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 @functools.cache
 def answer_model(name: str, **fields: Any) -> type[BaseModel]:
-    """Make the model of an answer that has exactly these fields; the same fields give the same model."""
+    """Return the model of an answer with exactly these fields; the same fields give the same model."""
     from pydantic import ConfigDict, create_model
 
     every: dict[str, Any] = {field: (annotation, ...) for field, annotation in fields.items()}
@@ -168,10 +168,10 @@ def answer_model(name: str, **fields: Any) -> type[BaseModel]:
 
 @functools.cache
 def names_one_of(categories: tuple[str, ...]) -> Any:
-    """Demand of a rule that it names one of these categories, in full or without its primary.
+    """Return a validator that requires a rule to name one of these categories, in full or without its primary.
 
-    Weak teachers write "mind the context" about any error. In a prompt, where a rule stands by itself, that tells
-    nothing, and what was counted in train tells more.
+    Weak teachers write "mind the context" about any error. In a prompt, such a rule is useless, and the counts of train
+    are more informative.
     """
     from pydantic import AfterValidator
     from pydantic_core import PydanticCustomError
@@ -185,7 +185,7 @@ def names_one_of(categories: tuple[str, ...]) -> Any:
 
 
 class KeepGood:
-    """Marks a list of which those items are taken that are as asked for, each once; none is one mistake."""
+    """Marks a list of which only the valid items are kept, each once; it is an error only if no item is valid."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
         from pydantic import ValidationError
@@ -205,13 +205,13 @@ class KeepGood:
 
 
 def lesson_question(lesson: Lesson, errors: int, language: str, rules: int = 1) -> Question:
-    """Ask why the errors of a cluster happen, and what would avoid them.
+    """Return the question why the errors of a cluster happen, and which rules would avoid them.
 
     Args:
-        lesson: the cluster; its note is not told.
-        errors: of all clusters.
+        lesson: the cluster; its note is not shown.
+        errors: number of errors of all clusters.
         language: zh | en.
-        rules: how many are asked for.
+        rules: number of rules to ask for.
     """
     shown = [describe_example(number, example, language) for number, example in enumerate(lesson.examples, 1)]
     template = _ASK_LESSON[language] + (_ONE_RULE if rules == 1 else _SEVERAL_RULES)[language]
@@ -240,7 +240,7 @@ def lesson_question(lesson: Lesson, errors: int, language: str, rules: int = 1) 
 
 
 def suspect_question(suspect: SuspectLabel, language: str) -> Question:
-    """Ask whether a label that is unlike the usual one of its surface is right."""
+    """Return the question whether a label that differs from the usual one of its surface is right."""
     text = _ASK_SUSPECT[language].format(
         surface=suspect.surface,
         gold=suspect.gold,
@@ -258,35 +258,35 @@ def suspect_question(suspect: SuspectLabel, language: str) -> Question:
 
 
 def control_question(control: SuspectLabel, language: str) -> Question:
-    """Ask the same about a label that is right."""
+    """Return the same question about a control label, which is probably right."""
     return replace(suspect_question(control, language), id=control.control_id)
 
 
 def repeat_question(question: Question, answer: str, wrong: str, language: str) -> Question:
-    """Put the same question, with what is wrong with the answer that was given."""
+    """Return the same question with the wrong answer and what is wrong with it."""
     told = _AGAIN[language].format(answer=answer[:_REPEATED], wrong=wrong)
     return Question(question.id, question.system, question.text + told, question.answer)
 
 
 def read_teacher_answer(text: str, answer: type[BaseModel]) -> tuple[dict[str, Any] | None, str]:
-    """Read an answer: find its object, and take what is as asked for.
+    """Find the JSON object in an answer and validate it.
 
     Args:
-        text: what the teacher wrote.
-        answer: the model that it must fulfil.
+        text: the teacher's text.
+        answer: the model that the object must satisfy.
 
     Returns:
-        its values and an empty text; or None, and what is wrong.
+        Its values and an empty text; or None, and what is wrong.
     """
     value, wrong = find_answer(text)
     return (None, wrong) if value is None else check_answer(value, answer)
 
 
 def find_answer(text: str) -> tuple[dict[str, Any] | None, str]:
-    """Find the object in what a teacher wrote; a code fence, thoughts before it and words around it are no mistake.
+    """Find the JSON object in a teacher's text; a code fence, reasoning before it and text around it are allowed.
 
     Returns:
-        its values, with single spaces for all white space, and an empty text; or None, and what is wrong.
+        Its values, with white space reduced to single spaces, and an empty text; or None, and what is wrong.
     """
     text = text[:_LONGEST].rpartition(_THOUGHT)[2].strip()
     fenced = _FENCED.search(text)
@@ -304,7 +304,7 @@ def find_answer(text: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def check_answer(value: dict[str, Any], answer: type[BaseModel]) -> tuple[dict[str, Any] | None, str]:
-    """Take the values of an answer, or say what is wrong with them; see `read_teacher_answer`."""
+    """Validate the values of an answer; returns as `read_teacher_answer`."""
     from pydantic import ValidationError
 
     try:
@@ -314,7 +314,7 @@ def check_answer(value: dict[str, Any], answer: type[BaseModel]) -> tuple[dict[s
 
 
 def tidied(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of an answer; texts, also in lists, have single spaces for all white space, and no surrogates."""
+    """Return the values of an answer with white space in texts reduced to single spaces, and without surrogates."""
 
     def tidy(item: Any) -> Any:
         return replace_surrogates(" ".join(item.split())) if isinstance(item, str) else item
@@ -323,12 +323,12 @@ def tidied(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_questions(path: Path, questions: Iterable[Question], answers: Mapping[str, dict[str, Any]]) -> None:
-    """Write what a teacher is asked, and what it answered, for whoever answers the others.
+    """Write the questions for a teacher and the answers so far, so that a person or another model can answer the rest.
 
     Args:
-        path: of the file.
-        questions: each becomes a line with all that a model would be told.
-        answers: by the id of their question.
+        path: the file.
+        questions: each becomes a line with everything that a model would be given.
+        answers: answers by the id of their question.
     """
     write_json_lines(
         path,
@@ -346,7 +346,7 @@ def write_questions(path: Path, questions: Iterable[Question], answers: Mapping[
 
 
 def describe_example(number: int, example: LessonExample, language: str) -> str:
-    """Show an error to a teacher: the sentence, the gold entities and the predicted ones."""
+    """Return the text that shows an error to a teacher: the sentence, its gold entities and the predicted ones."""
     gold, predicted = (
         "；".join(f"“{entity.text}” → {entity.category}" for entity in side) or _NOTHING[language]
         for side in (example.gold, example.predicted)

@@ -1,13 +1,14 @@
-"""Ask a teacher about errors: each question once, within a budget, its answers checked and kept.
+"""Ask a teacher about errors: each question once, within a budget; check and cache its answers.
 
-`ask_teacher` gives the answers that are as asked for (`questions`), and for every other question the reason why it has
-none. A wrong answer is asked for once more, with what is wrong with it.
+`ask_teacher` returns the valid answers (`questions`), and for every other question the reason why it has none. After a
+wrong answer the question is asked once more, together with what is wrong.
 
-Good answers are kept on disk by the content of the question and the teacher's name, so a question is paid for once: a
-killed run asks for the rest, and with all answers there the result is always the same, and no teacher is needed whose
-name is given. What it cost is written down after every few answers and counted over all attempts of a run.
+Valid answers are cached on disk by the content of the question and the teacher's name, so that a question is paid for
+only once: a killed run asks only the rest. If all answers are cached, the result is always the same, and the teacher is
+not needed if its name is given. The cost is recorded after each batch of answers and added up over all attempts of a
+run.
 
-A `Teacher` is a model behind a server (`ServerTeacher`), or one in this process (`local_teacher`, which needs torch).
+A `Teacher` is a model behind a server (`teachers.openai`), or one in this process (`teachers.hf`, which needs torch).
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from omniner.wording import counted
 log = logging.getLogger("omniner")
 
 ANSWER_CUT = "it is longer than teacher.max_new_tokens allows"
-_VERSION = 1  # of what a kept answer depends on
+_VERSION = 1  # part of the cache key: increase it when cached answers become invalid
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherCost:
-    """What answers cost: how many questions were put, and the tokens of them and of the answers."""
+    """The cost of answers: number of questions asked, their tokens, and the tokens of the answers."""
 
     asked: int = 0
     prompt_tokens: int = 0
@@ -53,15 +54,15 @@ class TeacherCost:
         return TeacherCost(*map(operator.sub, astuple(self), astuple(other)))
 
     def to_json(self) -> dict[str, int]:
-        """Give plain values."""
+        """Return plain values."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, int]) -> TeacherCost:
-        """Take what `to_json` gave.
+        """Make a cost from the values of `to_json`.
 
         Raises:
-            ValueError, TypeError, AttributeError: it is something else.
+            ValueError, TypeError, AttributeError: the values are something else.
         """
         if not all(type(value) is int for value in raw.values()):
             raise ValueError("not every count is a whole number")
@@ -70,7 +71,7 @@ class TeacherCost:
 
 @dataclass(frozen=True)
 class TeacherAnswer:
-    """What a teacher answered a question; without a text it gave none, for that reason."""
+    """A teacher's answer to a question; without a text there is no answer, for the given reason."""
 
     question: Question
     text: str | None
@@ -82,31 +83,31 @@ class Teacher(Protocol):
 
     @property
     def cost(self) -> TeacherCost:
-        """What its answers have cost so far."""
+        """The cost of its answers so far."""
 
     def ask(self, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
         """Answer each question once.
 
         Yields:
-            batches of answers as they come, in any order; a batch may be empty.
+            Batches of answers as they arrive, in any order; a batch may be empty.
         """
 
     def close(self) -> None:
-        """Let go of what it needs."""
+        """Release its resources."""
 
 
 @dataclass
 class TeacherAnswers:
-    """All that a teacher answered.
+    """All answers of a teacher.
 
     Attributes:
         teacher: its name.
-        answers: by the id of their question.
+        answers: answers by the id of their question.
         failures: the questions without an answer, in their order.
-        cached: how many answers were there before.
-        dropped: how many items of their lists were left out, because they are not as asked for or repeat another one.
-        cost: of all attempts of this run.
-        said: what guidance tells of the teacher: its name, and what its answers cost or were taken from.
+        cached: number of answers that were in the cache.
+        dropped: number of list items that were left out because they are invalid or repeat another one.
+        cost: cost of all attempts of this run.
+        said: facts about the teacher for the guidance: its name, and its cost or its numbers of answers.
     """
 
     teacher: str
@@ -118,7 +119,7 @@ class TeacherAnswers:
     said: dict[str, Cost] = field(default_factory=dict)
 
     def take(self, question: Question, value: dict[str, Any]) -> str:
-        """Take the values of an answer, or say what is wrong with them."""
+        """Validate and store the values of an answer; return what is wrong with them, empty if nothing is."""
         values, complaint = check_answer(value, question.answer)
         if values is not None:
             self.answers[question.id] = values
@@ -131,11 +132,11 @@ class TeacherKind:
     """A kind of teacher: the entry of its module.
 
     Args:
-        name: of the module, and of its choice in `conf/teacher`.
+        name: name of the module, and of its choice in `conf/teacher`.
         description: the docstring of the module.
-        key: of `teacher`, which says where the teacher is; nobody else may be given it.
-        missing: what was found, and what to do, where the key has no value; None = it may have none.
-        teach: answers the questions of a run, given its configuration and a file for what answers have cost.
+        key: the key of `teacher` that says where the teacher is; other kinds must not set it.
+        missing: (what was found, what to do) for the error if the key has no value; None = it may have none.
+        teach: answers the questions of a run, given its configuration and the file that records the cost.
     """
 
     name: str
@@ -146,22 +147,22 @@ class TeacherKind:
 
     @property
     def meaning(self) -> str:
-        """What it is, in one line."""
+        """Return in one line what this kind of teacher is."""
         return first_line(self.description)
 
 
 def check_teacher(config: TeacherConfig) -> None:
-    """Raise a `UserError` where a teacher lacks what it must be given; nothing heavy is imported for it."""
+    """Raise a `UserError` if the key that a teacher needs has no value; imports nothing heavy."""
     key, missing = (TEACHERS.peek(config.kind, field) for field in ("key", "missing"))
     if missing and not getattr(config, key):
         raise UserError(f"teacher.{key}", *missing)
 
 
 def with_note(lesson: Lesson, taught: TeacherAnswers, language: str) -> Lesson:
-    """Give a lesson what the teacher says, the first rule as its note; without an answer it stays as it is.
+    """Add the teacher's answer to a lesson, with the first rule as its note; without an answer return it unchanged.
 
-    A teacher who doubts most of the gold labels that it is shown has not looked at them (people were not wrong so
-    often): none of these doubts is taken.
+    If the teacher doubts more than half of the gold labels that it was shown, none of its doubts is used: annotators
+    are not wrong so often.
     """
     answer = taught.answers.get(lesson.question_id)
     if answer is None:
@@ -186,9 +187,10 @@ _NOT_BELIEVED = {
 def with_verdicts(
     suspects: Sequence[SuspectLabel], controls: Sequence[SuspectLabel], taught: TeacherAnswers, language: str
 ) -> tuple[list[SuspectLabel], list[SuspectLabel]]:
-    """Give suspected labels, and controls, the teacher's verdicts.
+    """Add the teacher's verdicts to suspected labels and controls.
 
-    A teacher who calls at least half of the controls wrong says so of any unusual label: none of its verdicts is taken.
+    A teacher who calls at least half of the controls wrong would say so about any unusual label: its verdicts on
+    suspects become `unclear`.
     """
     controls = [replace(one, **taught.answers.get(one.control_id, {})) for one in controls]
     suspects = [replace(one, **taught.answers.get(one.question_id, {})) for one in suspects]
@@ -201,11 +203,11 @@ def with_verdicts(
 
 @dataclass(frozen=True)
 class AskedModel:
-    """Teaches by a language model that is asked (`TeacherKind.teach`).
+    """A `TeacherKind.teach` that asks a language model.
 
     Args:
-        name: names the model, as notes and kept answers do.
-        open: makes the teacher; not called where all answers are kept already.
+        name: returns the model's name for notes and for the cache.
+        open: creates the teacher; not called if all answers are cached.
     """
 
     name: Callable[[TeacherConfig], str]
@@ -225,18 +227,18 @@ def ask_teacher(
     open_teacher: Callable[[], Teacher],
     ledger: Path,
 ) -> TeacherAnswers:
-    """Ask a teacher all questions, the first ones first where the budget does not allow for all.
+    """Ask a teacher all questions in their order, as far as the budget allows.
 
     Args:
-        config: `max_requests`, `cache`.
-        name: of the teacher.
-        questions: with different ids.
-        language: in which a wrong answer is complained about.
-        open_teacher: makes the teacher; not called where all answers are kept already.
-        ledger: file of what the answers of this run cost.
+        config: `max_requests` and `cache` are read.
+        name: name of the teacher.
+        questions: questions with unique ids.
+        language: language of complaints about wrong answers.
+        open_teacher: creates the teacher; not called if all answers are cached.
+        ledger: file that records the cost of this run's answers.
 
     Raises:
-        UserError: nobody can be asked, or not one question was answered. Answers that came before are kept.
+        UserError: the teacher cannot be asked, or answered no question. Earlier answers stay in the cache.
     """
     return _Asking(config, TeacherAnswers(name, cost=read_ledger(ledger)), questions, language, ledger).run(
         open_teacher
@@ -244,7 +246,7 @@ def ask_teacher(
 
 
 class _Asking:
-    """Asks one round of questions, and one more about the wrong answers."""
+    """Asks all questions, and once more those with wrong answers."""
 
     def __init__(
         self,
@@ -257,10 +259,10 @@ class _Asking:
         self.config, self.questions, self.language, self.ledger = config, questions, language, ledger
         self.result = result
         self.reasons: dict[str, str] = {}
-        self.written = TeacherCost()  # of this process, in the ledger
+        self.written = TeacherCost()  # cost of this process that is already in the ledger
 
     def run(self, open_teacher: Callable[[], Teacher]) -> TeacherAnswers:
-        """Take the answers that are kept, and ask for the others."""
+        """Use the cached answers, and ask the other questions."""
         result = self.result
         for question in self.questions:
             self._take_kept(question)
@@ -285,10 +287,10 @@ class _Asking:
         log.info("the teacher was put %s", ", ".join(map(counted, astuple(self.result.cost), words)))
 
     def _round(self, teacher: Teacher, questions: Sequence[Question]) -> list[Question]:
-        """Put questions as far as the budget goes.
+        """Ask questions as far as the budget allows.
 
         Returns:
-            those whose answers were wrong, to be put again with what was wrong.
+            Questions to ask again, with the wrong answer and what is wrong with it.
         """
         originals = {question.id: question for question in self.questions}
         allowed = max(self.config.max_requests - self.result.cost.asked, 0)
@@ -299,7 +301,7 @@ class _Asking:
         wrong = []
         progress = Progress("questions answered", len(self.questions))
         for batch in teacher.ask(questions[:allowed]) if allowed else ():
-            self._write_down(teacher)  # first: a kill below asks again for what was paid for
+            self._write_down(teacher)  # first: a kill before the answers are cached must not lose their cost
             for answer in batch:
                 original = originals[answer.question.id]
                 if answer.text is None:
@@ -312,7 +314,7 @@ class _Asking:
         return sorted(wrong, key=lambda question: order[question.id])
 
     def _take(self, question: Question, answer: TeacherAnswer) -> str:
-        """Keep an answer as it was given, or say what is wrong with it."""
+        """Validate an answer and cache it as it was given; return what is wrong with it, empty if nothing is."""
         assert answer.text is not None
         value, complaint = find_answer(answer.text)
         if value is not None:
@@ -324,8 +326,8 @@ class _Asking:
         return ""
 
     def _write_down(self, teacher: Teacher) -> None:
-        """Add to the ledger what answers have cost since the last time."""
-        cost = teacher.cost  # once: answers of other threads come in meanwhile
+        """Add the cost since the last call to the ledger."""
+        cost = teacher.cost  # read once: other threads add answers meanwhile
         new = cost - self.written
         if new != TeacherCost():
             append_lines(self.ledger, [json.dumps(new.to_json())])
@@ -333,7 +335,7 @@ class _Asking:
             self.result.cost = read_ledger(self.ledger)
 
     def _take_kept(self, question: Question) -> None:
-        """Take an answer from before; one that no longer fulfils its model counts as none."""
+        """Use a cached answer; one that no longer satisfies its model is ignored."""
         path = self._path(question)
         if not path.is_file():
             return
@@ -355,6 +357,6 @@ class _Asking:
 
 
 def read_ledger(path: Path) -> TeacherCost:
-    """Add up what all attempts of a run have cost."""
+    """Return the total cost of all attempts of a run."""
     fix = "Remove this line: what it counts is left out of the cost."
     return sum(whole_records(path, lambda line: TeacherCost.from_json(json.loads(line)), fix), TeacherCost())

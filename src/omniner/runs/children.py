@@ -1,15 +1,15 @@
-"""Runs that a run starts: the folds of a filter, the variants of a search, the jobs of a sweep.
+"""Child runs: the folds of a filter, the variants of a search, the jobs of a sweep.
 
-Each is `python -m omniner.run --child <its whole configuration>`, a fresh process with a folder of its own. Whatever
-happens to it (a crash, a kill for want of memory), its siblings go on, and GPU memory ends with it. A job that has
-finished is not run again, one that was interrupted goes on where it was. In MLflow the children belong to the
-parent's run. `run_jobs` runs the children of a run, several at a time; a sweep, whose launcher decides what runs
-when, calls `run_job` for each. Price: the start of Python, 3 to 10 s a child.
+Each child is `python -m omniner.run --child <its complete configuration>`, a new process with its own folder. If it
+crashes or is killed for lack of memory, its siblings continue, and its GPU memory is freed. A finished job is not run
+again, an interrupted one resumes. In MLflow the children belong to the parent's run. `run_jobs` runs the children of a
+run, several at a time; a sweep, whose launcher schedules the jobs, calls `run_job` for each. The cost is the start of
+Python, 3 to 10 s per child.
 
-A child's standard input is a pipe from its parent: when it closes, the parent is gone and the child stops, resumable
-(`stop_with_parent`). What a child writes to stderr is shown, and kept in a file. GPUs are reserved by locks on files,
-one for each GPU of the machine, so that children of several launchers and sweeps keep out of each other's way; a lock
-ends with the process that holds it.
+A child's standard input is a pipe from its parent: when it closes, the parent is gone, and the child stops so that it
+can be resumed (`stop_with_parent`). A child's stderr is shown and written to a file. GPUs are reserved with file locks,
+one per GPU of the machine, so that children of several launchers and sweeps use different GPUs; a lock ends with the
+process that holds it.
 """
 
 from __future__ import annotations
@@ -44,26 +44,26 @@ from omniner.runs.folder import FINISHED, LOCK, METRICS, read_state
 
 FOLDER = "children"  # in the parent's folder
 PARENT = "OMNINER_PARENT_RUN"  # tells a child the run it belongs to
-CHILD = "OMNINER_CHILD"  # tells a child what sets it apart; its standard input tells whether the parent lives
-# Set by a distributed launch; a child must not take itself for a rank of one.
+CHILD = "OMNINER_CHILD"  # a child's label in MLflow; a process with it watches its standard input for the parent's end
+# Set by a distributed launch; without them a child does not take itself for a rank of the parent's launch.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-SECONDS_BETWEEN_CHECKS = 0.5  # of whether a child has ended, or has to
-_TAIL = 1 << 20  # bytes of what a child wrote last, in which the reason of its end is looked for
+SECONDS_BETWEEN_CHECKS = 0.5  # between checks whether a child has ended or must stop
+_TAIL = 1 << 20  # last bytes of a child's stderr, in which the reason of its end is searched
 
 CheckStop = Callable[[], None]
-"""Called now and then while something is waited for; raises `Stopped` when it is time to stop."""
+"""Called repeatedly while waiting; raises `Stopped` when it is time to stop."""
 
 
 class Job(NamedTuple):
-    """A run to do: its name among its siblings, and its configuration."""
+    """A child run to start: its name, unique among its siblings, and its configuration."""
 
     name: str
     config: Config
 
 
 class Outcome(NamedTuple):
-    """What became of a job: `error` is one line, empty where it finished; `metrics` are the last values."""
+    """The result of a job: `error` is one line, empty if it finished; `metrics` are the last values."""
 
     name: str
     folder: Path
@@ -76,13 +76,13 @@ class ChildSettings:
     """What a child needs beside its configuration.
 
     Attributes:
-        folder: of its parent; what the parent keeps of it is in `children/` there.
-        parent: id of the parent's MLflow run; empty where it has none.
-        label: what sets the child apart in MLflow.
-        gpus: how many it has for itself; 0 = it sees all.
-        cores: numbers of the cores that it may use; none = all of this process.
-        variables: more of its environment.
-        since: a run that began before this moment (seconds since 1970) counts as another one.
+        folder: folder of its parent, which keeps the child's configuration and log in `children/`.
+        parent: id of the parent's MLflow run; empty if it has none.
+        label: name of the child in MLflow.
+        gpus: number of GPUs reserved for it; 0 = it sees all.
+        cores: numbers of the cores that it may use; empty = all cores of this process.
+        variables: additional environment variables.
+        since: a run that began before this time (seconds since 1970) does not count as a run of this job.
     """
 
     folder: Path
@@ -95,12 +95,12 @@ class ChildSettings:
 
 
 def parent_run_id() -> str | None:
-    """Return the id of the run that this process's run belongs to."""
+    """Return the MLflow id of the parent of this process's run; None if it has no parent."""
     return os.environ.get(PARENT) or None
 
 
 def child_label() -> str | None:
-    """Return what sets this process's run apart from others of the same parent."""
+    """Return the label of this process's run among the children of its parent; None if it is no child."""
     return os.environ.get(CHILD)
 
 
@@ -111,7 +111,7 @@ def child_environment(parent: str, label: str) -> dict[str, str]:
 
 
 def child_command(config: Path) -> list[str]:
-    """Return the command line of a process that does the run of a configuration file, or its part of one."""
+    """Return the command line of a process that executes the run of a configuration file, or a worker's part of it."""
     return [sys.executable, "-m", "omniner.run", "--child", str(config)]
 
 
@@ -124,17 +124,18 @@ def run_process(
 ) -> str:
     """Run a child process to its end.
 
-    It has a session of its own: Ctrl-C in a terminal reaches it once, from here, and nothing it started outlives it.
+    The child has its own session: Ctrl-C in a terminal reaches it only once, through this process, and the processes
+    that it started are killed when it ends.
 
     Args:
         command: the program and its arguments.
-        environment: all of it.
-        log_file: gets what the child writes to stderr.
+        environment: the complete environment.
+        log_file: receives the child's stderr.
         check_stop: called twice a second; the signal of the `Stopped` that it raises ends the child.
-        cores: numbers of the cores that it may use; none = those of this process.
+        cores: numbers of the cores that it may use; empty = those of this process.
 
     Returns:
-        What went wrong in one line; empty where nothing did.
+        What went wrong, in one line; empty if nothing did.
 
     Raises:
         Stopped: from `check_stop`, once the child has ended.
@@ -153,7 +154,7 @@ def run_process(
         try:
             _wait(process, check_stop)
         finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS says the latter of a dead group
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS raises the latter for a dead group
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             copier.join()
@@ -163,7 +164,7 @@ def run_process(
 
 
 def _wait(process: subprocess.Popen[bytes], check_stop: CheckStop) -> None:
-    """Wait for the end of a child; when stopped, hand the signal on, wait for the end all the same, and raise."""
+    """Wait until a child ends; if stopped, forward the signal, still wait for the child to end, and raise."""
     try:
         while process.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -177,10 +178,10 @@ def _wait(process: subprocess.Popen[bytes], check_stop: CheckStop) -> None:
 
 
 def _copy_output(source: IO[bytes], file: io.FileIO, tail: bytearray) -> None:
-    """Show what a child writes to stderr, keep it in the file, and the last of it in `tail`.
+    """Copy a child's stderr to this process's stderr and to the file, and keep the last bytes in `tail`.
 
-    Reads to the end, whatever happens: the child would wait for ever to be read. What cannot be written to (a full
-    disk, a terminal that is gone) is given up, and what is left says so.
+    Always reads to the end, because a child blocks when nobody reads its output. A target that cannot be written (full
+    disk, closed terminal) is dropped, and the remaining target gets a message about it.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -204,7 +205,7 @@ def _copy_output(source: IO[bytes], file: io.FileIO, tail: bytearray) -> None:
 
 
 def _write_to_all(block: bytes, writers: dict[str, Callable[[bytes], None]]) -> str:
-    """Call each writer; one that fails is taken out. Return a line for each of these."""
+    """Call each writer and remove those that fail; return a line for each removed one."""
     failures = ""
     for name, write in list(writers.items()):
         try:
@@ -240,13 +241,13 @@ def error_line(output: str, status: int) -> str:
 
 
 def stop_with_parent() -> None:
-    """In a child: stop, resumable, when the process that watches it is gone."""
+    """Make a child stop, so that it can be resumed, when its parent process is gone; no effect in other processes."""
     if CHILD in os.environ:
         when_stdin_closes(lambda: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def when_stdin_closes(act: Callable[[], object]) -> None:
-    """Act once the standard input has ended, in a thread: it is a pipe from a process that is gone then."""
+    """Call `act` in a thread when standard input closes: it is a pipe from another process, which has ended then."""
 
     def watch() -> None:
         while os.read(0, 1):
@@ -257,7 +258,10 @@ def when_stdin_closes(act: Callable[[], object]) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them; asking torch costs seconds."""
+    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+
+    Does not ask torch, whose import takes seconds.
+    """
     if VISIBLE_GPUS in os.environ:
         return [name.strip() for name in os.environ[VISIBLE_GPUS].split(",") if name.strip() not in ("", "-1")]
     if (program := shutil.which("nvidia-smi")) is None:
@@ -267,7 +271,7 @@ def visible_gpus() -> list[str]:
 
 
 def check_gpu_count(wanted: int, visible: int) -> None:
-    """Raise a `UserError` where a child is to have more GPUs than the machine has; without any, it needs none."""
+    """Raise a `UserError` if a child wants more GPUs than are visible; with no visible GPU, any number is accepted."""
     if visible and wanted > visible:
         found = f"{wanted} for each child, but {visible} can be seen"
         raise UserError("children.gpus", found, f"Give {visible} or fewer.")
@@ -275,17 +279,17 @@ def check_gpu_count(wanted: int, visible: int) -> None:
 
 @contextlib.contextmanager
 def reserved_gpus(count: int, check_stop: CheckStop) -> Iterator[dict[str, str]]:
-    """Reserve GPUs that no other child uses for the block, as soon as there are so many.
+    """Reserve GPUs that no other child uses for the block; wait until enough are free.
 
     Args:
-        count: how many; 0 = none are reserved, and a child sees all.
-        check_stop: called twice a second while others use them.
+        count: number of GPUs; 0 = none are reserved, and a child sees all.
+        check_stop: called repeatedly while waiting.
 
     Yields:
-        What a child's environment must say of them; nothing where `count` is 0 or the machine has no GPU.
+        Environment variables for a child; empty if `count` is 0 or the machine has no GPU.
 
     Raises:
-        UserError: the machine has not so many.
+        UserError: the machine has fewer GPUs.
     """
     names = visible_gpus()
     if not count or not names:
@@ -302,10 +306,11 @@ def reserved_gpus(count: int, check_stop: CheckStop) -> Iterator[dict[str, str]]
 
 
 def _private_folder(path: Path) -> Path:
-    """Make a folder in a place where everybody may write, or use it where it is this user's alone.
+    """Create a folder that only this user can access inside a world-writable one, or use an existing one of this user.
 
     Raises:
-        UserError: it is somebody else's, or a link: whoever made it could hold up every child, or have files made.
+        UserError: it belongs to another user, or is a link: its owner could block every child, or make it create files
+            elsewhere.
     """
     with explaining(path), contextlib.suppress(FileExistsError):
         path.mkdir(mode=0o700)
@@ -318,7 +323,7 @@ def _private_folder(path: Path) -> Path:
 
 
 def _lock_group(folder: Path, groups: Sequence[Sequence[str]], locks: contextlib.ExitStack) -> Sequence[str] | None:
-    """Lock all GPUs of the first free group until `locks` closes; None where no group is free."""
+    """Lock all GPUs of the first free group until `locks` closes; return the group, None if none is free."""
     for group in groups:
         with contextlib.ExitStack() as taken:
             for name in group:
@@ -332,13 +337,13 @@ def _lock_group(folder: Path, groups: Sequence[Sequence[str]], locks: contextlib
 
 
 def data_of_parent(data: DataConfig, root: Path, files: dict[str, list[str]], **changes: Any) -> DataConfig:
-    """Return the corpus of a child that reads JSONL files which its parent wrote.
+    """Return the corpus configuration of a child that reads JSONL files written by its parent.
 
     Args:
-        data: the corpus of the parent; what it says of reading the user's own files is over.
+        data: the parent's corpus; its settings for reading the user's files are reset.
         root: folder of the files.
-        files: split -> names of files.
-        changes: what else differs.
+        files: split -> file names.
+        changes: other values that differ.
     """
     return replace(
         data, format="jsonl", root=str(root.resolve()), source="", files=files, size={}, limit={},
@@ -348,17 +353,17 @@ def data_of_parent(data: DataConfig, root: Path, files: dict[str, list[str]], **
 
 
 def run_job(job: Job, child: ChildSettings, check_stop: CheckStop) -> Outcome:
-    """Do one job, unless it has finished; `output_dir` of its configuration is the folder of its run.
+    """Run one job unless it has finished; `output_dir` of its configuration is the folder of its run.
 
     Raises:
-        Stopped: from `check_stop`; the child has stopped, resumable.
+        Stopped: from `check_stop`; the child has stopped and can be resumed.
     """
     folder = Path(job.config.output_dir or "")
     kept = make_folder(child.folder / FOLDER) / job.name
     error = ""
-    # A name may come twice at the same time: a sweeper can ask for one configuration again.
+    # Two jobs may have one name at the same time: a sweeper can ask for a configuration again.
     with wait_for_lock(Path(f"{kept}.lock"), check_stop):
-        if folder.exists():  # an earlier process of this job, whose parent was killed, may be coming to its end
+        if folder.exists():  # an earlier process of this job, whose parent was killed, may still be ending
             with wait_for_lock(folder / LOCK, check_stop):
                 pass
         if not _has_finished(folder, job.config, child.since):
@@ -382,17 +387,17 @@ def _has_finished(folder: Path, config: Config, since: float) -> bool:
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenConfig) -> Iterator[Outcome]:
-    """Do jobs side by side or in turn, and yield what became of each as it ends.
+    """Run jobs in parallel or one after another, and yield the outcome of each as it ends.
 
     Args:
-        jobs: with different names; `output_dir` and `resume` of their configurations are set here.
-        folder: of the parent run; the run of job `a` is in `children/a` under it.
-        parent: id of the parent's MLflow run; empty where it has none.
-        settings: how many at once, and on how many GPUs each.
+        jobs: jobs with unique names; `output_dir` and `resume` of their configurations are set here.
+        folder: folder of the parent run; the run of job `a` is in `children/a` under it.
+        parent: id of the parent's MLflow run; empty if it has none.
+        settings: how many run at once, and the number of GPUs of each.
 
     Raises:
-        UserError: the machine has not the GPUs.
-        KeyboardInterrupt: told to stop; all children have stopped, resumable.
+        UserError: the machine has fewer GPUs than a child needs.
+        KeyboardInterrupt: this process was stopped; all children have stopped and can be resumed.
     """
     gpus, shares = _divide_machine(settings)
     free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
@@ -420,7 +425,7 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenC
         try:
             for future in as_completed(futures):
                 yield future.result()
-        except BaseException:  # also `GeneratorExit`: whoever stops listening wants no more work
+        except BaseException:  # also `GeneratorExit`: the caller wants no further outcomes
             stop.set()
             for future in futures:
                 future.cancel()
@@ -428,13 +433,13 @@ def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenC
 
 
 def _divide_machine(settings: ChildrenConfig) -> tuple[int, list[list[int]]]:
-    """Return the GPUs of each child, and for each that runs at the same time the cores it may use, empty = all."""
+    """Return the GPUs per child, and the cores of each child that runs at the same time (empty = all cores)."""
     gpus = len(visible_gpus())
     check_gpu_count(settings.gpus, gpus)
     groups = gpus // settings.gpus if settings.gpus else 1
     parallel = settings.parallel or max(1, groups)
     if gpus or parallel == 1:
         return settings.gpus, [[] for _ in range(parallel)]
-    # Without GPUs each has its share of the cores: threads of several models on one core cost more than they do.
+    # Without GPUs each child gets its share of the cores: threads of several models on one core slow each other down.
     cores = own_cores()
     return 0, [cores[number::parallel] or [cores[number % len(cores)]] for number in range(parallel)]

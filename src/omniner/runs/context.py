@@ -1,12 +1,12 @@
-"""What a task is: its entry in the registry, and what it is given when it runs.
+"""`Task`, a task's entry in the registry, and `Context`, what a running task receives.
 
-Everybody who has to know something of a task asks its `Task`: the check of a configuration what it must give, the
-run's folder what to clear when the task starts over, help what it is for, `omniner.run` what to call. So a new task
-is one new file, and its choice in `conf/task`.
+A `Task` holds all that other modules need to know about a task: what its configuration must contain, which files to
+clear when it starts over, its help text, and the function to call. So a new task is one new file, and its choice in
+`conf/task`.
 
-A running task is given a `Context`: the checked configuration, the run's folder and its tracked run, and the ways to
-publish results. To publish is to write a file into the folder and to keep it with the tracked run under the same
-path, so that the tracking store holds every run's results at the same place.
+A running task receives a `Context`: the checked configuration, the run's folder, its tracked run, and methods to
+publish results. To publish means to write a file into the folder and to track it under the same path, so that the
+tracking store has the results of every run under the same paths.
 """
 
 from __future__ import annotations
@@ -41,38 +41,38 @@ from omniner.wording import counted, language_of
 
 log = logging.getLogger("omniner")
 
-# What a parameter of a run would only repeat: values that `trainer` took over, texts that are artifacts of their own.
+# Keys not tracked as parameters: values that `trainer` has taken over, and texts that are tracked as artifacts.
 _REPEATED = ("model.recipe.", "prompt.system.", "prompt.instruction.", "prompt.input.", "prompt.errors.")
 
 _WIDTH = 100  # characters of a line in a run's description
 
-TRACKED_ROWS = 10_000  # of a table in the tracking store: a comparison of 200,000 sentences would make one of 50 MB
+TRACKED_ROWS = 10_000  # rows of a tracked table: the table of 200,000 compared sentences would have 50 MB
 
-_SEPARATOR = re.compile(r"[/\\]")  # of folders: names of models on the hub have one
+_SEPARATOR = re.compile(r"[/\\]")  # of paths: model names on the hub contain one
 
 
 def always(of: object) -> bool:
-    """Whatever the configuration, or the value."""
+    """Return True for every configuration or value."""
     return True
 
 
 def never(of: object) -> bool:
-    """With no configuration, and no value."""
+    """Return False for every configuration or value."""
     return False
 
 
 @dataclass(frozen=True)
 class Input:
-    """A key of the configuration that names what a task reads.
+    """A key of the configuration that names an input of a task.
 
     Attributes:
-        key: the key, or its dotted name where it stands in a section.
-        required: whether the task cannot begin without it; a function where that depends on the configuration.
-        folder_allowed: False where the path must be that of a file.
-        fewest: entries that a list must have at least; paths in lists are checked by whoever reads them.
-        fix: what to do where it is missing; empty: set it to a path.
-        accepts: which values are no path and will do all the same, such as the name of a run.
-        by_content: whether a run whose results are there is done anew for another content of the (small) file.
+        key: the key; dotted if it is in a section.
+        required: whether the task needs it; a function if that depends on the configuration.
+        folder_allowed: False if the path must be a file.
+        fewest: minimum number of entries of a list; the code that reads the list checks its paths.
+        fix: advice if it is missing; empty = set it to a path.
+        accepts: returns True for values that need not be paths, such as the name of a run.
+        by_content: whether a finished run is done anew if the content of the (small) file has changed.
     """
 
     key: str
@@ -84,14 +84,14 @@ class Input:
     by_content: bool = False
 
     def value(self, config: Config) -> Any:
-        """The value of the key."""
+        """Return the value of the key."""
         value: Any = config
         for part in self.key.split("."):
             value = getattr(value, part)
         return value
 
     def check(self, task: str, config: Config) -> None:
-        """Raise a `UserError` where the key lacks a value that `task` needs, or names a file that is not there."""
+        """Raise a `UserError` if `task` needs a value that is missing, or if the value names a file that is missing."""
         value = self.value(config)
         required = self.required(config) if callable(self.required) else self.required
         fix = self.fix or f"Set {self.key}=<path>."
@@ -112,7 +112,7 @@ class Input:
             check_input_file(str(value))
 
 
-# Keys that some tasks read and others would pass over, and what is meant where one of those is given it.
+# Keys that only some tasks read, with the advice if another task is given one; empty = the usual advice.
 _KEYS_OF_TASKS = {
     **dict.fromkeys(("predictions", "gold", "runs", "corpora", "annotators", "practice", "expert", "run", "input"), ""),
     **dict.fromkeys(("text", "to"), ""),
@@ -123,26 +123,26 @@ _KEYS_OF_TASKS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A task: what it needs, does and leaves behind.
+    """A task: its inputs, its function, and its outputs.
 
     Attributes:
-        name: how `task=` calls it, and its module.
+        name: value of `task=`, and name of its module.
         description: the docstring of its module; the first line says what it does.
-        run: does it.
-        label: what tells runs of it apart at a glance; makes the run's name where none is given.
-        inputs: the keys that name what it reads.
-        check: what else must hold of a configuration before it begins; raises `UserError`.
+        run: the function that runs it.
+        label: parts of the default name of its runs, which tell them apart.
+        inputs: the keys that name its inputs.
+        check: further checks of the configuration; raises `UserError`.
         outputs: the files and folders that it writes into the run's folder, beside those of every task.
-        resume_files: those of its files that a later start goes on from; a folder that holds one is never taken back.
-        trains: whether models learn in it, which a server's cannot.
-        prompts: whether it makes a prompt of its own, so that `prompt.from_run` is for it.
-        uses_model: whether it runs the model of `model` here, on the devices of `trainer`.
-        splits: those of the corpus of `data` that it reads.
-        settings: sections and keys of the configuration that decide its results, beside its inputs and the section of
-            its own name.
-        about_corpora: whether its runs tell of corpora and not of models, and are listed apart from those.
-        tracked: whether its runs are worth a record in the tracking store.
-        has_own_run: False where it only looks after other runs, and so has no folder and no tracked run of its own.
+        resume_files: files that a later start continues from; a folder with one of them is never discarded.
+        trains: whether it trains models; then a server cannot be used.
+        prompts: whether it builds a prompt, so that `prompt.from_run` applies.
+        uses_model: whether it runs the model of `model` on this machine, on the devices of `trainer`.
+        splits: the splits of `data` that it reads.
+        settings: sections and keys of the configuration that decide its results, beside its inputs and the section with
+            its name.
+        about_corpora: whether its runs are about corpora, not models; they are tracked in a separate experiment.
+        tracked: whether its runs are tracked.
+        has_own_run: False if it only manages other runs and has no folder and no tracked run of its own.
     """
 
     name: str
@@ -164,16 +164,16 @@ class Task:
 
     @property
     def meaning(self) -> str:
-        """What it does, in one line."""
+        """Return in one line what the task does."""
         return first_line(self.description)
 
     def tracking_for(self, settings: TrackingConfig) -> TrackingConfig:
-        """Return where its runs are kept: those about corpora in an experiment apart from that of models."""
+        """Return where its runs are tracked: those about corpora in an experiment separate from that of models."""
         name = f"{settings.experiment}{DATA_SUFFIX}" if self.about_corpora else settings.experiment
         return replace(settings, experiment=name)
 
     def check_config(self, config: Config) -> None:
-        """Raise a `UserError` where the task could not begin with this configuration."""
+        """Raise a `UserError` if the task cannot begin with this configuration."""
         for one in self.inputs:
             one.check(self.name, config)
         self.check(config)
@@ -184,9 +184,9 @@ class Task:
                 raise UserError(key, found, instead or "Leave it out, or choose one of these.")
 
     def check_machine(self, config: Config) -> None:
-        """Raise a `UserError` where this machine lacks what the task needs: a checkpoint, a corpus, a model, a GPU.
+        """Raise a `UserError` if this machine lacks what the task needs: a checkpoint, a corpus, a model, a GPU.
 
-        Only what a glance can tell: it comes before anything heavy is imported and before the run leaves a trace.
+        Only quick checks: this runs before heavy imports and before the run writes anything.
         """
         if config.checkpoint and any(one.key == "checkpoint" for one in self.inputs):
             find_trained_model(config.checkpoint, config.tracking)
@@ -198,28 +198,28 @@ class Task:
                 check_gpu()
 
     def content_read(self, config: Config) -> str:
-        """Digest the inputs whose content makes another run of the same configuration; empty where there is none."""
+        """Return a digest of the inputs whose content decides whether a run is done anew; empty if there are none."""
         files = [one.value(config) for one in self.inputs if one.by_content]
         return " ".join(sha256(file) for file in files if file)
 
     def parameters(self, config: Config) -> dict[str, Any]:
-        """Return what a run of it used of a configuration, by dotted keys: what runs are told apart by."""
+        """Return the values of a configuration that a run of this task uses, by dotted keys, for the tracking store."""
         used = self._used(config)
         values = {key: value for key, value in flat(config).items() if key.partition(".")[0] in used}
         empty: tuple[Any, ...] = (None, "", [], {})
         return {key: value for key, value in values.items() if value not in empty and not key.startswith(_REPEATED)}
 
     def _used(self, config: Config) -> set[str]:
-        """The sections and keys that decide its results."""
+        """Return the sections and keys that decide its results."""
         return {self.name, *(one.key for one in self.inputs), *self.settings(config)}
 
     def run_name(self, config: Config) -> str:
-        """The name of a run that was given none; its folder is called so, too."""
+        """Return the default name of a run, which its folder gets, too."""
         return _SEPARATOR.sub("-", "-".join(part for part in self.label(config) if part))
 
 
 def model_label(config: Config, learns: bool = True) -> list[str]:
-    """What the label of a run says of its model; `learns`: whether the run trains it."""
+    """Return the parts of a run's label about its model; `learns` = whether the run trains it."""
     if isinstance(config.model, CausalConfig):
         decoding = config.decoding.kind if config.decoding.kind != "free" else ""
         prompt = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
@@ -230,39 +230,39 @@ def model_label(config: Config, learns: bool = True) -> list[str]:
 
 
 def model_settings(config: Config) -> list[str]:
-    """The sections that decide what becomes of a model of the configuration."""
+    """Return the sections that decide the results of a model trained with the configuration."""
     kind = ["head"] if config.llm is None else ["tuning", "prompt", "decoding"]
     return ["model", *kind, "data", "encoding", "trainer", "metrics", "errta", "seed"]
 
 
 def split_entry(entry: str) -> tuple[str, str]:
-    """Take an entry `name=path` apart; the name is empty where the entry is a path, as one with a `=` in it can be."""
+    """Split an entry `name=path`; the name is empty if the entry is a path, even an existing one with a `=` in it."""
     name, equals, path = entry.partition("=")
     with explaining(entry):
         return (name, path) if equals and not Path(entry).exists() else ("", entry)
 
 
 def entry_label(entry: str) -> str:
-    """What the label of a run says of a path, or of `name=path`."""
+    """Return the part of a run's label for a path or for `name=path`."""
     name, path = split_entry(entry)
     return path_label(name or path)
 
 
 def path_label(path: str) -> str:
-    """What the label of a run says of a path: its last part, without the ending of a file; `lr0.01` has none."""
+    """Return the part of a run's label for a path: its last part without the suffix; `.01` of `lr0.01` is no suffix."""
     last = Path(path)
     return last.name if last.suffix[1:2].isdigit() else last.stem
 
 
 @dataclass
 class Context:
-    """What a running task is given.
+    """What a running task receives.
 
     Attributes:
-        config: checked.
-        folder: of the run; relative names below are relative to it.
-        run: the tracked run; one that writes nothing where tracking is off.
-        complaint: what the task found that its command was told to fail on, for exit status 1; empty = nothing.
+        config: the checked configuration.
+        folder: folder of the run; names in the methods are relative to it.
+        run: the tracked run; one that writes nothing if tracking is off.
+        complaint: set by the task: a finding that makes the command exit with status 1; empty = none.
     """
 
     config: Config
@@ -271,26 +271,26 @@ class Context:
     complaint: str = ""
 
     def publish_file(self, name: str) -> Path:
-        """Keep a file of the folder with the tracked run; return its path."""
+        """Track a file of the folder; return its path."""
         path = self.folder / name
         parent = PurePosixPath(name).parent.as_posix()
         self.run.file(path, "" if parent == "." else parent)
         return path
 
     def publish_text(self, name: str, text: str) -> Path:
-        """Write a text file and keep it with the tracked run; return its path."""
+        """Write and track a text file; return its path."""
         write_text(self.folder / name, text)
         return self.publish_file(name)
 
     def publish_json(self, name: str, value: Any) -> Path:
-        """Write a JSON file and keep it with the tracked run; return its path."""
+        """Write and track a JSON file; return its path."""
         write_json(self.folder / name, value)
         return self.publish_file(name)
 
     def publish_table(self, name: str, table: Table) -> None:
-        """Write `tables/<name>.csv` and keep the table with the tracked run, whose UI compares it between runs.
+        """Write `tables/<name>.csv` and track the table, so that the UI can compare it between runs.
 
-        A UI loads tables as a whole: it gets the first `TRACKED_ROWS` rows.
+        Only the first `TRACKED_ROWS` rows are tracked, because the UI loads whole tables.
         """
         write_text(self.folder / "tables" / f"{name}.csv", table.to_csv())
         if len(table.rows) > TRACKED_ROWS:
@@ -304,13 +304,13 @@ class Context:
             self.publish_table(f"{prefix}{name}", table)
 
     def page_language(self, texts: Iterable[str]) -> str:
-        """The language of pages and figures about these texts: `zh` or `en`."""
+        """Return the language of pages and figures about these texts: `zh` or `en`."""
         wanted = self.config.report.language
         return language_of(texts) if wanted == "auto" else wanted
 
     def publish_figures(self, figures: Mapping[str, Chart]) -> None:
-        """Draw each chart as `figures/<name>.png` and keep it with the tracked run."""
-        log.info("drawing %s", counted(len(figures), "figure"))  # some seconds, the first time above all
+        """Draw each chart as `figures/<name>.png` and track it."""
+        log.info("drawing %s", counted(len(figures), "figure"))  # takes some seconds, most of them the first time
         for name, chart in figures.items():
             with writing(self.folder / "figures" / f"{name}.png", "wb") as file:
                 file.write(chart.png())
@@ -327,16 +327,16 @@ class Context:
         points: Sequence[str] = (),
         details: Sequence[str] = (),
     ) -> None:
-        """Tell in the tracking store's UI what came of the run.
+        """Write a description of the run and its results for the tracking store's UI.
 
         Args:
-            headline: what came of it in one line of Markdown.
-            pages: published files to read on in, the most telling first; those that are not there are left out.
-            figure: a published picture; left out if it is not there.
-            command: what to do next.
-            table: few columns that say more.
-            points: sentences, which become a list.
-            details: lines as they stand on the terminal, with columns below each other.
+            headline: the result in one line of Markdown.
+            pages: published files with more information, the most important first; missing ones are left out.
+            figure: a published picture; left out if it is missing.
+            command: the command to run next.
+            table: a table with few columns.
+            points: sentences, shown as a list.
+            details: lines as printed on the terminal, with aligned columns.
         """
         if not self.run.url:
             return
@@ -352,14 +352,14 @@ class Context:
         self.run.tags({NOTE_TAG: "\n\n".join(filter(None, parts))})
 
     def publish_results(self, values: Mapping[str, float]) -> None:
-        """Track what runs are compared by, and keep it in the folder, where a sweep or a search finds it."""
+        """Track the metrics by which runs are compared, and write them to the folder for a sweep or a search."""
         path = self.folder / METRICS
         earlier = read_json(path) if path.exists() else {}
         write_json(path, {**earlier, **{name: value for name, value in values.items() if math.isfinite(value)}})
         self.run.metrics(values)
 
     def publish_issues(self, issues: Sequence[Issue]) -> dict[str, int]:
-        """List in `issues.jsonl` what could not be taken as it was; return how many issues there are of each code."""
+        """Write the issues to `issues.jsonl`, log and track their numbers, and return the number of each code."""
         counts = count_codes(issues)
         lines = [to_line(issue._asdict()) for issue in issues]
         path = self.publish_text("issues.jsonl", "".join(f"{line}\n" for line in lines))
@@ -370,7 +370,7 @@ class Context:
         return counts
 
     def publish_corpus(self, corpus: Corpus) -> None:
-        """Log and track what the corpus is: sizes, digests, categories."""
+        """Log and track facts about the corpus: sizes, digests, categories."""
         sizes = {split: len(sentences) for split, sentences in corpus.splits.items()}
         log.info(
             "data %s: %s; %s; reported on: %s",
@@ -384,12 +384,12 @@ class Context:
         self.run.metrics({f"data/{split}_sentences": size for split, size in sizes.items()})
 
     def track_splits(self, name: str, splits: Iterable[tuple[str, Sequence[Sentence]]], source: str) -> None:
-        """Tell the tracked run which splits of the corpus `name` it used, by their content.
+        """Record the splits that this run used in the tracked run, with digests of their content.
 
         Args:
-            name: of the corpus.
-            splits: name and sentences of each.
-            source: the path, or whatever else says where they are from.
+            name: name of the corpus.
+            splits: (name, sentences) of each split.
+            source: the path, or another description of where they come from.
         """
         self.run.datasets(
             DataInput(f"{name}-{split}", split, content_digest(sentences), source, len(sentences))
@@ -398,6 +398,6 @@ class Context:
 
 
 def _folded(line: str) -> list[str]:
-    """A line as one or more that are not too long; the further ones are indented below it."""
+    """Wrap a line at `_WIDTH` characters; continuation lines are indented by four more."""
     indent = " " * (len(line) - len(line.lstrip()) + 4)
     return textwrap.wrap(line, _WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]

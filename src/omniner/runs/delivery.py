@@ -1,7 +1,7 @@
-"""How a run ends, and who sends what it left unsent: the next run on the store, `task=sync` or `task=prune`.
+"""End runs, and send tracking records that runs left unsent; the next run on the store, task=sync or task=prune do so.
 
-What waits lies in the folders of its runs (`tracking.unsent`). A run that lives sends its own, so only folders without
-a process are looked into, under their lock.
+Unsent records are in the folders of their runs (`tracking.unsent`). A running process sends its own records, so only
+folders without a process are examined, under their lock.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ log = logging.getLogger("omniner")
 
 
 def finish(run: Run, status: Ending, settings: TrackingConfig, folder: Path, save: Callable[..., None]) -> None:
-    """End a tracked run, and note in its folder what has become of it.
+    """End a tracked run, and save its final status in its folder.
 
     Args:
-        run: of a task, or of a sweep.
+        run: the tracked run of a task or of a sweep.
         status: how it ends.
-        settings: of its store.
-        folder: of the run.
-        save: changes the state that this folder keeps.
+        settings: the settings of its store.
+        folder: the run's folder.
+        save: changes the saved state of this folder.
     """
-    # Finished is what the tracking store knows, too: killed in between, whoever sends what is left ends the run.
+    # The status is `finished` only after the store has it, too: if this process is killed before that, the process that
+    # sends the rest ends the run.
     save(status=UNSENT if status == FINISHED else status)
     if run.finish(status):
-        if run.id:  # an untracked one knows nothing of what a process before it had to send
+        if run.id:  # without tracking, records of an earlier process may still be unsent
             unsent.forget_note(settings, folder)
         if status == FINISHED:
             save(status=FINISHED)
 
 
 def deliver(run: RunFolder, settings: TrackingConfig) -> None:
-    """Send what a finished run left unsent, and note that it is finished now.
+    """Send what a finished run left unsent, and set its status to finished.
 
     Raises:
         UserError: the tracking store still fails.
@@ -56,7 +57,7 @@ def deliver(run: RunFolder, settings: TrackingConfig) -> None:
 
 
 def has_unsent(folder: Path) -> bool:
-    """Whether something waits in the folder of a run without a process; one with a process sends by itself."""
+    """Whether a folder has unsent records and no running process, which would send them itself."""
     try:
         if (lock := try_lock(folder / LOCK)) is None:
             return False
@@ -64,7 +65,7 @@ def has_unsent(folder: Path) -> bool:
             return any(map(unsent.is_pending, unsent.spool_folders(folder)))
         finally:
             lock.release()
-    except UserError as error:  # nobody can read what waits there
+    except UserError as error:  # the records cannot be read
         log.warning("%s", error)
         return True
 
@@ -72,17 +73,17 @@ def has_unsent(folder: Path) -> bool:
 def send_unsent(
     settings: TrackingConfig, wait: float, own: Path | None = None, further: Iterable[Path] = ()
 ) -> list[Path]:
-    """Send what runs on this store have left unsent, and end those whose process was killed.
+    """Send what runs on this store have left unsent, and end runs whose process was killed.
 
     Args:
-        settings: of the store, which answers.
+        settings: settings of the store, which must be reachable.
         wait: seconds that the store may fail, for each folder.
-        own: folder of the run that begins in this process: only what was archived in it is sent, and nothing more
-            is tried once the store fails, so that the run need not wait.
-        further: folders to look into beside those that are noted.
+        own: folder of the run that begins in this process: only its archived records are sent, and all sending stops
+            at the first failure of the store, so that the run does not wait.
+        further: folders to examine beside the noted ones.
 
     Returns:
-        The folders where something is left to send.
+        The folders that still have unsent records.
     """
     left: list[Path] = []
     for folder in dict.fromkeys([*unsent.noted(settings), *further]):
@@ -93,7 +94,7 @@ def send_unsent(
                     rest = _send_spools(settings, wait, folder, {}, archived) if archived else 0
                 else:
                     rest = _close_run(settings, wait, folder)
-        except UserError as error:  # of another user perhaps, or damaged: no reason to keep this run from its work
+        except UserError as error:  # another user's, or damaged: must not stop this run
             log.warning("%s", error)
             left.append(folder)
             continue
@@ -105,7 +106,7 @@ def send_unsent(
 
 
 def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
-    """Send what waits in the folder of a run; return how many records are left that its own process will not send."""
+    """Send the records in a run's folder; return how many are left. A folder with a running process counts as 0."""
     if not folder.is_dir():  # removed by hand, or on a disk that is not mounted
         log.warning(
             "%s, where tracking records may wait, is not there: no run looks for it any more. Once it is back, "
@@ -129,7 +130,7 @@ def _close_run(settings: TrackingConfig, wait: float, folder: Path) -> int:
 def _send_spools(
     settings: TrackingConfig, wait: float, folder: Path, state: dict[str, Any], chosen: Iterable[Path] | None = None
 ) -> int:
-    """Send the spools in a folder, all of them or those that are chosen; return how many records are left."""
+    """Send all spools in a folder, or the chosen ones; return how many records are left."""
     endings: dict[str, Ending] = {FINISHED: FINISHED, UNSENT: FINISHED, "failed": "failed"}
     ending = endings.get(state.get("status", ""), "killed")
     store, left = open_store(settings), 0

@@ -1,10 +1,10 @@
-"""One folder per run: how it is named, found again after a kill, locked while in use, and what state it is in.
+"""Manage one folder per run: name it, find it again after a kill, lock it while in use, and record its state.
 
-`claim_folder` gives a run its folder. The same configuration (by `run_config.digest`) whose last run did not finish
-takes that run's folder and MLflow run over and goes on; a finished one is left alone and a new folder is made. A lock
-held for the life of the process keeps two runs out of one folder, and tells a killed run (lock free, state "running")
-from a living one. `run_state.json` is the only thing that decides; it is replaced whole on every change. Where a named
-folder holds an earlier run, what that left is kept until the new one has come to something.
+`claim_folder` gives a run its folder. If the last run of the same configuration (by `run_config.digest`) did not
+finish, its folder and MLflow run are resumed; a finished run is left alone, and a new folder is made. A lock held for
+the life of the process keeps a second run out of the folder, and distinguishes a killed run (lock free, state
+"running") from a running one. Only `run_state.json` decides what state a run is in; it is replaced atomically. If a
+named folder holds an earlier run, the outputs of that run are kept until the new run has results of its own.
 """
 
 from __future__ import annotations
@@ -39,40 +39,40 @@ log = logging.getLogger("omniner")
 
 STATE = "run_state.json"
 FINISHED: Final = "finished"
-UNSENT = "finished, unsent"  # its results are there, and the tracking store has not got everything
-SWEEP_STATE = "sweep.json"  # in the folder of a sweep, which is no run's: what `STATE` is to a run
-METRICS = "metrics.json"  # the last value of what runs are compared by
+UNSENT = "finished, unsent"  # the results are complete, but the tracking store has not received everything
+SWEEP_STATE = "sweep.json"  # the state of a sweep in its folder, as `STATE` is for a run
+METRICS = "metrics.json"  # last values of the metrics by which runs are compared
 ROOT = Path("outputs")
 LOCK = ".lock"
 SCORES = "scores.json"  # of a scored run
 PREDICTIONS, GOLD = "predictions.jsonl", "gold.jsonl"  # of a run that predicted
-TRAINED_ON = "checkpoints/trained_on.json"  # content of train and dev
-GUIDANCE_COPY = "prompt_guidance.json"  # another run's guidance, of which this run's prompt is made
+TRAINED_ON = "checkpoints/trained_on.json"  # digests of train and dev
+GUIDANCE_COPY = "prompt_guidance.json"  # another run's guidance, used in this run's prompt
 ALWAYS_WRITTEN = ("issues.jsonl", METRICS, SPOOL, PENDING)  # by every task
 WRITTEN = "written.json"  # what the run wrote elsewhere (`omniner.runs.outputs`)
-_IDENTITY = (STATE, "config.yaml")  # which run it is
+_IDENTITY = (STATE, "config.yaml")  # the files that say which run it is
 BOOKKEEPING = (*_IDENTITY, LOCK)
-# The backup of what an earlier run in the folder left, until a new one has come to something. The name says how far
-# that is: in the first some of it may lie, in the second all of it, and what is in the third nobody needs. Each step is
+# Folders for the backup of an earlier run's outputs, which is kept until the new run has results. The name shows the
+# progress: MOVING may hold a part of the backup, REPLACED holds all of it, GONE is about to be deleted. Each step is
 # one rename, so that a kill at any moment loses nothing.
 MOVING, REPLACED, GONE = ".replacing", ".replaced", ".removing"
 _NAMED = 3  # keys named in an error
-_SHOWN = 40  # characters of the value of each
-_CHOICE_KEYS = ("name", "kind")  # of a section: they say which choice it is
-_NOTHING: tuple[object, ...] = (None, "", [], {})  # values that say the same
+_SHOWN = 40  # characters of each value named in an error
+_CHOICE_KEYS = ("name", "kind")  # keys of a section that say which choice it is
+_NOTHING: tuple[object, ...] = (None, "", [], {})  # values that count as equal: not set
 _KINDS: dict[str, type | tuple[type, ...]] = {  # of the values in `STATE` and `SWEEP_STATE`
     "digest": str,
     "status": str,
     "task": str,
     "run_id": str,
-    "read": str,  # what the last attempt found in inputs (`Task.content_read`)
+    "read": str,  # digest of the inputs at the last attempt (`Task.content_read`)
     "started": (int, float),
 }
 
 
 @dataclasses.dataclass
 class RunFolder:
-    """A claimed folder: `resumed` says whether it holds an unfinished run of the same configuration."""
+    """A claimed folder; `resumed` tells whether it holds an unfinished run of the same configuration."""
 
     path: Path
     resumed: bool
@@ -80,40 +80,40 @@ class RunFolder:
     lock: BaseFileLock
 
     def save(self, **changes: Any) -> None:
-        """Change the state on disk, whole or not at all."""
+        """Change the state on disk atomically."""
         self.state.update(changes)
         write_json(self.path / STATE, self.state)
 
     @property
     def holds_work(self) -> bool:
-        """Whether something was done that the same command can go on from."""
+        """Whether the folder holds work from which the same command can continue."""
         return _holds_work(self.path, self.state)
 
     def discard(self) -> None:
-        """Take back what a run that could not even begin has written: its own files, and the folder if that is all."""
+        """Undo a run that could not begin: remove its files and the empty folder, or restore the backup if any."""
         if (self.path / REPLACED).is_dir():
             _restore_backup(self.path, self.state)
             return
         _clear(self.path, self.state["task"])
         for name in (*BOOKKEEPING, WRITTEN):
             (self.path / name).unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty: it was there before, with files of somebody else
+        with contextlib.suppress(OSError):  # not empty: it existed before, with other files
             self.path.rmdir()
 
     def drop_backup(self) -> None:
-        """Let the run stand: what it replaces is removed."""
+        """Remove the backup of an earlier run: the new run replaces it."""
         _drop_backup(self.path)
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder's lock."""
         self.lock.release()
 
 
 def claim_folder(config: Config) -> RunFolder:
     """Find or make the folder of this run and lock it.
 
-    Raises `UserError` where the folder is in use, cannot be written, or holds an unfinished run of another
-    configuration.
+    Raises:
+        UserError: the folder is in use, cannot be written, or holds another run that must not be replaced.
     """
     digest = run_config.digest(config)
     if config.resume not in ("auto", "never"):
@@ -130,7 +130,7 @@ def claim_folder(config: Config) -> RunFolder:
 
 
 def _new_path(name: str) -> Path:
-    """Make a folder that no other process has: several of the same name may start in the same second."""
+    """Make a new folder; a number makes its name unique, because runs of one name may start in the same second."""
     stem = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     make_folder(ROOT)
     path, number = ROOT / stem, 1
@@ -143,7 +143,7 @@ def _new_path(name: str) -> Path:
 
 
 def _unfinished(config: Config, digest: str) -> list[Path]:
-    """Folders of unfinished runs of this configuration, the newest first."""
+    """Return the folders of unfinished runs of this configuration, the newest first."""
     found = []
     for state_file in ROOT.glob(f"{glob.escape(config.name)}-*/{STATE}"):
         state = read_state(state_file.parent)
@@ -153,9 +153,10 @@ def _unfinished(config: Config, digest: str) -> list[Path]:
 
 
 def _is_unfinished(state: dict[str, Any], digest: str, config: Config) -> bool:
-    """Whether a run of this configuration has something left to do: its work, or the sending of what it tracked.
+    """Whether a run of this configuration has something left to do: its work, or sending its tracking records.
 
-    Results of inputs that are others now are sent with the next run that sends; this configuration has new ones.
+    If the inputs have changed since the run, its unsent records are left to the next run on the store, because this
+    configuration needs new results.
     """
     status = state.get("status")
     if state.get("digest") != digest or status == FINISHED:
@@ -165,7 +166,7 @@ def _is_unfinished(state: dict[str, Any], digest: str, config: Config) -> bool:
 
 
 def _resume(path: Path, lock: BaseFileLock, digest: str, config: Config) -> RunFolder | None:
-    """Go on with the run in a locked folder; None where that is no unfinished one of this configuration."""
+    """Resume the run in a locked folder; return None if it is no unfinished run of this configuration."""
     recover_after_kill(path)
     if config.resume == "never":
         return None
@@ -177,7 +178,7 @@ def _resume(path: Path, lock: BaseFileLock, digest: str, config: Config) -> RunF
 
 
 def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
-    """Claim this folder: to go on with an unfinished run of the configuration, else for a new run."""
+    """Claim this folder: resume an unfinished run of the configuration in it, else start a new run."""
     make_folder(path)
     lock = try_lock(path / LOCK)
     if lock is None:
@@ -199,12 +200,12 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
     write_text(path / "config.yaml", run_config.to_yaml(config))
-    folder.save()  # last: a folder with a state is gone on with, and must have the configuration
+    folder.save()  # last: a folder with a state can be resumed, so it must have the configuration
     return folder
 
 
 def _state_to_replace(path: Path, config: Config) -> dict[str, Any]:
-    """The state of the run in a folder; one that is damaged is that of an unknown run where a run starts over."""
+    """Return the state of the run in a folder; with `resume=never`, a damaged state counts as an unknown run's."""
     try:
         return read_state(path)
     except UserError:
@@ -214,7 +215,7 @@ def _state_to_replace(path: Path, config: Config) -> dict[str, Any]:
 
 
 def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Config) -> None:
-    """Raise a `UserError` where a new run in this folder would replace what another command made."""
+    """Raise a `UserError` if a new run in this folder would replace what another command made."""
     if config.overwrite or old.get("digest") == digest:
         return
     if not old:
@@ -232,9 +233,9 @@ def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Confi
 
 
 def _what_differs(path: Path, config: Config) -> str:
-    """Name the keys in which a configuration differs from that of a folder's run; nothing where that cannot be read.
+    """List the keys in which a configuration differs from that of a folder's run; empty if that cannot be read.
 
-    Choices (`model.name`, `head.kind`) come first: other keys mostly follow from them.
+    Choices (`model.name`, `head.kind`) come first, because most other keys follow from them.
     """
     try:
         then = run_config.read_mapping(path / "config.yaml", "")
@@ -243,37 +244,37 @@ def _what_differs(path: Path, config: Config) -> str:
     found = run_config.differences(config, then)
     apart = {
         key: found[key]
-        for key in sorted(found, key=_rank_of_choice)  # otherwise by the alphabet, as found
+        for key in sorted(found, key=_rank_of_choice)  # keys of equal rank stay in alphabetical order
         if key.partition(".")[0] not in NOT_IDENTITY and any(value not in _NOTHING for value in found[key])
     }
     if len(apart) > 1:
-        apart.pop("name", None)  # that is made of others, unless it was given
+        apart.pop("name", None)  # made of other values, unless it was given
     said = [f"{key}: {_short_value(old)} then, {_short_value(new)} now" for key, (old, new) in apart.items()]
     return f" ({first_of(said, _NAMED, '; ')})" if said else ""
 
 
 def _rank_of_choice(key: str) -> int:
-    """Where a key stands among those that differ: the names of choices, their kinds, all others."""
+    """Return the rank of a key among those that differ: names of choices, then their kinds, then all others."""
     name = key.partition(".")[2]
     return _CHOICE_KEYS.index(name) if name in _CHOICE_KEYS else len(_CHOICE_KEYS)
 
 
 def _short_value(value: Any) -> str:
-    """Show the value of a key, or its beginning where it is long."""
+    """Return the value of a key as JSON, shortened to `_SHOWN` characters."""
     return shortened(json.dumps(value, ensure_ascii=False), _SHOWN)
 
 
 def remove_temporary_files(path: Path) -> None:
-    """Remove the temporary files that a killed process left in the folder of its run or sweep; children have theirs."""
+    """Remove temporary files that a killed process left in the folder of its run or sweep, not those of children."""
     for folder, inner, files in os.walk(path):
-        inner[:] = [name for name in inner if not (Path(folder) / name / LOCK).exists()]  # of a child, which may live
+        inner[:] = [name for name in inner if not (Path(folder) / name / LOCK).exists()]  # a child's: it may run
         for name in files:
             if is_temporary(name):
                 (Path(folder) / name).unlink(missing_ok=True)
 
 
 def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
-    """Claim the folder of a run that the configuration must go on with."""
+    """Claim the folder of a run that `resume` names, which must be an unfinished run of this configuration."""
     if not (path / STATE).is_file():
         raise UserError("resume", f"{path} holds no run ({STATE} is missing)", "Name the folder of an unfinished run.")
     if not _is_unfinished(read_state(path), digest, config):
@@ -282,7 +283,7 @@ def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
     if lock is None:
         raise UserError("resume", f"{path} is in use by another run", "Wait for it to end.")
     try:
-        if (run := _resume(path, lock, digest, config)) is None:  # another process has just finished it, or replaced it
+        if (run := _resume(path, lock, digest, config)) is None:  # another process has just finished or replaced it
             raise _refusal(path, digest, config)
     except UserError:
         lock.release()
@@ -291,7 +292,7 @@ def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
 
 
 def _refusal(path: Path, digest: str, config: Config) -> UserError:
-    """Return why the run in a folder cannot be gone on with."""
+    """Return the error that says why the run in a folder cannot be resumed."""
     if read_state(path).get("digest") != digest:
         fix = f"Give the same overrides as then (see {path / 'config.yaml'})."
         found = f"{path} was started with another configuration{_what_differs(path, config)}"
@@ -300,13 +301,13 @@ def _refusal(path: Path, digest: str, config: Config) -> UserError:
 
 
 def outputs_of(task: str) -> list[str]:
-    """The names of the files and folders that a run of this task may have written."""
-    tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # a task that is gone may have written anything
+    """Return the names of the files and folders that a run of this task may have written."""
+    tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # an unknown task may have written any of them
     return sorted({*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)})
 
 
 def _clear(path: Path, task: str) -> None:
-    """Remove what a run of this task has written, and nothing else; what is not sent to its store is archived."""
+    """Remove only what a run of this task has written; unsent tracking records are archived first."""
     unsent.archive_spool(path)
     for name in outputs_of(task):
         target = path / name
@@ -317,15 +318,15 @@ def _clear(path: Path, task: str) -> None:
 
 
 def _holds_work(path: Path, state: dict[str, Any]) -> bool:
-    """Whether something was done that the same command can go on from."""
+    """Whether a folder holds work from which the same command can continue."""
     task = state.get("task", "")
     return task in TASKS and any((path / name).is_file() for name in TASKS[task].resume_files)
 
 
 def recover_after_kill(path: Path) -> None:
-    """Decide, in a locked folder, what becomes of the outputs that a killed run was to replace.
+    """Remove or restore, in a locked folder, the backup of outputs that a killed run was going to replace.
 
-    They are removed where it has come to something that the same command goes on from, and are restored otherwise.
+    It is removed if the killed run has finished or left work to continue from; otherwise it is restored.
     """
     state, before = _state_if_whole(path), _state_if_whole(path / REPLACED)
     begun = state != before and (state.get("status") in (FINISHED, UNSENT) or _holds_work(path, state))
@@ -336,18 +337,18 @@ def recover_after_kill(path: Path) -> None:
 
 
 def _state_if_whole(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(UserError):  # damaged: nobody goes on from there
+    with contextlib.suppress(UserError):  # damaged: nothing can continue from it
         return read_state(path)
     return {}
 
 
 def back_up_outputs(path: Path, outputs: Iterable[str]) -> None:
-    """Move what a run left out of the way of a new one, from where it can be restored.
+    """Move the outputs of an earlier run into a backup, from which they can be restored.
 
     Args:
         path: the folder of the run.
-        outputs: names of files and folders, which are moved. What says which run it is, is copied, and stays until the
-            new run replaces it.
+        outputs: names of the files and folders to move. The files that identify the run are copied instead, and stay
+            until the new run replaces them.
     """
     moving = path / MOVING
     with explaining(path):
@@ -365,11 +366,11 @@ def back_up_outputs(path: Path, outputs: Iterable[str]) -> None:
 
 
 def _restore_backup(path: Path, state: dict[str, Any]) -> None:
-    """Bring back what was moved away, also where that was cut short; what the new run has written is removed.
+    """Restore the backup, also an incomplete one, and remove what the new run has written.
 
     Args:
         path: the folder of the run.
-        state: of the new run; empty where it is damaged.
+        state: state of the new run; empty if it is damaged.
     """
     with explaining(path):
         if (path / REPLACED).is_dir():
@@ -386,7 +387,7 @@ def _restore_backup(path: Path, state: dict[str, Any]) -> None:
 
 
 def _drop_backup(path: Path) -> None:
-    """Remove what was moved away."""
+    """Remove the backup."""
     with explaining(path):
         if (path / REPLACED).is_dir():
             (path / REPLACED).rename(path / GONE)
@@ -395,7 +396,7 @@ def _drop_backup(path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return what a run's folder says of itself, as in `run_state.json`; empty where it is none.
+    """Return the content of `run_state.json` in a folder; empty if the folder is not that of a run.
 
     Raises:
         UserError: the file is damaged.
@@ -404,10 +405,10 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_state_file(file: Path) -> dict[str, Any]:
-    """Return what the state of a run, or of a sweep, is.
+    """Return the state of a run or a sweep from its file.
 
     Raises:
-        UserError: the file is not there, or is damaged.
+        UserError: the file is missing or damaged.
     """
     fix = "Restore or remove it, or start over with resume=never."
     try:

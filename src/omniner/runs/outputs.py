@@ -1,8 +1,8 @@
-"""What a task writes outside its run's folder: never over what another command made, unless told to.
+"""Protect files outside the run's folder: a task does not replace what another command made, except with `overwrite`.
 
-What a command wrote is noted in its run's folder (`written.json`), with sizes and times; so the same command may
-replace it as long as nobody has changed it. A note without them is made before the writing: a run that was killed in
-the midst of it goes on.
+`written.json` in the run's folder records what a command wrote, with sizes and times, so that the same command may
+replace it if nobody has changed it. A record without sizes and times is made before writing: it lets a run that was
+killed while writing continue.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from omniner.runs.folder import ROOT, WRITTEN
 
 @contextlib.contextmanager
 def replacing(context: Context, *paths: Path) -> Iterator[None]:
-    """Write files or folders in the block, unless that would replace what this command did not make.
+    """Allow the block to write files or folders, unless that would replace what this command did not make.
 
     Raises:
-        UserError: it would, and `overwrite` is false; another process is writing them.
+        UserError: it would replace something and `overwrite` is false, or another process is writing there.
     """
     outputs = [path.resolve() for path in paths]
     with _alone(outputs[0]):
@@ -39,10 +39,10 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _alone(output: Path) -> Iterator[None]:
-    """Keep other processes from the output for the block: each would take the other's unfinished files for a wreck's.
+    """Lock the output for the block; without a lock, one process would remove another's temporary files as leftovers.
 
     Raises:
-        UserError: one is at it.
+        UserError: another process holds the lock.
     """
     file = make_folder(output.parent) / f".{output.name}.lock"
     if (lock := try_lock(file)) is None:
@@ -74,11 +74,11 @@ def _check_replacing(context: Context, outputs: Sequence[Path]) -> None:
 
 
 def _written(config: Config, folder: Path) -> dict[str, Any]:
-    """What runs of this configuration wrote: path -> how it looked then, None where the run came to no end."""
+    """Return what runs of this configuration wrote: path -> its file states, None if the run did not finish writing."""
     found: dict[str, Any] = {}
     digest = run_config.digest(config)
     for note in [*sorted(ROOT.glob(f"{glob.escape(config.name)}-*/{WRITTEN}")), folder / WRITTEN]:
-        with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # absent, or damaged: none of ours
+        with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # absent or damaged: ignored
             written = read_json(note)
             if written["digest"] == digest:
                 found |= dict(written["paths"])

@@ -1,17 +1,17 @@
-"""Several processes of one run: the ranks of a training on several devices, and processes that predict side by side.
+"""Start and watch the worker processes of a run: ranks of a training on several devices, and parallel predictors.
 
 A run is one process until it works on several devices. Then it starts the others, each with the run's own
-configuration, and watches them. Lightning could start ranks by itself, but ends the main process by SIGKILL as soon as
-one of them has died, so that neither the run's state nor its tracking is closed; and it starts the command line again,
-which in a notebook or a program is somebody else's.
+configuration, and watches them. Lightning can start ranks by itself, but it ends the main process by SIGKILL as soon as
+one of them has died, so that neither the run's state nor its tracking is closed. It also runs the command line of the
+process again, which in a notebook or another program is not that of OmniNER.
 
-- Signals come to the main process alone: the others have sessions of their own. It agrees with them on a step to stop
-  at (`training.fit`), and all end by themselves.
-- One that dies takes its siblings along: they would wait for it for ever. The main process is told by an exception,
-  and where it hangs in a call of a library that no signal interrupts, it ends after half a minute, resumable.
-- Their standard input is a pipe from the main process: when it closes, they end at once.
+- Only the main process receives signals: the workers have their own sessions. It agrees with them on a step to stop at
+  (`training.fit`), and all end by themselves.
+- If one dies, all are ended, because its siblings would wait for it for ever. The main process gets an exception; if it
+  hangs in a library call that no signal interrupts, it ends after half a minute and can be resumed.
+- A worker's standard input is a pipe from the main process: when it closes, the worker ends at once.
 
-Where torchrun, SLURM or a person has started the ranks (`are_given`), nothing is started here.
+If torchrun, SLURM or a person has started the ranks (`are_given`), nothing is started here.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from omniner.runs import children
 
 log = logging.getLogger("omniner")
 
-RUN_FOLDER = "OMNINER_RUN_FOLDER"  # tells further ranks where the run lives
-SHARE = "OMNINER_PREDICTION_SHARE"  # tells a process that predicts beside others which file is its own
-HELPER = "OMNINER_HELPER"  # says that a process was started here, and ends with the one that started it
+RUN_FOLDER = "OMNINER_RUN_FOLDER"  # the run's folder, for non-zero ranks
+SHARE = "OMNINER_PREDICTION_SHARE"  # the file to which a worker process writes its share of the predictions
+HELPER = "OMNINER_HELPER"  # set in a process that was started here and ends with its main process
 _FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
-_PATIENCE = 120.0  # seconds for ranks to end after the main process has done its part
-_MENDING = 3.0  # seconds for the main process to find out by itself what a dead sibling means to it
+_PATIENCE = 120.0  # seconds for ranks to end after the main process has finished its part
+_MENDING = 3.0  # seconds to wait for the main process's own error after a worker's failure, and the other way round
 _HANGING = 30.0  # seconds until a main process that hangs is ended
 
 
 class HelperError(RuntimeError):
-    """A further process of this run has ended before its work was done."""
+    """A worker process of this run has ended before its work was done."""
 
 
 class Helper(NamedTuple):
-    """A further process: what it is called, its command line, and what is special in its environment."""
+    """A worker process to start: its name, its command line, and additional environment variables."""
 
     name: str
     command: Sequence[str]
@@ -56,17 +56,17 @@ class Helper(NamedTuple):
 
 
 def are_given() -> bool:
-    """Return whether this process was started as one of several ranks: by torchrun, SLURM, a person, or by `ranks`."""
+    """Return whether this process was started as one of several ranks: by torchrun, SLURM, a person or this module."""
     return bool(os.environ.get("LOCAL_RANK")) or int(os.environ.get("SLURM_NTASKS") or 1) > 1
 
 
 def is_main_process() -> bool:
-    """Return False in the further ranks of a distributed run, which neither claim a folder nor track."""
+    """Return False in the non-zero ranks of a distributed run, which neither claim a folder nor track."""
     return not further_rank()
 
 
 def further_rank() -> str:
-    """Return the variable that makes this process a further rank, `RANK=1`; empty in rank 0, or without ranks."""
+    """Return the variable that makes this process a non-zero rank, such as `RANK=1`; empty if it is not one."""
     given = ((name, os.environ.get(name, "")) for name in _FURTHER)  # set but empty = not set
     return next((f"{name}={rank}" for name, rank in given if rank not in ("", "0")), "")
 
@@ -76,8 +76,8 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
     """Make this process rank 0 of `count` on this machine for the block, and start the others.
 
     Args:
-        count: processes of this machine.
-        folder: of the run, which holds its `config.yaml`.
+        count: number of processes on this machine.
+        folder: the run's folder, which holds its `config.yaml`.
 
     Raises:
         HelperError: a rank has died.
@@ -101,7 +101,7 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
 
 
 def end_with_main() -> None:
-    """In a process that was started here: speak only of what went wrong, and end when the main process has."""
+    """Set up a process that was started here: log only warnings and errors, and end when the main process ends."""
     if HELPER in os.environ:
         log.setLevel(logging.WARNING)
         # at once: a rank may hang in a library, waiting for a main process that is gone
@@ -110,14 +110,14 @@ def end_with_main() -> None:
 
 @contextlib.contextmanager
 def working_beside(helpers: Sequence[Helper], patience: float | None) -> Iterator[None]:
-    """Run further processes beside the block, and wait for their end after it; they end with the block where it fails.
+    """Run worker processes during the block, and wait for their end after it; they are ended if the block fails.
 
     Args:
         helpers: the processes.
-        patience: seconds for them to end after the block; None = as long as they take.
+        patience: seconds for them to end after the block; None = no limit.
 
     Raises:
-        HelperError: one of them failed; also within the block, at any place.
+        HelperError: one of them failed; may be raised at any point of the block.
     """
     crew = _Crew(helpers)
     with crew.interrupting():
@@ -125,7 +125,7 @@ def working_beside(helpers: Sequence[Helper], patience: float | None) -> Iterato
             yield
             crew.wait(patience)
         except (Exception, KeyboardInterrupt) as error:
-            # what a library says of a lost sibling ("connection closed by peer") is not what went wrong
+            # a library's error about a lost sibling ("connection closed by peer") is not the cause: report the worker's
             if not isinstance(error, HelperError | ValueError | KeyboardInterrupt) and crew.fails_within(_MENDING):
                 raise HelperError(crew.failure) from error
             raise
@@ -160,21 +160,21 @@ class _Crew:
 
     def _check_end(self) -> None:
         if self._ending.is_set():
-            raise Stopped(signal.SIGKILL)  # they keep nothing that a kill could tear
+            raise Stopped(signal.SIGKILL)  # they write nothing that a kill could damage
 
     def fails_within(self, seconds: float) -> bool:
-        """Return whether one of them has failed, or does so within some seconds."""
+        """Return whether one of them has failed, or fails within `seconds`."""
         return self._failed.wait(seconds)
 
     def wait(self, patience: float | None) -> None:
-        """Wait for the end of all, or until one has failed; `patience` is in seconds."""
+        """Wait until all have ended, one has failed, or `patience` seconds have passed."""
         end = None if patience is None else time.monotonic() + patience
         for thread in self._threads:
             while thread.is_alive() and not self.failure and (end is None or time.monotonic() < end):
                 thread.join(children.SECONDS_BETWEEN_CHECKS)
 
     def end(self) -> None:
-        """End those that still run."""
+        """End those that are still running."""
         with self._telling:
             self._ending.set()
         for thread in self._threads:
@@ -182,8 +182,8 @@ class _Crew:
 
     @contextlib.contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Raise `HelperError` in the main thread when one fails; end the process where that does not get through."""
-        if threading.current_thread() is not threading.main_thread():  # signals come to no other
+        """Raise `HelperError` in the main thread when one fails; end this process if it hangs and does not raise it."""
+        if threading.current_thread() is not threading.main_thread():  # Python handles signals only there
             yield
             return
 
@@ -213,7 +213,7 @@ class _Crew:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set some environment variables for the block."""
+    """Set environment variables for the block, and restore them after it."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -1,4 +1,4 @@
-"""Runs that a configuration names: by their folder, or by their id or name in the tracking store."""
+"""Find the runs that a configuration names: by folder, or by id or name in the tracking store."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class RunReference(NamedTuple):
     """A run that a configuration names.
 
     Attributes:
-        folder: None where it is not on this machine.
-        run_id: empty where the run is not tracked.
-        name: of the run in the tracking store, or of its folder.
-        status: `finished`, `running`, ...; empty where the folder is none of a run.
+        folder: folder of the run; None if it is not on this machine.
+        run_id: id in the tracking store; empty if the run is not tracked.
+        name: name of the run in the tracking store, or of its folder.
+        status: `finished`, `running`, ...; empty if the folder is not that of a run.
         found_in_store: whether it was named by its id or name, and not by its folder.
     """
 
@@ -32,20 +32,20 @@ class RunReference(NamedTuple):
 
     @property
     def has_results(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run has finished."""
         return self.status in (FINISHED, UNSENT)
 
 
 def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference:
-    """Find the run that `text` means.
+    """Find the run that `text` names.
 
     Args:
-        text: a folder, the name of one in `outputs`, a run id, or the name of a run.
+        text: a folder, the name of a folder in `outputs`, a run id, or the name of a run.
         settings: the store in which ids and names are looked up.
         where: the config key that holds `text`.
 
     Raises:
-        UserError: there is none, or there are several of that name.
+        UserError: there is no such run, or there are several of that name.
     """
     for folder in (Path(text), ROOT / text):
         if text and folder.is_dir():
@@ -54,13 +54,13 @@ def resolve_run(text: str, settings: TrackingConfig, where: str) -> RunReference
             return RunReference(folder, state.get("run_id", ""), name, status, found_in_store=False)
     found = tracking.find_run(settings, text, where)
     here = _folder_of(found)
-    # The folder knows more than a store that has not got everything yet.
+    # The folder is more up to date than a store that has not received everything yet.
     status = read_state(here).get("status", "") if here else found.status.lower()
     return RunReference(here, found.id, found.name, status, found_in_store=True)
 
 
 def _folder_of(found: FoundRun) -> Path | None:
-    """The folder of a run, also where the project was moved; None where it is not here, or holds another run now."""
+    """Return the folder of a run, even if the project was moved; None if it is not here or holds another run now."""
     if not found.folder:
         return None
     noted = Path(found.folder)
@@ -69,10 +69,10 @@ def _folder_of(found: FoundRun) -> Path | None:
 
 
 def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkpoint") -> Path:
-    """Find the checkpoint that `text` means.
+    """Find the checkpoint that `text` names.
 
     Args:
-        text: a checkpoint, or a run as `resolve_run` takes it.
+        text: a checkpoint, or a run, as for `resolve_run`.
         settings: the store in which ids and names of runs are looked up.
         where: the config key that holds `text`.
 
@@ -81,7 +81,7 @@ def find_trained_model(text: str, settings: TrackingConfig, where: str = "checkp
     """
     if Path(text).exists():
         return find_checkpoint(Path(text))
-    if len(Path(text).parts) > 1:  # no name of a run
+    if len(Path(text).parts) > 1:  # a path cannot be the name of a run
         raise UserError(where, f"{text} does not exist", "Check the path.")
     folder = resolve_run(text, settings, where).folder
     if folder is None:

@@ -1,7 +1,7 @@
-"""Where the files of runs are that an entry of `runs` names: predictions, gold, configuration.
+"""Find the files of the runs that the entries of `runs` name: predictions, gold, configuration.
 
 An entry is a predictions file, a run folder, the folder of a sweep (all its runs), or a run of the tracking store by
-its id or name; `name=...` before it gives it another name.
+its id or name; `name=...` before it renames it.
 """
 
 from __future__ import annotations
@@ -31,31 +31,31 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True, slots=True)
 class RunFiles:
-    """Where a run's files are, and what is known of it.
+    """The files of a run, and what is known about it.
 
-    `config` and `signature` (that of its own scores) are empty for a bare predictions file, `run_id` for an untracked
-    run.
+    `config` and `signature` (of its own scores) are empty for a predictions file without a run, `run_id` for an
+    untracked run.
     """
 
     name: str
-    where: str  # for people
+    where: str  # its location, for people
     predictions: Path
     gold: Path | None  # None: in or beside the predictions
-    data: DataConfig | None  # says how both are to be read; None: they are ours
+    data: DataConfig | None  # settings to read both files; None: OmniNER wrote them
     config: Mapping[str, Any]
     run_id: str
     signature: str = ""
 
 
 def find_run_files(config: Config, copies: Path) -> list[RunFiles]:
-    """Find the files of every entry of `runs`, each with a name of its own.
+    """Find the files of every entry of `runs`; each gets a unique name.
 
     Args:
-        config: `runs`, `gold` (for entries that bring none) and `tracking` are read.
-        copies: a folder for what has to be fetched from the tracking store.
+        config: `runs`, `gold` (for entries that have none) and `tracking` are read.
+        copies: a folder for files fetched from the tracking store.
     """
     found = []
-    # The children of a sweep have a `=` in their names.
+    # An entry with `=` may be the name of a run: children of a sweep have a `=` in their names.
     parts = [("", entry) if _is_name_of_run(entry, config) else _split(entry) for entry in config.runs]
     for number, (name, text) in enumerate(_with_runs_of_sweeps(parts)):
         with explaining(text):
@@ -65,7 +65,7 @@ def find_run_files(config: Config, copies: Path) -> list[RunFiles]:
 
 
 def count_runs(entries: Sequence[str]) -> int:
-    """Return how many runs the entries name, each of those of a sweep being one."""
+    """Return how many runs the entries name; each run of a sweep counts."""
     return len(_with_runs_of_sweeps([_split(entry) for entry in entries]))
 
 
@@ -74,16 +74,16 @@ def _is_name_of_run(entry: str, config: Config) -> bool:
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """Take an entry apart: the name that it gives, if any, and where the run is."""
+    """Split an entry into the name that it gives (may be empty) and the location of the run."""
     with explaining(entry):
         return ("", entry) if (ROOT / entry).is_dir() else split_entry(entry)
 
 
 def _with_runs_of_sweeps(parts: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Names and paths, with the finished runs of a sweep instead of its folder.
+    """Return names and paths, with each sweep's folder replaced by its finished runs.
 
-    They are named by what sets them apart: within their sweep, behind the name that the entry gives it; without one,
-    from the runs of all sweeps here.
+    The runs are named by the overrides that distinguish them: from the other runs of their sweep, after the name that
+    the entry gives; if it gives none, from the runs of all sweeps in the list.
     """
     sweeps: dict[int, list[tuple[list[str], Path]]] = {}
     for number, (_, text) in enumerate(parts):
@@ -104,7 +104,7 @@ def _with_runs_of_sweeps(parts: Sequence[tuple[str, str]]) -> list[tuple[str, st
 
 
 def _labels(runs: Sequence[Sequence[str]]) -> list[str]:
-    """What sets each of these lists of overrides apart, as far as it makes another run."""
+    """Return for each run the overrides that distinguish it, without those that do not change its results."""
     return distinguishing_overrides([[one for one in run if not one.startswith(NOT_IDENTITY)] for run in runs], ())
 
 
@@ -112,7 +112,7 @@ def _locate(text: str, config: Config, copies: Path) -> RunFiles:
     gold, path = _gold_of(config), Path(text)
     if path.is_file():
         state = read_state(path.parent)
-        # Beside a file that belongs to no run, a config.yaml is that of something else.
+        # If the file belongs to no run, a config.yaml beside it belongs to something else.
         settings = _read_config(path.parent) if state else {}
         data = None if state and gold is None else config.data
         run_id, signature = state.get("run_id", ""), _read_signature(path.parent) if state else ""
@@ -146,7 +146,7 @@ def _of_folder(folder: Path, config: Config, run_id: str) -> RunFiles:
         found = f"{folder} holds no {PREDICTIONS}" + (f", and {scored} is gone" if scored else "")
         raise UserError("runs", found, "Name a run of task=train, predict or score, or a predictions file.")
     gold, data = _gold_of(config), config.data
-    if (theirs := settings.get("gold")) or gold is None:  # then it is read as that run has read it
+    if (theirs := settings.get("gold")) or gold is None:  # then it is read with that run's settings
         gold = Path(theirs) if theirs else None
         data = sources.data_of_another_run(run_config.with_sections_of(config, folder / CONFIG, ["data"]).data)
     return RunFiles(name, f"{folder}: {scored}", Path(scored), gold, data, settings, run_id, signature)
@@ -157,7 +157,7 @@ def _gold_of(config: Config) -> Path | None:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of the run in this folder, as it was written; empty where there is none."""
+    """Return the configuration of the run in this folder, as it was written; empty if there is none."""
     path = folder / CONFIG
     if not path.is_file():
         return {}
@@ -165,19 +165,19 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _read_signature(folder: Path) -> str:
-    """The signature of the scores that the run in this folder gave itself; empty where there are none."""
+    """Return the signature of the scores in this run's folder; empty if there are none."""
     scores = folder / SCORES
     return str(read_json(scores).get("signature", "")) if scores.is_file() else ""
 
 
 def _name_of(path: Path, settings: Mapping[str, Any]) -> str:
-    """What to call a predictions file: files of the usual names are told apart by their folders."""
+    """Return a name for a predictions file: its run's name, else its stem, or its folder's name for a usual stem."""
     usual = path.stem in ("predictions", "generated_predictions")
     return str(settings.get("name") or (path.resolve().parent.name if usual else path.stem))
 
 
 def _with_own_names(sources: Sequence[RunFiles]) -> list[RunFiles]:
-    """Runs of one configuration have one name: number those that share theirs."""
+    """Number the runs that share a name, as runs of one configuration do."""
     shared = Counter(source.name for source in sources)
     met: Counter[str] = Counter()
     named: list[RunFiles] = []

@@ -1,11 +1,11 @@
-"""A sweep (`-m`): one parent run and one folder; interrupted, it goes on where it was.
+"""Run sweeps (`-m`): one parent run and one folder per sweep; an interrupted sweep resumes where it was.
 
-Hydra calls `SweepCallback.on_multirun_start` in the launching process, before its sweeper and launcher begin. That
-finds the unfinished sweep of the same command, or makes the folder and the parent run of a new one, and points Hydra at
-the folder. Hydra's launcher then calls `run_child` for each job, in whatever process it likes; the job finds the folder
-through the environment, does its run in a child process (`omniner.runs.children`) and leaves a record of it in the
-folder. Hydra does not call `on_multirun_end` when something fails, so `omniner.run` calls `close` itself, whatever
-happened: it ends the parent run with a summary over seeds.
+Hydra calls `SweepCallback.on_multirun_start` in the launching process, before its sweeper and launcher begin. It finds
+the unfinished sweep of the same command, or makes the folder and the parent run of a new one, and sets Hydra's sweep
+folder to it. Hydra's launcher then calls `run_child` for each job, in a process of its choice; the job finds the folder
+through the environment, executes its run in a child process (`omniner.runs.children`) and writes a record of it to the
+folder. Hydra does not call `on_multirun_end` after a failure, so `omniner.run` always calls `close` itself: it ends the
+parent run with a summary over seeds.
 """
 
 from __future__ import annotations
@@ -69,15 +69,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner")
 
-OBJECTIVE = "val/best_f1"  # what an optimising sweeper is given: on dev, since a sweep must not choose by test
-NAME_LENGTH = 120  # characters of a sweep's name
-SCALES = ("metrics.unit", "metrics.profile", "errta.mode")  # what a score or an error is
-_BOOKKEEPING = (SWEEP_STATE, LOCK, "multirun.yaml", SPOOL)  # the third is Hydra's
-_FOLDER = "OMNINER_SWEEP"  # tells the jobs the sweep's folder
+OBJECTIVE = "val/best_f1"  # the value for an optimising sweeper: on dev, because a sweep must not choose by test
+NAME_LENGTH = 120  # maximum characters of a sweep's name
+SCALES = ("metrics.unit", "metrics.profile", "errta.mode")  # keys that define what a score or an error is
+_BOOKKEEPING = (SWEEP_STATE, LOCK, "multirun.yaml", SPOOL)  # the third is written by Hydra
+_FOLDER = "OMNINER_SWEEP"  # the sweep's folder, for its jobs
 
 
 class SweepNotStarted(BaseException):
-    """A user's mistake met before the first job; not an `Exception`, as Hydra turns those of callbacks to warnings."""
+    """A user's mistake found before the first job; no `Exception`: Hydra turns those of callbacks into warnings."""
 
     def __init__(self, error: UserError) -> None:
         self.error = error
@@ -90,9 +90,9 @@ class Sweep:
 
     Attributes:
         folder: its folder.
-        lock: of the folder.
-        state: what `sweep.json` says.
-        new: whether it was made just now.
+        lock: the folder's lock.
+        state: the content of `sweep.json`.
+        new: whether this process made it; False if it was resumed.
         run: the tracked run that its children belong to.
     """
 
@@ -104,11 +104,11 @@ class Sweep:
 
     @property
     def tracking_config(self) -> TrackingConfig:
-        """Where the parent run is."""
+        """The tracking settings of the parent run."""
         return TrackingConfig(**self.state["tracking"])
 
     def save(self, **changes: Any) -> None:
-        """Change the state on disk, whole or not at all."""
+        """Change the state on disk atomically."""
         self.state.update(changes)
         write_json(self.folder / SWEEP_STATE, self.state)
 
@@ -118,7 +118,7 @@ class Sweep:
         return sum(state.get("status") in (FINISHED, UNSENT) for state in states)
 
     def discard(self) -> None:
-        """Take back a sweep that could not begin: its parent run, its files, and the folder if that is all."""
+        """Undo a sweep that could not begin: remove its parent run, its files, and the folder if it is then empty."""
         if self.run.id:
             self.run.finish("failed")
             tracking.delete_run(self.tracking_config, self.run.id)
@@ -126,7 +126,7 @@ class Sweep:
         for name in _BOOKKEEPING:
             (self.folder / name).unlink(missing_ok=True)
         self.lock.release()
-        with contextlib.suppress(OSError):  # not empty: it was there before
+        with contextlib.suppress(OSError):  # not empty: it existed before
             self.folder.rmdir()
 
 
@@ -134,7 +134,7 @@ _running: Sweep | None = None
 
 
 class SweepCallback(Callback):
-    """Hydra's callback: makes a sweep, or goes on with one, before its first job starts."""
+    """Hydra's callback: makes or resumes a sweep before its first job starts."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Open the sweep of this command line.
@@ -143,7 +143,7 @@ class SweepCallback(Callback):
             SweepNotStarted: it cannot begin.
         """
         global _running
-        configure_log(compose.job_logging())  # Hydra does it with the first job only
+        configure_log(compose.job_logging())  # Hydra configures logging only with the first job
         try:
             _running = _open(config)
         except UserError as error:
@@ -160,12 +160,12 @@ def _open(config: DictConfig) -> Sweep:
     """Find the unfinished sweep of this command or make a new one, with its parent run."""
     if config.resume not in ("auto", "never"):
         raise UserError("resume", f"{config.resume!r} names one run, and this is a sweep", "Choose auto or never.")
-    for override in config.hydra.overrides.task:  # before Hydra and we write them down
+    for override in config.hydra.overrides.task:  # before Hydra and we write them to files
         rules.refuse_login(override.lstrip("+~").partition("=")[0], override)
     _refuse_mixed_scales(config.hydra.overrides.task)
     settings = to_section(config, "tracking", TrackingConfig)
     if config.task.name in TASKS:
-        settings = TASKS[config.task.name].tracking_for(settings)  # beside its children
+        settings = TASKS[config.task.name].tracking_for(settings)  # in the experiment of its children
     digest, wanted = _digest(config), Path(config.hydra.sweep.dir)
     sweep = _find_unfinished(_candidates(config, wanted), digest) if config.resume == "auto" else None
     if sweep is None:
@@ -174,14 +174,14 @@ def _open(config: DictConfig) -> Sweep:
     else:
         kept = counted(sweep.count_finished(), "finished run")
         log.info("going on with %s: %s will be kept (resume=never starts anew)", sweep.folder, kept)
-    for path in (sweep.folder / children.FOLDER).glob("*.json"):  # each child is met again
+    for path in (sweep.folder / children.FOLDER).glob("*.json"):  # each child writes its record again
         path.unlink()
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
     told = json.dumps(overrides, ensure_ascii=False)
     tags = {"task": "sweep", "sweep.overrides": told, "sweep.dir": str(sweep.folder)}
     try:
         sweep.run = tracking.start_run(
-            replace(settings, system_metrics=False),  # those of the children tell
+            replace(settings, system_metrics=False),  # its children record them
             name=sweep.state["name"], folder=sweep.folder, parent=None,
             resume_id=sweep.state.get("parent") or None, tags=tags,
         )  # fmt: skip
@@ -197,12 +197,12 @@ def _open(config: DictConfig) -> Sweep:
 
 
 def _fixed_keys(overrides: Any) -> list[str]:
-    """The keys that are the same in all jobs of a command line: what is left sets a job apart."""
+    """Return the keys whose values are the same in all jobs of a command line; the others distinguish a job."""
     return [key for key, swept in _parsed_keys(overrides) if not swept]
 
 
 def _parsed_keys(overrides: Iterable[str]) -> list[tuple[str, bool]]:
-    """The key of each override, and whether it is swept over."""
+    """Return the key of each override, and whether it is swept over."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     parsed = OverridesParser.create().parse_overrides(list(overrides))
@@ -210,7 +210,7 @@ def _parsed_keys(overrides: Iterable[str]) -> list[tuple[str, bool]]:
 
 
 def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
-    """Refuse to sweep over what figures mean: the children could not be compared."""
+    """Raise a `UserError` for a sweep over keys that define what scores mean: its children could not be compared."""
     for override in overrides:
         key, _, value = override.lstrip("+").partition("=")
         if key in SCALES and "," in value:
@@ -219,10 +219,10 @@ def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
 
 
 def _refuse_equal_jobs(config: DictConfig) -> None:
-    """Refuse to go through values of a key that no job reads, where that is plain: its runs would be equal.
+    """Raise a `UserError` for a sweep over a key that certainly no job reads: its runs would be equal.
 
-    It is where no choice is swept over, since all jobs then have the model and head of `config`. Otherwise, and where a
-    sweeper draws values, the jobs in which a key has no effect say so.
+    This is certain if no choice is swept over, because all jobs then have the model and head of `config`. Otherwise,
+    and if a sweeper draws values, each job in which a key has no effect warns.
     """
     swept = [key for key, is_swept in _parsed_keys(config.hydra.overrides.task) if is_swept]
     chosen = [key for key in swept if ("." not in key and key != "seed") or key.endswith(".kind")]
@@ -231,33 +231,33 @@ def _refuse_equal_jobs(config: DictConfig) -> None:
     try:
         typed = compose.to_config(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
     except UserError:
-        return  # each job tells what is wrong with it
+        return  # each job reports its own mistake
     for key in swept:
         if why := rules.why_unread(typed, key):
             raise UserError(key, f"{why}: runs that it alone sets apart would be equal", "Leave it out.")
 
 
 def _is_grid(sweeper: Any) -> bool:
-    """Whether a sweeper goes through all values that it is given, as Hydra's own does, and draws none."""
+    """Whether a sweeper runs all given values, as Hydra's basic sweeper does, instead of drawing some."""
     return str(sweeper.get("_target_", "")).endswith(".BasicSweeper")
 
 
 def _digest(config: DictConfig) -> str:
-    """What makes two commands the same sweep: everything but where it is written, tracked and run."""
+    """Return a hash that is equal for commands of the same sweep: of all values but those of `NOT_IDENTITY`."""
     composed = OmegaConf.to_container(config, resolve=False)
     assert isinstance(composed, dict)
     given = [item for item in composed["hydra"]["overrides"]["task"] if not item.startswith(NOT_IDENTITY)]
     said = without_class_defaults(Config, {str(key): value for key, value in composed.items()})
     base = {key: value for key, value in said.items() if key not in (*NOT_IDENTITY, "hydra")}
     sweeper = composed["hydra"]["sweeper"]
-    if _is_grid(sweeper):  # others draw values in the order of the overrides
+    if _is_grid(sweeper):  # for other sweepers the order of the overrides matters
         given = _ordered(given)
     values = [given, sweeper, base]
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()[:16]
 
 
 def _ordered(overrides: Sequence[str]) -> list[str]:
-    """Overrides in one order, however they were given; only those of one key, or of keys inside it, keep theirs."""
+    """Sort overrides by key; those of one key, or of keys inside it, keep their order."""
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
 
     def root(key: str) -> str:
@@ -267,14 +267,14 @@ def _ordered(overrides: Sequence[str]) -> list[str]:
 
 
 def _candidates(config: DictConfig, wanted: Path) -> list[Path]:
-    """Folders in which the sweep of a command may be: the one that is named, or all beside one named by the time."""
+    """Return folders in which the sweep of a command may be: the named one, or all siblings if its name has a time."""
     pattern = OmegaConf.to_container(config.hydra.sweep, resolve=False)
     assert isinstance(pattern, dict)
     return sorted(wanted.parent.glob("*")) if "${now:" in pattern["dir"] else [wanted]
 
 
 def _find_unfinished(folders: Iterable[Path], digest: str) -> Sweep | None:
-    """The newest sweep of this command in `folders` that has not finished and is not running."""
+    """Return the newest sweep of this command in `folders` that has not finished and is not running; None if none."""
     found = []
     for path in (folder / SWEEP_STATE for folder in folders):
         state = read_state_file(path) if path.is_file() else {}
@@ -295,16 +295,16 @@ def _make(folder: Path, digest: str, name: str) -> Sweep:
 
 
 def _name(config: DictConfig) -> str:
-    """The name that was given, or what was swept: the names of the children say only what each of them is."""
+    """Return the name of the parent run: `name` if it was given, otherwise the overrides."""
     swept = [item for item in config.hydra.overrides.task if not item.startswith(NOT_IDENTITY)]
     return f"sweep {config.name if config.name != 'auto' else ' '.join(swept)}"[:NAME_LENGTH].strip()
 
 
 def _give_seed(sweeper: DictConfig, sweep: Sweep) -> None:
-    """Draw a seed for a sampler of Optuna that has none, once for the sweep.
+    """Draw a seed for an Optuna sampler that has none, once per sweep.
 
-    Optuna keeps its study in memory. A sweep that goes on asks a new study for the first trials again; with the same
-    seed and the same results they are the same trials, which are finished, and the choices go on from there.
+    Optuna keeps its study in memory. A resumed sweep asks a new study for the first trials again; with the same seed
+    and the same results they are the same trials, which are finished, and the sampler continues from there.
     """
     sampler = sweeper.get("sampler")
     if OmegaConf.is_dict(sampler) and "seed" in sampler and sampler.seed is None:
@@ -322,7 +322,7 @@ def is_job() -> bool:
 
 
 def run_child(composed: DictConfig) -> float | None:
-    """Do one job of the sweep in a process of its own; return dev F1, None where there is none."""
+    """Run one job of the sweep in its own process; return its best dev F1, None if it has none."""
     from hydra.core.hydra_config import HydraConfig
 
     hydra = HydraConfig.get()
@@ -350,7 +350,7 @@ def run_child(composed: DictConfig) -> float | None:
 
 
 def _child_folder(sweep: Path, number: int, digest: str) -> Path:
-    """The child's folder: the one it has, since a sweeper may number the same job otherwise the next time."""
+    """Return the child's folder: an existing one first, because a sweeper may number the same job differently later."""
     with contextlib.suppress(ValueError):
         sweep = sweep.relative_to(Path.cwd())
     return _folder_of_job(sweep, digest) or sweep / f"{number}-{digest}"
@@ -361,14 +361,14 @@ def _folder_of_job(sweep: Path, digest: str) -> Path | None:
 
 
 def _search_path(hydra: HydraConf) -> str:
-    """The user's own folders of configurations, for a child that composes once more."""
+    """Return the user's own configuration folders, for a child that composes configurations itself."""
     ours = ("command-line", "hydra.searchpath in command-line")
     own = [source for source in hydra.runtime.config_sources if source.provider in ours]
     return ",".join(quote(f"{source.schema}://{source.path}") for source in own)
 
 
 def _stop_with_launcher() -> CheckStop:
-    """Return a check that stops as soon as the parent of this process is gone: a launcher whose sweep was killed."""
+    """Return a check that raises `Stopped` when the parent of this process, Hydra's launcher, is gone."""
     launcher = os.getppid()
 
     def check_stop() -> None:
@@ -379,7 +379,7 @@ def _stop_with_launcher() -> CheckStop:
 
 
 class JobRecord(NamedTuple):
-    """What became of a job, as its file `path` says; `error` is one line, empty where the job finished."""
+    """The result of a job, read from its file `path`; `error` is one line, empty if the job finished."""
 
     path: Path
     overrides: list[str]
@@ -388,7 +388,7 @@ class JobRecord(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The last values."""
+        """The last values of the run's metrics."""
         return self.run.metrics
 
 
@@ -402,10 +402,10 @@ def _write_record(sweep: Path, name: str, number: int, overrides: Sequence[str],
 
 
 def read_records(sweep: Path) -> list[JobRecord]:
-    """Return the records of the jobs that ended, in the order of their numbers.
+    """Return the records of the jobs that have ended, in the order of their numbers.
 
     Raises:
-        UserError: a record is damaged, or of an older version.
+        UserError: a record is damaged or was written by an older version.
     """
     found = []
     for path in (sweep / children.FOLDER).glob("*.json"):
@@ -420,10 +420,10 @@ def read_records(sweep: Path) -> list[JobRecord]:
 
 
 def finished_runs(sweep: Path) -> list[tuple[list[str], Path]]:
-    """Return the finished jobs of a sweep in their order: the overrides of each, and the folder of its run.
+    """Return the overrides and the run folder of each finished job of a sweep, in their order.
 
     Raises:
-        UserError: a run is not in the folder: it was removed, or `output_dir` put it elsewhere.
+        UserError: a run is not in the sweep's folder: it was removed, or `output_dir` put it elsewhere.
     """
     from omniner.report import comparison_tables
 
@@ -441,7 +441,7 @@ def close(outcome: Ending) -> tuple[list[str], list[str]]:
     """End the sweep of this process, if there is one.
 
     Args:
-        outcome: how its jobs ended; a sweep with a failed child has failed.
+        outcome: how its jobs ended; `finished` becomes `failed` if a child has failed.
 
     Returns:
         Lines to print, and a line for each child that failed.
@@ -450,7 +450,7 @@ def close(outcome: Ending) -> tuple[list[str], list[str]]:
     sweep, _running = _running, None
     if sweep is None:
         return [], []
-    from omniner.report import comparison_tables  # no start of a run waits for it
+    from omniner.report import comparison_tables  # imported late: the start of a run does not wait for it
 
     records = read_records(sweep.folder)
     if outcome == "failed" and sweep.new and not records:
@@ -482,7 +482,7 @@ def close(outcome: Ending) -> tuple[list[str], list[str]]:
 
 
 def _next_command(sweep: Path, records: Sequence[JobRecord]) -> list[str]:
-    """The line with the command that compares the runs of a sweep as they were scored; none where there are too few."""
+    """Return the line with the command that compares the runs with their own scoring settings; none if it cannot."""
     folders = [_folder_of_job(sweep, record.path.stem) for record in records if not record.error]
     if len(folders) < 2 or (first := folders[0]) is None or None in folders:  # None: `output_dir` put it elsewhere
         return []
@@ -493,7 +493,7 @@ def _next_command(sweep: Path, records: Sequence[JobRecord]) -> list[str]:
 
 
 def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, list[Path]]:
-    """Write the summary over seeds and its figure into the sweep's folder."""
+    """Write the summary over seeds and its figure to the sweep's folder; return the table and the files."""
     from omniner.report import comparison_tables
 
     name = sweep.state["name"]
@@ -508,7 +508,7 @@ def _write_summary(sweep: Sweep, records: Sequence[JobRecord]) -> tuple[Table, l
 
 
 def _warn_of_mixed_data(sweep: Path, records: Sequence[JobRecord]) -> None:
-    """Warn of rows of the summary whose runs read different data, as after a sweep that went on with other files."""
+    """Warn about rows of the summary whose runs read different data, for example if files changed before a resume."""
     read: dict[str, set[str]] = {}
     for label, folder in _finished_configurations(sweep, records):
         read.setdefault(label, set()).add(_data_read(folder))
@@ -520,7 +520,7 @@ def _warn_of_mixed_data(sweep: Path, records: Sequence[JobRecord]) -> None:
 
 
 def _finished_configurations(sweep: Path, records: Sequence[JobRecord]) -> Iterator[tuple[str, Path]]:
-    """The finished runs of a sweep: what sets the configuration of each apart, and its folder, if that is known."""
+    """Yield the label of the configuration and the folder of each finished run whose folder is in the sweep's."""
     from omniner.report import comparison_tables
 
     done = [record for record in records if not record.error]
@@ -530,9 +530,9 @@ def _finished_configurations(sweep: Path, records: Sequence[JobRecord]) -> Itera
 
 
 def _comparable(sweep: Path, records: Sequence[JobRecord]) -> bool:
-    """Whether all configurations of a sweep were scored on the same gold, and on the same dev if they learnt.
+    """Whether all configurations of a sweep were scored on the same gold and, if they trained, on the same dev.
 
-    What the seed draws differs between runs of one configuration, so that of all its runs counts.
+    Data drawn by the seed differs between runs of one configuration, so the sets over all its runs are compared.
     """
     gold: dict[str, set[str]] = {}
     dev: dict[str, set[str]] = {}
@@ -544,20 +544,20 @@ def _comparable(sweep: Path, records: Sequence[JobRecord]) -> bool:
 
 
 def _data_read(run: Path) -> str:
-    """A digest of what a run learnt from, was told of another run's errors, and was scored on."""
+    """Return a text that identifies the data of a run: its gold, its train and dev, and the lessons in its prompt."""
     told = read_json(run / GUIDANCE_COPY) if (run / GUIDANCE_COPY).is_file() else {}
-    lessons = told.get("lessons")  # not where they are from, nor what they cost
+    lessons = told.get("lessons")  # without their source and cost
     return json.dumps([_gold_digest(run), _trained_on(run), lessons], sort_keys=True)
 
 
 def _gold_digest(run: Path) -> str:
-    """The part of the signature that names what a run was scored on; empty without scores."""
+    """Return the part of the signature that identifies the gold of a run; empty without scores."""
     signature = read_json(run / SCORES)["signature"] if (run / SCORES).is_file() else ""
     return next((part for part in signature.split("|") if part.startswith("gold:")), "")
 
 
 def _trained_on(run: Path) -> dict[str, str]:
-    """Digests of the splits that a run learnt from; empty if from none."""
+    """Return the digests of a run's train and dev; empty if it trained no model."""
     learnt: dict[str, str] = read_json(run / TRAINED_ON) if (run / TRAINED_ON).is_file() else {}
     return learnt
 
@@ -565,11 +565,11 @@ def _trained_on(run: Path) -> dict[str, str]:
 def _describe_parent(
     sweep: Sweep, table: Table | None, files: Sequence[Path], records: Sequence[JobRecord]
 ) -> list[str]:
-    """Write down in the parent run what its children came to; return the link that compares them."""
+    """Write a summary of the children to the parent run; return a line with the link that compares them, if any."""
     from omniner.report import comparison_tables
 
     run, settings = sweep.run, sweep.tracking_config
-    # Of the runs that count, the store knows more than their folders do, if it answers.
+    # For the recorded runs, the store has more details than their folders, if it can be reached.
     known = {record.run.id: record.run for record in records if record.run.id}
     runs = [one for one in tracking.child_runs(settings, run.id) if one.id in known] or list(known.values())
     link = tracking.compare_link(settings, [one.id for one in runs])

@@ -1,1 +1,1 @@
-"""The tasks that `task=` chooses: a module per task, its steps in order; `prompting` and `trials` are parts of some."""
+"""The tasks that `task=` chooses: a module per task, with its steps in order, and `prompting` and `trials` for some."""

@@ -7,7 +7,7 @@ unanimous), `decisions.jsonl` (how each sentence was decided) and `counts.json`.
 in `gold.jsonl` or in `queue.json`.
 """
 
-# The module also holds how annotators' files are read (`read_annotators`), which other tasks need, too.
+# Other tasks read annotators' files with this module's `read_annotators`.
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Annotator(NamedTuple):
 
 
 def run(context: Context) -> None:
-    """Read, qualify, vote, ask, write."""
+    """Read and qualify the annotators, decide by vote, apply the expert's answers, and write the results."""
     with garbage_collection_paused():
         _adjudicate(context)
 
@@ -93,11 +93,11 @@ def _adjudicate(context: Context) -> None:
 def _qualify(
     config: Config, path: Path, names: list[str], items: list[AnnotatedSentence]
 ) -> tuple[list[str], list[AnnotatedSentence], list[PracticeScore], dict[str, Decision], list[Issue]]:
-    """Let those take part in the vote who are good enough on the practice sentences.
+    """Keep the annotators who are good enough on the practice sentences.
 
     Returns:
-        Their names, the items with their annotations alone, how all did, the decisions of the practice sentences (their
-        gold), and what could not be taken as it was.
+        Names of the qualified annotators, the items with only their annotations, the practice scores of all annotators,
+        decisions of the practice sentences by sentence id (their gold), and issues.
     """
     settings = config.adjudicate
     gold, issues = sources.read_sentences(path, config.data)
@@ -131,7 +131,7 @@ def _qualify(
 
 
 def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]) -> list[Issue]:
-    """Write the corpus of what is decided, the queue of what is not, and how each sentence was decided."""
+    """Write the decided sentences, the queue of undecided ones, and how each sentence was decided; return issues."""
     folder = context.folder
     done = (decision for decision in decisions if decision.how != "queued")
     sentences = [replace(one.item.sentence, entities=list(one.entities)) for one in done]
@@ -144,7 +144,7 @@ def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]
 
 
 def _categories(decisions: Iterable[Decision]) -> list[str]:
-    """All that anyone gave: the expert may choose any of them."""
+    """Return all categories that anyone used; the expert can choose among them."""
     found = {entity.category for one in decisions for given in one.item.annotations if given for entity in given}
     return sorted(found | {entity.category for one in decisions for entity in one.entities})
 
@@ -183,17 +183,17 @@ def _report(
 
 
 def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
-    """Return the annotators' files by their names.
+    """Return the annotators' files by name.
 
     Args:
-        entries: `name=path` each, or a path whose stem is the name.
+        entries: each `name=path`, or a path whose stem is the name.
 
     Raises:
-        UserError: a file is not there, or a name is none or comes twice.
+        UserError: a file is missing, or a name is not allowed or occurs twice.
     """
     pairs = [(name or Path(path).stem, Path(path)) for name, path in map(split_entry, entries)]
     for name, path in pairs:
-        if name in ("", "gold") or Path(name).name != name:  # files are called after annotators
+        if name in ("", "gold") or Path(name).name != name:  # files are named after annotators
             raise UserError("annotators", f"{name!r} is no name for an annotator", 'Give another name: "name=path".')
         if not path.exists():
             raise UserError("annotators", f"{path} does not exist", "Check the path.")
@@ -203,9 +203,9 @@ def annotator_files(entries: Sequence[str]) -> dict[str, Path]:
 
 
 def _annotator_sources(config: Config) -> Iterator[tuple[str, Path, DataConfig]]:
-    """The name, the file and the way to read it of each annotator; an export of several gives all of them.
+    """Yield each annotator's name, file and the settings to read it; an export of several people yields each of them.
 
-    They are called as the file calls them, behind the name of the file where there are several files.
+    People in an export keep their names in the file; with several files, the file's name and a hyphen precede them.
     """
     files = annotator_files(config.annotators)
     for name, path in files.items():
@@ -220,14 +220,14 @@ def _annotator_sources(config: Config) -> Iterator[tuple[str, Path, DataConfig]]
 
 
 def read_annotators(context: Context, fewest: int = 1) -> tuple[list[Annotator], list[Issue]]:
-    """Read the files of `annotators` and tell the tracked run what they are.
+    """Read the files of `annotators` and record them in the tracked run.
 
     Args:
-        context: of the task.
-        fewest: how many there must be.
+        context: the task's context.
+        fewest: minimum number of annotators.
 
     Returns:
-        The annotators in the order given, and what could not be taken as it was.
+        The annotators in the order given, and issues.
     """
     found: list[Annotator] = []
     issues: list[Issue] = []

@@ -39,7 +39,7 @@ log = logging.getLogger("omniner")
 
 
 def run(context: Context) -> None:
-    """Read, match, measure, publish."""
+    """Read the annotators, match their sentences, measure agreement, and publish the results."""
     config = context.config
     with garbage_collection_paused():
         annotators, issues = read_annotators(context, fewest=2)
@@ -48,7 +48,7 @@ def run(context: Context) -> None:
         issues += found
         check_shared(names, items)
         if not config.gold:
-            annotators = []  # the items hold all that is still needed
+            annotators = []  # frees memory: the items hold all that is still needed
         agreement = reliability.measure_agreement(names, items, config.agreement)
         issues += agreement.issues
         tables = curation_tables.build_agreement_tables(agreement)
@@ -76,7 +76,7 @@ def _score_people(
     """Score every annotator against gold, and write their labels as predictions files.
 
     Returns:
-        The scores by name, how many sentences gold has, and what could not be taken as it was.
+        The scores by name, the number of gold sentences, and issues.
     """
     read, issues = sources.read_sentences(path, context.config.data)
     gold = [sentence for sentence in read if not is_unlabeled(sentence)]
@@ -108,7 +108,7 @@ def _publish(
     verdicts: Sequence[str],
     language: str,
 ) -> None:
-    """Write and track the figures, the tables and the page."""
+    """Track the metrics, and write and track the tables and pages."""
     content: dict[str, Any] = curation_tables.agreement_json(agreement)
     values = {
         f"agreement/{name.replace('.', '/')}": value
@@ -130,7 +130,7 @@ def _publish(
 
 
 def _verdicts(agreement: Agreement) -> list[str]:
-    """The main figures in words."""
+    """Return the main results as sentences."""
 
     def estimate(name: str) -> str:
         value, low, high = (curation_tables.none_if_nan(value) for value in agreement.estimates[name])

@@ -31,7 +31,7 @@ def run(context: Context) -> None:
         sentence = Sentence(str(number), text)
         try:
             prediction = next(one for batch in predict([sentence], frozenset()) for one in batch)
-        except UserError as error:  # of this sentence; the next one may do
+        except UserError as error:  # about this sentence only; the next one may work
             show(f"error: {error}", sys.stderr)
             continue
         append_lines(context.folder / PREDICTIONS, [to_line(prediction_to_json(prediction, text))])
@@ -41,7 +41,7 @@ def run(context: Context) -> None:
 
 
 def _typed_lines() -> Iterator[str]:
-    """What is typed or piped in, without empty lines, to its end."""
+    """Yield the lines typed or piped in until they end, without empty ones."""
     asking = sys.stdin.isatty()
     for number in itertools.count(1):
         try:

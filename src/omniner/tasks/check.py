@@ -35,15 +35,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner")
 
-_SHOWN = 10  # issues printed; the file lists them all
+_SHOWN = 10  # number of issues printed; `issues.jsonl` lists them all
 _MIB = 2**20
 
 Sections = tuple[dict[str, Iterable[str]], list[Issue]]
-"""Titles with lines, and what could not be encoded."""
+"""Lines by title of the section, and issues of sentences that could not be encoded."""
 
 
 def run(context: Context) -> None:
-    """Print the whole picture and keep it as `check.txt`."""
+    """Inspect everything that training needs, print it and write it to `check.txt`."""
     config = context.config
     corpus = sources.load_for_training(config.data)
     context.publish_corpus(corpus)
@@ -108,7 +108,7 @@ def _issues(issues: Sequence[Issue]) -> Iterator[str]:
 
 
 def _tagger_example(example: EncodedSentence, tagger: Tagger) -> Iterator[str]:
-    """Each character with what stands for it in the model's input, and the tag to learn."""
+    """Yield lines that show each character with its token in the model's input and the tag to learn."""
     from omniner.taggers.heads import TagScheme
 
     tags = TagScheme(tagger.categories).tags
@@ -123,7 +123,7 @@ def _tagger_example(example: EncodedSentence, tagger: Tagger) -> Iterator[str]:
 
 
 def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
-    """For each character the known character, or the token that covers it."""
+    """Return for each character the token that covers it, or whether a vocabulary of characters knows it."""
     from omniner.taggers.inputs import UNCOVERED, CharacterInput, TokenInput
 
     if isinstance(tagger.inputs, TokenInput):
@@ -136,7 +136,7 @@ def _shown_inputs(example: EncodedSentence, tagger: Tagger) -> list[str]:
 
 
 def _first_epoch(config: Config, data: TaggerData) -> list[list[EncodedSentence]]:
-    """The batches of the first epoch."""
+    """Return the batches of the first epoch."""
     from omniner.training.plans import plan_epoch
 
     examples = data.epoch_examples(0)
@@ -156,7 +156,7 @@ def _batches(config: Config, data: TaggerData) -> Iterator[str]:
 
 
 def _length(trainer: TrainerConfig, sentences: int, steps: int) -> Iterator[str]:
-    """How long training lasts; `steps` are those of an epoch."""
+    """Yield lines about the length of training; `steps` is the number of steps per epoch."""
     epochs = trainer.epochs(steps)
     total = min(steps * epochs, trainer.max_steps) if trainer.max_steps >= 0 else steps * epochs
     yield f"{counted(sentences, 'sentence')} in steps of {trainer.batch_size}: {counted(steps, 'step')} an epoch"
@@ -184,7 +184,7 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
     """Return the bytes of the distinct tensors that autograd keeps between the forward and the backward pass.
 
     Args:
-        module: whose own parameters do not count.
+        module: the module; its own parameters do not count.
         compute_loss: runs the forward pass of one step.
     """
     import torch

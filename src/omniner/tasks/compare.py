@@ -1,10 +1,10 @@
 """`task=compare`: compare finished runs on one test set with the first of them. Loads no model and no torch.
 
 `runs=[a,b,...]` lists predictions files, run folders, folders of sweeps (all their runs), or runs of the tracking store
-by id or name; `name=...` before an entry gives it another name, and the runs of a sweep one that begins so. All must
-have the same sentences with the same gold entities, in any order and with any ids; otherwise test sets would be
-compared, not runs. Files are read as the `data` of this command says, those of a run of `task=score` as that run read
-them. All are scored anew with the `metrics` and `errta` of this command, so that their figures are comparable.
+by id or name. `name=...` before an entry renames it; for a sweep, the names of its runs then begin with this name. All
+runs must have the same sentences with the same gold entities, in any order and with any ids; otherwise test sets would
+be compared, not runs. Files are read with the `data` of this command; those of a run of `task=score` are read as that
+run read them. All runs are scored anew with the `metrics` and `errta` of this command, so that scores are comparable.
 
 `annotators=[a.jsonl,b.jsonl,...]` adds people's labels of the same sentences and shows their mean beside the runs; one
 run is then enough. The results are `comparison.html`, `.md` and `.json`, tables as CSV and LaTeX, and figures.
@@ -65,16 +65,16 @@ from omniner.wording import Wording, counted
 
 log = logging.getLogger("omniner")
 
-# Keys in which runs may differ without being other runs: what they are called, where they are and what they read.
+# Keys that are no difference between runs: their names, their folders, and the files they read.
 NOT_COMPARED = (*NOT_IDENTITY, "name", "predictions", "gold")
 COUNTING = (*sweep.SCALES, "metrics.on_parse_failure")  # keys that change what is counted
-UNKNOWN = "unknown"  # instead of a value, of a run without configuration
+UNKNOWN = "unknown"  # shown for every value of a run without configuration
 
 
 def run(context: Context) -> None:
-    """Find, read, align, compare, publish."""
+    """Find and read the runs, align their test sets, compare them, and publish the results."""
     config = context.config
-    adjudicate.annotator_files(config.annotators)  # their files are there: said before the runs are read
+    adjudicate.annotator_files(config.annotators)  # a missing file is reported before the runs are read
     with tempfile.TemporaryDirectory() as copies:
         sources = find_run_files(config, Path(copies))
         if config.annotators and HUMAN in {source.name for source in sources}:
@@ -107,7 +107,7 @@ def run(context: Context) -> None:
 
 
 def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], list[Issue]]:
-    """The annotators' labels of the sentences that the runs were tested on."""
+    """Read the annotators' labels of the sentences that the runs were tested on."""
     if not context.config.annotators:
         return [], []
     people, issues = adjudicate.read_annotators(context)
@@ -125,7 +125,7 @@ def _people(context: Context, gold: Sequence[Sentence]) -> tuple[list[System], l
 
 
 def _issues(comparison: RunComparison) -> list[Issue]:
-    """What the scorer could not take, with the name of the run or of the person."""
+    """Return the scorer's issues, each with the name of the run or annotator."""
     return [
         issue._replace(message=f"{name}: {issue.message}")
         for name, result in (*comparison.results.items(), *comparison.annotators.items())
@@ -134,7 +134,7 @@ def _issues(comparison: RunComparison) -> list[Issue]:
 
 
 def counted_otherwise(sources: Sequence[RunFiles], comparison: RunComparison, config: Config) -> list[str]:
-    """Name the runs whose own reports count in another way than this comparison, and the keys that would count so."""
+    """Return a warning about runs whose own reports count in another way, with the keys that would count so here."""
     here = flat(config)
     groups: dict[tuple[str, str, str], list[str]] = {}
     for source in sources:
@@ -222,8 +222,8 @@ def _texts(
 
 
 def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], list[Issue]]:
-    """Gold and predictions of every run, and what could not be read as it was."""
-    files: dict[tuple[str, str], GoldFile] = {}  # equal files that are read alike are one
+    """Read gold and predictions of every run; return them with the issues of all files."""
+    files: dict[tuple[str, str], GoldFile] = {}  # a gold file of equal content and reading settings is read once
     loaded = []
     for source in sources:
         gold: Path | GoldFile | None = source.gold
@@ -235,10 +235,13 @@ def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], lis
 
 
 def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions]) -> tuple[list[System], str]:
-    """The runs with common ids, in the order of the first run's sentences, and the digest of their test set.
+    """Give all runs the ids and the order of the first run's sentences; return them and the digest of the test set.
 
-    Sentences are the same if their texts and entities are, in any order and with any ids (each reader names sentences
-    of its own). Where texts are not known, the ids or the order must be the same.
+    Sentences are the same if their texts and entities are the same, in any order and with any ids (readers make ids of
+    their own). If texts are unknown, the ids or the order must be the same.
+
+    Raises:
+        UserError: a run was tested on other sentences than the first one.
     """
     first = loaded[0].gold
     digest = content_digest(_bare(first))
@@ -246,7 +249,7 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
     for source, gold in zip(sources, golds, strict=True):
         if gold is not first and content_digest(_bare(gold)) != digest:
             raise _different(sources[0], first, source, gold)
-    # One reader keeps the posts and another does not: they are taken from the first that knows them.
+    # Some readers keep the posts and others do not: take them from the first run that has them.
     posts = next((gold for gold in golds if any(sentence.post_id for sentence in gold)), first)
     systems = []
     for source, gold, item in zip(sources, golds, loaded, strict=True):
@@ -264,7 +267,10 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
 
 
 def _in_order_of(first: Sequence[Sentence], sentences: Sequence[Sentence]) -> Sequence[Sentence]:
-    """The sentences in the order of `first`, as far as ids or contents tell it; the k-th of alike ones is its k-th."""
+    """Sort sentences into the order of `first` by ids, else by content; the k-th of equal sentences matches its k-th.
+
+    If neither the ids nor the contents match, the order stays as it is.
+    """
     by_id = {sentence.id: sentence for sentence in sentences}
     if len(by_id) == len(first) == len(sentences) and by_id.keys() == {sentence.id for sentence in first}:
         sentences = [by_id[sentence.id] for sentence in first]
@@ -278,17 +284,20 @@ def _in_order_of(first: Sequence[Sentence], sentences: Sequence[Sentence]) -> Se
 
 
 def _renamed(name: str, names: Mapping[str, str], taken: set[str]) -> str:
-    """An answer to no sentence of its own run must not become one to a sentence of the first run."""
+    """Return an answer's id in the first run.
+
+    An answer with an unknown id is renamed if the first run uses that id, so that it is not matched there.
+    """
     return names.get(name) or (f"unknown: {name}" if name in taken else name)
 
 
 def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
-    """What must be the same: texts in this order, and the entities of each in any."""
+    """Reduce sentences to what must be the same in all runs: texts in this order, and entities in a fixed order."""
     return [Sentence(str(index), s.text, list(annotation_of(s.entities))) for index, s in enumerate(sentences)]
 
 
 def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, theirs: Sequence[Sentence]) -> UserError:
-    """What to say about two test sets that are not the same."""
+    """Return the error for two test sets that differ."""
     units = ["span" if has_places(sentences) else "pair" for sentences in (ours, theirs)]
     if units[0] != units[1] and _pairs(ours) == _pairs(theirs):
         found = f"{source.name} is measured by {units[0]} and {other.name} by {units[1]}: only one gold has offsets"
@@ -310,12 +319,15 @@ def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, thei
 
 
 def _pairs(sentences: Sequence[Sentence]) -> list[list[tuple[str, str]]]:
-    """The entities of each sentence without their places."""
+    """Return the (text, category) pairs of each sentence's entities, sorted."""
     return [sorted(entity[:2] for entity in sentence.entities) for sentence in sentences]
 
 
 def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:
-    """Keys of the configurations that are not the same for all runs that have one, with the value of each run."""
+    """Return the configuration keys whose values differ between runs, with the value of each run.
+
+    A run without a configuration has the value `UNKNOWN`.
+    """
     known = [source.config for source in sources if source.config]
     keys = sorted({key for config in known[1:] for key in run_config.differences(config, known[0])})
     whole = [with_class_defaults(Config, source.config) if source.config else {} for source in sources]

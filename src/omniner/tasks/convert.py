@@ -1,6 +1,6 @@
 """`task=convert`: convert checkpoints, corpora and predictions.
 
-- `to=llama`: a Baichuan2 or InternLM2.5 checkpoint folder (`input`) to the Llama layout, which needs no code of theirs.
+- `to=llama`: a Baichuan2 or InternLM2.5 checkpoint folder (`input`) to the Llama layout, which needs no custom code.
 - `to=safetensors`: a pretrained causal model (`input`: a GGUF file or a folder) to a folder that loads in seconds, in
   bf16.
 - `to=merged`: a run's adapters (`checkpoint`) merged into plain weights that any server loads.
@@ -8,10 +8,10 @@
   `model=`.
 - `to=<corpus format>`: a file, or each file of a folder (`input`); without `input`, every split of `data`. The
   labelling configuration of `to=label_studio` has the categories found and, with `checkpoint`, all of the model's.
-  `convert.scheme` and `convert.separator` are those of `to=conll`.
+  `convert.scheme` and `convert.separator` are used by `to=conll`.
 - `to=generated`: a run's predictions (`input`) in LLaMA-Factory's format, for scripts that read it.
 
-Output is written completely or not at all. What the target format cannot hold becomes an issue.
+Output is written atomically. What the target format cannot hold becomes an issue.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger("omniner")
 
 
 def run(context: Context) -> None:
-    """Do the conversion that the configuration asks for."""
+    """Run the conversion that `to` names."""
     config = context.config
     target, output = config.to, Path(config.output or "")
     if target == "auto":
@@ -83,7 +83,7 @@ def run(context: Context) -> None:
 
 @contextlib.contextmanager
 def _making_folder(context: Context, *folders: Path) -> Iterator[None]:
-    """Write folders as wholes in the block; whatever they hold, `overwrite` does not put them in its place."""
+    """Write new folders in the block; an existing folder with content is refused, even with `overwrite`."""
     for folder in folders:
         check_new_folder(folder)
     with outputs.replacing(context, *folders):
@@ -91,7 +91,7 @@ def _making_folder(context: Context, *folders: Path) -> Iterator[None]:
 
 
 def _serving_command(config: Config) -> str:
-    """Write the command line that serves a model, as a shell takes it."""
+    """Return the shell command that serves a model."""
     from omniner.llm.vllm import serve_command, served_base, served_checkpoint
 
     if config.checkpoint:
@@ -135,7 +135,7 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     options = WriteOptions(columns.scheme, columns.separator, config.data.joiner or "", categories=categories)
     if format.needs_prompt:
         prompt, told = build_run_prompt(context, corpus, corpus.reported)
-        context = replace(context, config=told)  # its notes in the prompt decide what is written
+        context = replace(context, config=told)  # with the guidance, which is part of what is written
         options = replace(options, prompt=prompt, answer=lambda entities: render_answer(entities, prompt.answer))
     write = outputs.replacing if format.suffix else _making_folder
     with write(context, *parts):
@@ -147,7 +147,12 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
 
 
 def _categories_of(config: Config, found: int) -> Sequence[str]:
-    """Return the categories that people shall be able to give beside the `found` ones: those of the model."""
+    """Return the model's categories, which annotators can choose beside the categories found in the input.
+
+    Args:
+        config: names the model in `checkpoint`; without one, there are no more categories.
+        found: number of categories found, for the log.
+    """
     if config.checkpoint:
         from omniner.models import known_categories
 
@@ -157,7 +162,7 @@ def _categories_of(config: Config, found: int) -> Sequence[str]:
 
 
 def _read_input(config: Config, output: Path, suffix: str) -> tuple[dict[Path, list[Sentence]], list[Issue]]:
-    """Return the sentences by the path to write them to, and what could not be taken as it was."""
+    """Read the input; return the sentences by the path to write them to, and issues."""
     given = Path(config.input or "")
     if formats.is_one_corpus(given):
         sentences, issues = sources.read_sentences(given, config.data)
@@ -176,7 +181,7 @@ def _read_input(config: Config, output: Path, suffix: str) -> tuple[dict[Path, l
 
 
 def _needs_input(config: Config) -> bool:
-    """A corpus may be that of `data`, and adapters are a checkpoint."""
+    """Whether `input` is required: other conversions read the corpus of `data`, or a checkpoint."""
     return config.to in ("auto", "llama", "safetensors", "generated")
 
 
@@ -198,7 +203,7 @@ def _check(config: Config) -> None:
 
 
 def _file_of(config: Config) -> str:
-    """Return a name for the one file that is written, another one than that of the input; empty = a folder is."""
+    """Suggest a name for the single output file that differs from the input's; empty if a folder is written."""
     if config.to == "generated":
         return "generated_predictions.jsonl"
     format, given = FORMATS.get(config.to), Path(config.input or "")

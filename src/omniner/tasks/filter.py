@@ -5,9 +5,10 @@ divided into `filter.folds` folds by post. A model is trained on each fold, in a
 predicts all other folds. What the models agree on decides (`corpus.easy`).
 
 `output` (by default `corpus/` in the run's folder) receives `kept.jsonl` and `removed.jsonl`, which together are the
-corpus; `dropped.jsonl`, mentions of categories that became too rare, removed from the kept sentences; `votes.jsonl`;
-and `suspects.jsonl`, also as a queue for Label Studio. To turn an expert's answers to that queue into labels, use
-`task=adjudicate annotators=['a=kept.jsonl','b=kept.jsonl'] expert=<export>`: two copies agree, the expert overrules.
+corpus; `dropped.jsonl` with the mentions of too rare categories that were removed from the kept sentences;
+`votes.jsonl`; and `suspects.jsonl`, also as a queue for Label Studio. To turn an expert's answers to that queue into
+labels, use `task=adjudicate annotators=['a=kept.jsonl','b=kept.jsonl'] expert=<export>`: the two copies agree, and the
+expert's answers replace them.
 
 The cost is `folds` trainings on 1/folds of the corpus each, and folds - 1 predictions of every sentence. When the same
 command continues an interrupted run, finished folds are not trained again.
@@ -50,7 +51,7 @@ FILES = ("kept.jsonl", "removed.jsonl", "dropped.jsonl", "votes.jsonl", "suspect
 
 
 def run(context: Context) -> None:
-    """Read, divide, train and predict in children, vote, write, publish."""
+    """Read and divide the corpus, train and predict in child runs, decide by vote, and write the results."""
     output = split.corpus_output_folder(context, FILES)
     with outputs.replacing(context, output):
         _filter(context, output)
@@ -94,7 +95,7 @@ def _filter(context: Context, output: Path) -> None:
 
 
 def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
-    """What the finished folds were trained on must still be what is read."""
+    """Raise a `UserError` if the corpus has changed since the folds of this unfinished run were trained."""
     path = context.folder / STATE
     if path.exists() and read_json(path) != {"digest": corpus.digest}:
         found = "the corpus is not the one that this unfinished run began with"
@@ -103,9 +104,9 @@ def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
 
 
 def _job(config: Config, corpus: WholeCorpus, folder: Path, name: str, names: Sequence[str]) -> Job:
-    """The training on one fold: it is `train`, from which dev is cut, and the others are `test`.
+    """Return the training job of one fold: the fold is `train`, from which dev is cut, and the other folds are `test`.
 
-    All count by what follows from the whole corpus, so that their scores have a mean.
+    All jobs use the unit and mode that are chosen from the whole corpus, so that their scores can be averaged.
     """
     child = copy.deepcopy(config)
     child.task.name, child.name, child.input, child.output = "train", f"{config.name}-{name}", None, None
@@ -125,7 +126,11 @@ def _job(config: Config, corpus: WholeCorpus, folder: Path, name: str, names: Se
 
 
 def _train(context: Context, jobs: Sequence[Job]) -> dict[str, Outcome]:
-    """Train all that are not finished; those that do not succeed are one error."""
+    """Run the jobs that are not finished; return all outcomes by name.
+
+    Raises:
+        UserError: one or more jobs failed; the message shows the first.
+    """
     outcomes: dict[str, Outcome] = {}
     for outcome in children.run_jobs(jobs, context.folder, context.run.id, context.config.children):
         outcomes[outcome.name] = outcome
@@ -146,7 +151,7 @@ def _predictions(folder: Path) -> dict[str, Prediction]:
 
 
 def _with_places(sentences: Sequence[Sentence], said: Mapping[str, Prediction]) -> dict[str, Prediction]:
-    """The answers of a model, with places for the words that it has named."""
+    """Return a model's predictions with offsets for the surfaces that have none."""
     asked = [sentence for sentence in sentences if sentence.id in said]
     placed, _ = locate_predictions(asked, [said[sentence.id].entities for sentence in asked])
     return {
@@ -156,7 +161,7 @@ def _with_places(sentences: Sequence[Sentence], said: Mapping[str, Prediction]) 
 
 
 def _write(output: Path, filtered: FilterResult) -> list[Issue]:
-    """Write the corpus folder, whole or not at all."""
+    """Write the corpus folder atomically; return issues."""
     categories = {entity.category for one in filtered.verdicts for entity in one.sentence.entities}
     categories |= {entity.category for one in filtered.suspects for entity in one.review.extra}
     with writing_folder(output) as folder:

@@ -6,15 +6,15 @@ otherwise state counted facts. The results are `guidance.json` (read by `prompt.
 `guidance.html`. The reported split stays unseen: it is refused, and its sentences are skipped if they also occur in the
 explained split. A killed run continues with the predictions and answers that it already has.
 
-What a teacher is asked stands in `questions.jsonl`, with its answers. A person, or a model elsewhere, can answer there
-in its place: `teacher=file` writes the questions, `teacher=file teacher.file=<the file>` takes the answers.
+`questions.jsonl` holds the questions for the teacher, with its answers. A person, or a model elsewhere, can answer them
+instead: `teacher=file` writes the questions, `teacher=file teacher.file=<the file>` takes the answers.
 
-With `guide.trials` a rule of the teacher must prove itself: the model of `run=`, untuned, answers some sentences anew
-with the counted note and with each of the `teacher.answers` rules in the prompt that this command names
-(`prompt=errta`). Lessons are made without these sentences. A lesson gets the rule with the fewest errors on one half of
-them, if it makes fewer than the counted note on the other half, too. A teacher's doubts about labels are calibrated on
-`guide.controls` others, just as unusual, that the model gives, too: one who calls at least half of these wrong, where
-three or more are judged, is not believed.
+With `guide.trials` the teacher's rules are tested: the untuned model of `run=` answers some sentences anew with the
+counted note and with each of the `teacher.answers` rules in the prompt that this command names (`prompt=errta`).
+Lessons are made without these sentences. A lesson gets the rule with the fewest errors on one half of them, if it also
+makes fewer than the counted note on the other half. The teacher's doubts about labels are checked on `guide.controls`
+control labels, which are just as unusual, but which the model predicts, too. If the teacher judges three or more of
+them and calls at least half of them wrong, its doubts are ignored.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ from omniner.wording import counted, first_of
 
 log = logging.getLogger("omniner")
 
-# What the other run decides; the device, the scores and the teacher are this run's business.
+# Sections taken from the explained run; the device, the scores and the teacher are settings of this run.
 _THEIRS = ("model", "head", "tuning", "prompt", "decoding", "data", "encoding", "seed", "checkpoint")
 _TEACHER_USAGE = "teacher_spent.jsonl"
 _NAMED = 3  # categories named in an error
 
 
 def run(context: Context) -> None:
-    """Predict, score, cluster, ask, write."""
+    """Predict, score, cluster the errors, ask the teacher, and write the guidance."""
     guide = context.config.guide
     source, folder = _find_source(context)
     config = run_config.with_sections_of(context.config, folder / "config.yaml", _THEIRS)
@@ -101,7 +101,7 @@ def run(context: Context) -> None:
     if isinstance(model, PromptedModel) and guide.trials:
         trials = _prepare_trials(context, config, model, corpus, result, large, shown)
     lessons = _build_lessons(large, result, corpus.splits["train"], guide, trials)
-    # what a model has learnt from is no second opinion
+    # a model's predictions on sentences it was trained on are no second opinion
     controlled = config.teacher.kind != "none" and not (trained and guide.split == "train")
     suspects, controls = _find_suspects(result, corpus.splits["train"], guide, controlled, shown)
     errors = len(result.errta.errors)
@@ -134,7 +134,7 @@ def run(context: Context) -> None:
 
 
 def _find_source(context: Context) -> tuple[RunReference, Path]:
-    """The run that is meant, finished, and its folder, on this machine."""
+    """Find the finished run that `run` names, and its folder on this machine."""
     source = resolve_run(str(context.config.run), context.config.tracking, "run")
     if source.folder is None:
         found = f"the folder of the run {source.name} ({source.run_id}), which holds its model, is not on this machine"
@@ -148,7 +148,7 @@ def _find_source(context: Context) -> tuple[RunReference, Path]:
         raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
     theirs = run_config.read_mapping(source.folder / "config.yaml", "Name a run of this version of OmniNER.")
     labelled = theirs.get("input") or theirs.get("text")
-    if labelled and theirs.get("checkpoint"):  # it read nothing of `data`: what stands there is another corpus
+    if labelled and theirs.get("checkpoint"):  # it did not read `data`, which is another corpus
         found = f"{source.folder} labelled {short_json(labelled)}, no split of a corpus whose errors could be explained"
         fix = f"Name the run that trained {theirs['checkpoint']}, or predict with data=... in place of input or text."
         raise UserError("run", found, fix)
@@ -156,7 +156,7 @@ def _find_source(context: Context) -> tuple[RunReference, Path]:
 
 
 def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence], list[Issue]]:
-    """Those of the split, without what stands in the reported split, too."""
+    """Return the sentences of `guide.split` without those whose text is in the reported split; and issues for those."""
     if guide.split not in corpus.splits:
         raise UserError("guide.split", f"{corpus.name} has no split {guide.split}", "Use guide.split=train.")
     sentences = corpus.splits[guide.split]
@@ -171,10 +171,10 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
 def _prepare_model(
     context: Context, config: Config, folder: Path, corpus: Corpus
 ) -> tuple[Path | PromptedModel, Config]:
-    """The model of the run in `folder`: its checkpoint, or what an untuned one or a server was told.
+    """Find the model of the run in `folder`: its checkpoint, or the prompt of an untuned model or a server.
 
     Returns:
-        The model; and the configuration that its predictions are of.
+        The model; and the configuration that its predictions are made with.
     """
     model: Path | None = None
     if config.decoding.engine != "openai":
@@ -182,8 +182,8 @@ def _prepare_model(
     if model is not None:
         _warn_of_other_train(model, corpus)
         return model, config
-    # its prompt is not kept with a model
-    (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # what an earlier attempt took: theirs may be new
+    # without a checkpoint, nothing has saved the prompt: it is built again
+    (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # copied by an earlier attempt; their copy may be newer
     if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
         config = replace(config, prompt=replace(config.prompt, from_run=str(folder / GUIDANCE_COPY)))
     prompt, config = build_prompt_with_guidance(config, context.folder, corpus, corpus.reported)
@@ -193,7 +193,7 @@ def _prepare_model(
 def _predict_and_score(
     context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
-    """Tag the sentences with the model of the run, and sort its errors."""
+    """Tag the sentences with the model of the run, score the predictions and sort their errors."""
     if config.teacher.kind == "file":  # the run that writes the questions and the one that reads answers label alike
         config = replace(config, teacher=replace(config.teacher, file=None, model=None))
     _take_predictions(context, provenance(config, model, sentences))
@@ -209,7 +209,7 @@ def _predict_and_score(
     if isinstance(model, Path) and named.isdisjoint(corpus.taxonomy.categories):
         found = f"it names {first_of(sorted(named), _NAMED)}, none of which is a category of {corpus.name}"
         raise UserError("run", found, "Name a run whose model was trained on this corpus.")
-    metrics = replace(config.metrics, bootstrap=0)  # no interval of theirs is shown
+    metrics = replace(config.metrics, bootstrap=0)  # no interval is shown
     result = score_records(sentences, predictions, metrics, config.errta)
     check_scored(result, context.folder / PREDICTIONS)
     if not result.errta.errors:
@@ -219,7 +219,7 @@ def _predict_and_score(
 
 
 def _take_predictions(context: Context, wanted: Mapping[str, Any]) -> None:
-    """Copy the predictions of the run whose questions are answered, so that no sentence is predicted twice.
+    """Copy the predictions of the run whose questions were answered, so that no sentence is predicted twice.
 
     Args:
         wanted: what this run's predictions depend on; predictions of anything else are not taken.
@@ -235,7 +235,7 @@ def _take_predictions(context: Context, wanted: Mapping[str, Any]) -> None:
 
 
 def _warn_of_other_train(checkpoint: Path, corpus: Corpus) -> None:
-    """Warn where the model has not learnt from the train that is read now: it may have seen some of dev."""
+    """Warn if the model was trained on another train split than the current one: it may have seen some of dev."""
     note = checkpoint.with_name(Path(TRAINED_ON).name)
     learnt = read_json(note) if note.is_file() else {}
     if learnt and learnt.get("train") != content_digest(corpus.splits["train"]):
@@ -247,14 +247,14 @@ def _warn_of_other_train(checkpoint: Path, corpus: Corpus) -> None:
 
 
 def _find_checkpoint(config: Config, folder: Path) -> Path | None:
-    """The model of a training run, or the one that a prediction run was told to use."""
+    """Return the checkpoint of a training run, or the one that a prediction run used; None if it used none."""
     if read_state(folder)["task"] == "train":
         return find_checkpoint(folder)
     return find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
 
 
 def _find_shown(context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus) -> set[str]:
-    """Texts of sentences that an untuned model was shown with their labels, in its prompt."""
+    """Return the texts of labelled sentences in the prompt of an untuned model."""
     if isinstance(model, Path):
         return set()
     told, notes = config.prompt, context.folder / GUIDANCE_COPY
@@ -273,7 +273,7 @@ def _prepare_trials(
     clusters: Sequence[Cluster],
     shown: Collection[str],
 ) -> TrialInputs:
-    """Set aside what notes are tried on: nothing that the model was shown, or will be."""
+    """Hold out sentences for the trials, without those that the model was shown, or will be shown, with labels."""
     told = context.config.prompt
     examples = choose_examples(corpus.splits["train"], told.examples, told.seed)
     hidden = {sentence.text for sentence in examples}.union(shown)
@@ -282,7 +282,7 @@ def _prepare_trials(
 
 
 def _choose_clusters(clusters: Sequence[Cluster], guide: GuideConfig) -> list[Cluster]:
-    """The largest ones, which get a lesson."""
+    """Return the largest clusters, which get a lesson."""
     large = [cluster for cluster in clusters[: guide.clusters] if len(cluster.errors) >= guide.min_errors]
     if not large:
         message = f"{guide.min_errors}, but none of {len(clusters)} kinds of error occurs so often"
@@ -297,7 +297,7 @@ def _build_lessons(
     guide: GuideConfig,
     trials: TrialInputs | None,
 ) -> list[Lesson]:
-    """The clusters with examples, counts and counted notes, none of which has seen what it is tried on."""
+    """Build a lesson per cluster without the sentences held out for its trial."""
     texts = {name: sentence.text for name, sentence in result.sentences.items()}
     chosen = trials.chosen if trials else [()] * len(clusters)
     aside = [{sentence.text for sort in sorts for sentence in sort} for sorts in chosen]
@@ -312,7 +312,7 @@ def _build_lessons(
 def _find_suspects(
     result: ScoreResult, train: Sequence[Sentence], guide: GuideConfig, controlled: bool, shown: Collection[str]
 ) -> tuple[list[SuspectLabel], list[SuspectLabel]]:
-    """Labels unlike the usual ones of their surfaces, those first of which the model says so, too; and controls."""
+    """Return labels that differ from their surface's usual label, those the model contradicts first, and controls."""
     suspects = find_suspected_labels(result, train)[: guide.suspects]
     most = guide.controls if suspects and controlled else 0
     controls = find_control_labels(result, train, suspects, shown)[:most]
@@ -336,7 +336,7 @@ def _suspect(one: UnusualLabel, result: ScoreResult) -> SuspectLabel:
 
 
 def _teach(context: Context, guidance: Guidance) -> Guidance:
-    """Ask the teacher about each lesson and each suspect, and put in what it says."""
+    """Ask the teacher about each lesson, suspect and control label, and add its answers to the guidance."""
     config, language = context.config, context.config.guide.language
     errors, rules = int(guidance.scores["errors"]), config.teacher.answers
     about_lessons = [lesson_question(lesson, errors, language, rules) for lesson in guidance.lessons]
@@ -345,8 +345,8 @@ def _teach(context: Context, guidance: Guidance) -> Guidance:
     listed = [
         *about_lessons,
         *sorted(about_labels, key=lambda question: question.sha),
-    ]  # which are controls is not told
-    write_questions(context.folder / QUESTIONS_FILE, listed, {})  # now: who cannot be asked may be answered for
+    ]  # this order does not show which labels are controls
+    write_questions(context.folder / QUESTIONS_FILE, listed, {})  # now: if the teacher fails, a person can answer
     taught = TEACHERS[config.teacher.kind].teach(
         config, [*about_lessons, *about_labels], context.folder / _TEACHER_USAGE
     )
@@ -373,7 +373,7 @@ def _scores(result: ScoreResult) -> dict[str, Any]:
 
 
 def _publish(context: Context, guidance: Guidance) -> None:
-    """Write and log the notes, and print their summary."""
+    """Write and track the guidance, its pages and its metrics, and print a summary."""
     tracked = context.run
     write_guidance(context.folder / GUIDANCE_FILE, guidance)
     context.publish_file(GUIDANCE_FILE)
@@ -426,7 +426,7 @@ def _check(config: Config) -> None:
 
 
 def _check_trials(config: Config) -> None:
-    """There is something to try, and a prompt to put it into."""
+    """Raise a `UserError` if `guide.trials` has no rules to try, or no prompt to try them in."""
     prompt, language = config.prompt, config.guide.language
     if config.teacher.kind == "none":
         found = "without a teacher there are only counted notes"

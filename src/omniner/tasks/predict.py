@@ -2,14 +2,14 @@
 
 The sentences come from `text=` or `input=` (a file, or `-` for lines of standard input), otherwise from the reported
 split of `data`. `checkpoint=` is a run or its checkpoint (none for an untuned causal model, or a server). It brings the
-weights and, for a causal model, the prompt; `data`, `encoding`, `decoding`, `metrics` and `errta` are those of this
-command, not of the run: give them again. The task writes `predictions.jsonl`, prints sentences with their entities
+weights and, for a causal model, the prompt; `data`, `encoding`, `decoding`, `metrics` and `errta` come from this
+command, not from that run: give them again. The task writes `predictions.jsonl`, prints sentences with their entities
 marked (all of `text=`, the first few of a file), and with gold does all that `task=score` does.
 
-Predictions survive a kill: those of every finished batch are on disk, and the same command continues after them. At the
-end the file is rewritten in the order of the sentences, so that interrupted and uninterrupted runs end in the same
-bytes. `predicted_by.json` records what the predictions depend on; if model, prompt, settings or sentences have changed
-since (another run may have taken the folder that `checkpoint` names, a server may have another model), none is kept.
+Predictions survive a kill: every finished batch is on disk, and the same command continues after it. At the end the
+file is rewritten in the order of the sentences, so that interrupted and uninterrupted runs end in the same bytes.
+`predicted_by.json` records what the predictions depend on. If model, prompt, settings or sentences have changed since
+(another run may have replaced the checkpoint, a server may have another model), no prediction is kept.
 
 With several devices, one process per device answers every n-th sentence into a file of its own. The files are merged by
 id, with the same bytes as from one process. The processes do not communicate.
@@ -68,17 +68,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 STANDARD_INPUT = "-"  # as `input`
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would obey them, or cannot show them
-SHOWN = 3  # sentences of a file
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # a terminal would interpret them, or cannot show them
+SHOWN = 3  # sentences printed of a file
 
 PROVENANCE = "predicted_by.json"  # what the predictions depend on
 SHARES = "predicting"  # a folder, while several processes predict
-_FEWEST = 16  # sentences of a process: fewer are answered sooner than a further process has started
-PREDICTION_OUTPUTS = (PREDICTIONS, PROVENANCE, GOLD, SHARES)  # what every task that predicts leaves
+_FEWEST = 16  # sentences per process: fewer are answered before another process has started
+PREDICTION_OUTPUTS = (PREDICTIONS, PROVENANCE, GOLD, SHARES)  # what every task that predicts writes
 
 
 def run(context: Context) -> None:
-    """Read the sentences, tag them, show them, score them if they have gold."""
+    """Read the sentences, tag and print them, and score them if they have gold."""
     config, folder = context.config, context.folder
     sentences, issues, taxonomy = _read_sentences(context)
     counts = context.publish_issues(issues)
@@ -103,10 +103,10 @@ def run(context: Context) -> None:
 
 
 def check_answered(predictions: Sequence[Prediction], path: Path) -> None:
-    """Warn of answers that could not be read.
+    """Warn about unreadable answers.
 
     Raises:
-        UserError: none could; with the first of them.
+        UserError: all answers are unreadable; the message shows the first of them.
     """
     failed = [prediction for prediction in predictions if prediction.parse == "failed"]
     if failed and len(failed) == len(predictions):
@@ -123,7 +123,7 @@ def is_typed(config: Config) -> bool:
 
 
 def marked_line(sentence: Sentence, prediction: Prediction) -> str:
-    """Write a sentence with its predicted entities in place, and why there are none where the answer was not read."""
+    """Return a sentence with its predicted entities marked; if the answer was unreadable, the reason follows it."""
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     form = {"form": "[\x1b[1m{text}\x1b[0m|\x1b[36m{category}\x1b[0m]"} if colour else {}
     found = [
@@ -176,11 +176,11 @@ def _read_sentences(context: Context) -> tuple[list[Sentence], list[Issue], Taxo
 
 @dataclass(frozen=True)
 class PromptedModel:
-    """A causal model of which the prompt is known alone: one as it was published, or any that a server has.
+    """A causal model without a checkpoint here: an untuned one, or any model behind a server.
 
     Attributes:
-        prompt: what it is told.
-        texts: sentences of train, whose characters the tokenizer of random weights must know.
+        prompt: the prompt that it is given.
+        texts: sentences of train; the tokenizer of a model with random weights is made of their characters.
     """
 
     prompt: Prompt
@@ -188,20 +188,20 @@ class PromptedModel:
 
 
 def prepare_model(context: Context, reported: Sequence[Sentence]) -> tuple[Path | PromptedModel, Config]:
-    """Find the checkpoint that the configuration names, or build the prompt of the model that answers without one.
+    """Find the checkpoint that the configuration names, or build the prompt of a model that has none.
 
-    A server has a trained model already, but must be told what it was trained with. The guidance in a prompt is
-    published with the run.
+    If a server runs the trained model, the checkpoint gives the prompt that it was trained with. The guidance in a
+    prompt is published with the run.
 
     Args:
-        context: of the run.
-        reported: sentences that no example of a prompt may come from.
+        context: the run's context.
+        reported: sentences that must not be shown in the prompt.
 
     Returns:
-        The model; and the configuration that its predictions are of, with the guidance in its `prompt`.
+        The model; and the configuration that its predictions are made with, with the guidance in its `prompt`.
 
     Raises:
-        UserError: there is no such checkpoint, or a server shall answer for a tagger.
+        UserError: there is no such checkpoint, or it is a tagger, which no server can run.
     """
     config = context.config
     if config.checkpoint:
@@ -221,13 +221,13 @@ def prepare_model(context: Context, reported: Sequence[Sentence]) -> tuple[Path 
 def predict_file(
     config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence], path: Path
 ) -> list[Prediction]:
-    """Predict sentences into a file, going on where an earlier attempt stopped.
+    """Predict sentences into a file, continuing where an earlier attempt stopped.
 
     Args:
         config: `model`, `prompt`, `decoding`, `encoding` and `trainer` are read, as far as the model needs them.
-        model: the checkpoint of a trained one, or one that only knows its prompt.
-        sentences: those to tag.
-        path: of the file; each prediction carries its sentence's text.
+        model: the checkpoint of a trained model, or an untuned or served model with its prompt.
+        sentences: the sentences to tag.
+        path: the file; each line has the prediction and its sentence's text.
 
     Returns:
         All predictions in the order of the sentences.
@@ -249,7 +249,7 @@ def predict_file(
             _predict_in_shares(config, model, sentences, path, frozenset(done), processes)
         else:
             predict = open_model(config, model)
-            start = time.perf_counter()  # to load it takes as long for one sentence as for many
+            start = time.perf_counter()  # loading does not depend on the number of sentences
             _append_predictions(path, sentences, predict(sentences, frozenset(done)))
         done |= {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
         seconds = time.perf_counter() - start
@@ -264,14 +264,14 @@ def predict_file(
 
 
 def _append_predictions(path: Path, sentences: Sequence[Sentence], batches: Iterable[list[Prediction]]) -> None:
-    """Append predictions to a file as they come, each with its sentence's text."""
+    """Append predictions to a file as they arrive, each with its sentence's text."""
     texts = {sentence.id: sentence.text for sentence in sentences}
     for batch in batches:
         append_lines(path, [to_line(prediction_to_json(one, texts[one.id])) for one in batch])
 
 
 def _count_processes(config: Config, model: Path | PromptedModel, sentences: int) -> int:
-    """Decide how many processes predict: one for each device of this machine, none for less than a few sentences."""
+    """Return how many processes predict: one per device of this machine, but each with at least `_FEWEST` sentences."""
     if config.decoding.engine == "vllm" or (not isinstance(model, Path) and config.decoding.engine == "openai"):
         return 1
     from omniner.compute.devices import count_devices
@@ -287,13 +287,13 @@ def _predict_in_shares(
     done: frozenset[str],
     processes: int,
 ) -> None:
-    """Predict in several processes, each every n-th sentence, on a device of its own; see `predict_share`."""
+    """Predict in several processes, one per device, each with every n-th sentence; see `predict_share`."""
     from omniner.compute.devices import share_of_threads
     from omniner.models import devices_for_prediction
 
     config = copy.deepcopy(config)
     trainer, checkpoint = config.trainer, model if isinstance(model, Path) else None
-    chosen = devices_for_prediction(config, checkpoint)  # `auto` becomes the same in each
+    chosen = devices_for_prediction(config, checkpoint)  # resolve `auto` once, for all processes
     if chosen.accelerator == "cpu":
         trainer.threads = trainer.threads or share_of_threads(processes)
     trainer.accelerator = "gpu" if chosen.accelerator == "gpu" else "cpu"
@@ -321,11 +321,11 @@ def _predict_in_shares(
 
 
 def predict_share(config: Config, path: Path) -> None:
-    """Predict the part of one of several processes, and nothing else.
+    """Predict the share of one worker process.
 
     Args:
-        config: for one device.
-        path: of the file to append to, in the folder that says what to do; its name is the number of the process.
+        config: configuration for one device.
+        path: the file to append to, in the folder with `work.json`; its name is the number of the process.
     """
     work = read_json(path.with_name("work.json"))
     every = [Sentence(*one) for one in work["sentences"]]
@@ -339,11 +339,11 @@ def predict_share(config: Config, path: Path) -> None:
 
 
 def _collect_shares(path: Path) -> None:
-    """Append to a file of predictions what other processes have written beside it, now or before an interruption."""
+    """Append the files of worker processes, also of an interrupted run, to a file of predictions, and remove them."""
     work = path.with_name(SHARES)
     fix = "Remove this line: what is not there is predicted again."
     for file in sorted(work.glob("[0-9]*.jsonl")):
-        whole_lines(path)  # a torn last line would run into the first one that is appended
+        whole_lines(path)  # cuts off an incomplete last line, which would merge with the first appended one
         whole_records(file, prediction_from_line, fix)
         append_lines(path, whole_lines(file))
     if work.is_dir():
@@ -362,13 +362,13 @@ def provenance(config: Config, model: Path | PromptedModel, sentences: Sequence[
 
 
 def remove_stale(path: Path, config: Config, model: Path | PromptedModel, sentences: Sequence[Sentence]) -> None:
-    """Remove predictions that are of another model, other settings or other sentences; note what the next are of."""
+    """Remove predictions made with another model, settings or sentences; record what the next ones are made with."""
     now = provenance(config, model, sentences)
     note = path.with_name(PROVENANCE)
     before: dict[str, Any] = {}
-    with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: nobody knows what they are of
+    with contextlib.suppress(UserError, TypeError, ValueError):  # absent or damaged: treated as unknown
         before = dict(read_json(note))
-    # what older versions did not note is taken to be as it is
+    # a key that an older version did not record counts as unchanged
     other = [name for name in now if before.get(name, now[name]) != now[name]] if before else ["program"]
     if not other:
         if before != now:
@@ -383,21 +383,23 @@ def remove_stale(path: Path, config: Config, model: Path | PromptedModel, senten
 
 
 def _published_weights(config: Config) -> str | None:
-    """A digest of the weights that answer as they were published; None where they are not on this machine."""
+    """Return a digest of an untuned model's weights; None if they are not on this machine."""
     path = config.llm.path if config.llm and config.decoding.engine != "openai" else None
     return weights_digest(path) if path else None
 
 
 def _remove_other_server(path: Path, config: Config, done: dict[str, Prediction]) -> Config:
-    """Remove predictions of a model that the server no longer has: only it knows which one, where none is named.
+    """Remove predictions of another model than the one that the server has now.
+
+    If `decoding.model` names none, only the server knows which model it has.
 
     Args:
-        path: of the file.
-        config: of the command.
-        done: what is in the file; emptied if it goes.
+        path: the file of predictions.
+        config: the command's configuration.
+        done: the predictions in the file, by id; emptied if the file is removed.
 
     Returns:
-        The configuration, in which `decoding.model` is named.
+        The configuration with the model's name in `decoding.model`.
     """
     from omniner.llm.server import ask_for_model, engine_name
 
@@ -411,11 +413,11 @@ def _remove_other_server(path: Path, config: Config, done: dict[str, Prediction]
 
 
 Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Prediction]]]
-"""Tags sentences batch after batch, without those whose ids are given."""
+"""Tags sentences batch by batch, except those whose ids are given."""
 
 
 def open_model(config: Config, model: Path | PromptedModel) -> Predict:
-    """Load a model into this process, or connect to a server, which needs no torch here."""
+    """Load a model into this process, or connect to a server, which needs no torch in this process."""
     if not isinstance(model, Path) and config.decoding.engine == "openai":
         from omniner.llm.server import predict_with_server, with_template_options
 
@@ -432,7 +434,7 @@ def open_model(config: Config, model: Path | PromptedModel) -> Predict:
     from omniner import models
     from omniner.compute.devices import use_own_cores
 
-    log.info("loading the model")  # some seconds, of which torch takes most for a small one
+    log.info("loading the model")  # takes some seconds, for a small model mostly to import torch
     use_own_cores(config.trainer)
     if isinstance(model, Path):
         return models.load_predictor(config, model).predict
@@ -441,14 +443,14 @@ def open_model(config: Config, model: Path | PromptedModel) -> Predict:
 
 @contextlib.contextmanager
 def open_prompts(config: Config, model: PromptedModel) -> Iterator[Callable[[Prompt], Predict]]:
-    """Load a model that answers as it was published once, or connect to a server, to tell it one prompt after another.
+    """Load an untuned model once, or connect to a server, to use it with one prompt after another.
 
     Args:
         config: as for `predict_file`.
-        model: any prompt that it may be told; the others name the same categories.
+        model: the model with any one of the prompts; the others name the same categories.
 
     Yields:
-        a function that gives what tags sentences with a prompt; it says nothing of how far it is.
+        A function from a prompt to a `Predict` that uses it and logs no progress.
     """
     if config.decoding.engine == "hf":
         from omniner import models
@@ -471,12 +473,15 @@ def open_prompts(config: Config, model: PromptedModel) -> Iterator[Callable[[Pro
 
 
 def _splits(config: Config) -> list[str]:
-    """A model as published is told of train; without sentences of a person or a file the reported split is tagged."""
+    """Return the splits to read: train for an untuned model's prompt; the reported one without `text` or `input`."""
     return [*(["train"] if not config.checkpoint else []), *(["test"] if not (config.input or config.text) else [])]
 
 
 def _settings(config: Config) -> list[str]:
-    """Those of a model that was trained stand in its own run; one as published is not tuned."""
+    """Return the keys that decide the predictions.
+
+    A trained model's own sections are recorded in its run; an untuned model has no `tuning`.
+    """
     theirs = ("model", "head", "tuning", "prompt", "seed") if config.checkpoint else ("tuning",)
     sections = ["prompt", "decoding", "data", "metrics"]
     if config.decoding.engine != "openai":
@@ -485,7 +490,7 @@ def _settings(config: Config) -> list[str]:
 
 
 def needs_checkpoint(config: Config) -> bool:
-    """A causal model can answer as it was published, and so can a server."""
+    """Whether a checkpoint is required: for a tagger; an untuned causal model or a server can answer without one."""
     return config.llm is None and config.decoding.engine != "openai"
 
 

@@ -1,8 +1,8 @@
-"""The prompt of a causal model: published with its run, made of another run's errors if `prompt.from_run` says so.
+"""Build and publish the prompt of a causal model, with the errors of the run that `prompt.from_run` names, if any.
 
 A task builds its prompt once and passes it on. The guidance is copied into the run's folder, and a resumed run uses
-that copy, whatever has happened to the other run. Sentences of the reported split must not occur in a prompt: this
-module checks that against the corpus itself.
+that copy, even if the other run has changed. A prompt must not show sentences of the reported split: this module checks
+it against the corpus.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Senten
 def build_prompt_with_guidance(
     config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]
 ) -> tuple[Prompt, Config]:
-    """Build what a model is told, with the guidance of another run where `prompt.from_run` names one.
+    """Build the prompt, with the guidance of another run if `prompt.from_run` names one.
 
     Args:
-        config: `model` says how the length of guidance is counted, `tracking` where runs are looked up.
-        folder: of this run; keeps a copy of the guidance.
-        corpus: its active categories are named, examples are taken from its `train`.
-        reported: the split that this run reports on; may be empty where it reports nothing.
+        config: `model` decides how the length of guidance is measured, `tracking` where runs are looked up.
+        folder: folder of this run; keeps a copy of the guidance.
+        corpus: the prompt names its active categories and takes examples from its `train`.
+        reported: the split that this run reports on; empty if it reports nothing.
 
     Returns:
-        The prompt; and the configuration with the guidance in its `prompt`: what is noted with predictions.
+        The prompt; and the configuration with the guidance in its `prompt`, to be recorded with predictions.
 
     Raises:
         UserError: the prompt's texts are wrong, there is no such guidance, it cannot be used, or the prompt would show
@@ -66,7 +66,7 @@ def build_prompt_with_guidance(
 
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
-    """Keep the guidance that `fetch_guidance` has put into the run's folder, and track where it comes from."""
+    """Track the guidance that `fetch_guidance` has copied into the run's folder, and where it comes from."""
     context.publish_file(GUIDANCE_COPY)
     context.run.tags(
         {
@@ -78,7 +78,7 @@ def publish_guidance(context: Context, guidance: Guidance) -> None:
 
 
 def publish_prompt(context: Context, prompt: Prompt) -> None:
-    """Write and track a prompt, with the name and hash that its predictions carry, and how long it is."""
+    """Write and track a prompt, with its length and with the name and hash that predictions refer to."""
     turns = (f"[{turn['role']}]\n{turn['content']}\n" for turn in prompt.outline())
     text = "\n".join(turns)
     context.publish_text("prompt.txt", text)
@@ -90,12 +90,12 @@ def publish_prompt(context: Context, prompt: Prompt) -> None:
 def with_guidance(
     config: Config, folder: Path, categories: Sequence[str], reported: Sequence[Sentence]
 ) -> tuple[Config, Guidance | None]:
-    """Put the guidance that `prompt.from_run` names into the prompt of a copy of the configuration.
+    """Copy the configuration and put the guidance that `prompt.from_run` names into its prompt.
 
     Arguments and errors are those of `build_prompt_with_guidance`; `categories` are those that the prompt names.
 
     Returns:
-        The copy; and the guidance, None where none is named.
+        The copy; and the guidance, None if none is named.
     """
     if config.prompt.from_run is None:
         return config, None
@@ -107,7 +107,7 @@ def with_guidance(
 
 
 def fetch_guidance(config: Config, folder: Path) -> Guidance:
-    """Return the guidance that `prompt.from_run` names; a copy stays in the folder, and counts from then on.
+    """Return the guidance that `prompt.from_run` names; it is copied into the folder once, and read there from then on.
 
     Raises:
         UserError: there is no such guidance.
@@ -121,23 +121,23 @@ def fetch_guidance(config: Config, folder: Path) -> Guidance:
 def length_measure(config: Config) -> tuple[str, LengthFunction]:
     """Return the unit that texts are measured in, and the function that measures them.
 
-    The unit is tokens of the model; characters where its tokenizer is not at hand.
+    The unit is tokens of the model, or characters if there is no pretrained tokenizer.
     """
     return list(_measures(config).items())[-1]
 
 
 def _measures(config: Config) -> dict[str, LengthFunction]:
-    """How long texts are: in characters; last in tokens, unless the model's tokenizer is made of the corpus later."""
+    """Return length functions by unit: characters, and tokens last if a pretrained tokenizer exists."""
     if config.llm is None or config.llm.path is None:
         return {"characters": len}
-    from omniner.llm.loading import load_tokenizer  # torch; who asks a server by name needs none of it
+    from omniner.llm.loading import load_tokenizer  # imports torch; a server needs none without `path`
 
     tokenizer = load_tokenizer(config.llm.path).backend_tokenizer
     return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
 
 
 def _fetch(config: Config, named: str, copy: Path) -> None:
-    """Copy the guidance of a run of task=guide, whole or not at all: ranks of a run may do so at the same time."""
+    """Copy the guidance of a run of task=guide atomically, because ranks of a run may do so at the same time."""
     with tempfile.TemporaryDirectory() as fetched:
         path = Path(named)
         if not path.is_file():
@@ -148,14 +148,17 @@ def _fetch(config: Config, named: str, copy: Path) -> None:
         if not path.is_file():
             message = f"the run {named} has no {GUIDANCE_FILE}"
             raise UserError("prompt.from_run", message, "Name a finished run of task=guide, or its guidance.json.")
-        read_guidance(path)  # what is no guidance is refused by its own name
+        read_guidance(path)  # read it here first: an error then names this file, not the copy
         with explaining(path):
             text = path.read_text(encoding="utf-8-sig")
     write_text(copy, text)
 
 
 def _check_unseen(guidance: Guidance, shown: Collection[str], reported: Sequence[Sentence]) -> None:
-    """Refuse a prompt that shows sentences of `reported`; say so where its notes are about others of them."""
+    """Raise a `UserError` if the prompt shows sentences of `reported`; warn if its notes are only about such ones.
+
+    With guidance made from test errors (`guide.allow_test`), there is only a warning.
+    """
     texts = {sentence.text for sentence in reported}
     known = {example.id: example.text for lesson in guidance.lessons for example in lesson.examples}
     about = {name for name, text in known.items() if text in texts}

@@ -1,11 +1,11 @@
 """`task=prune`: remove failed and killed runs, their folders and their records in the tracking store.
 
 It looks at the run folders in `outputs`, shows what it would remove, and asks; without a terminal, set
-`prune.ask=false`. Runs that are still needed stay, with the reason: a run whose process is alive, one with records that
-cannot be sent, one that is tracked in another store than that of `tracking`, and one whose model is registered.
-Children of a search or a filter are removed with their parent; sweeps stay, because the same command continues them.
-Records are deleted first, then the folders, and last what a local store still holds of the deleted runs. The same
-command finishes an interrupted prune except for that last step, for which there is `mlflow gc`, as on a server.
+`prune.ask=false`. These runs stay: a run whose process is alive, one with records that cannot be sent, one that is
+tracked in another store than that of `tracking`, and one whose model is registered. The reason is logged for all but
+the first. Children of a search or a filter are removed with their parent; sweeps stay, because the same command
+continues them. Records are deleted first, then the folders, and last what a local store still holds of the deleted
+runs. The same command finishes an interrupted prune except for that last step; use `mlflow gc` for it, as on a server.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ log = logging.getLogger("omniner")
 
 
 class Leftover(NamedTuple):
-    """A run to remove; `run_id` is empty where it was not tracked."""
+    """A run to remove; `run_id` is empty if it was not tracked, `started` is in seconds since 1970."""
 
     folder: Path
     status: str
@@ -48,7 +48,7 @@ def run(context: Context) -> None:
     store = None if config.tracking.kind == "off" else open_store(config.tracking)
     found = list(_leftovers(config))
     waiting = [one.folder for one in found]
-    if store is not None:  # what belongs to a deleted record is not left: nobody will ever send it
+    if store is not None:  # sends what can be sent; records of a deleted run are dropped
         waiting = send_unsent(config.tracking, config.tracking.wait, further=waiting)
     unsent = {folder.resolve() for folder in waiting if has_unsent(folder)}
     found = [one for one in found if not _has_to_stay(one, one.folder.resolve() in unsent, store)]
@@ -67,19 +67,19 @@ def run(context: Context) -> None:
 
 
 def _leftovers(config: Config) -> Iterator[Leftover]:
-    """Find the runs that the configuration names and no process works on, the oldest first."""
+    """Yield the runs that the configuration names and that no process uses, the oldest first."""
     folders = [file.parent for file in ROOT.glob(f"*/{STATE}") if not file.parent.is_symlink()]
     found = [one for folder in folders if (one := _leftover(folder, config)) is not None]
     for one in sorted(found, key=lambda one: (one.started, one.folder)):
         if (lock := try_lock(one.folder / LOCK)) is not None:
-            recover_after_kill(one.folder)  # what a killed run was to replace may be worth keeping
+            recover_after_kill(one.folder)  # restores a finished run that a killed one was going to replace
             lock.release()
             if _leftover(one.folder, config) == one:
                 yield one
 
 
 def _leftover(folder: Path, config: Config) -> Leftover | None:
-    """Read what a folder says of its run; None where that is not to be removed."""
+    """Read the state of the run in a folder; return None if it is not to be removed."""
     try:
         state = read_state(folder)
         status = "killed" if state.get("status") == "running" else state.get("status", "")
@@ -91,13 +91,13 @@ def _leftover(folder: Path, config: Config) -> Leftover | None:
 
 
 def _is_unnamed(folder: Path) -> bool:
-    """Whether a run goes by the name that it gets where it is given none."""
+    """Whether a run has the name that runs get by default."""
     settings = run_config.read_unchecked(folder / "config.yaml")
     return settings.name == TASKS[settings.task.name].run_name(settings)
 
 
 def _has_to_stay(one: Leftover, is_unsent: bool, store: Store | None) -> bool:
-    """Tell whether something would be lost or left over by the removal of a run, and say so."""
+    """Whether removing a run would lose something or leave something behind; the reason is logged."""
     reason = ""
     if is_unsent:
         reason = "not all of its records are sent; task=sync sends them"
@@ -132,7 +132,7 @@ def _agreed(question: str) -> bool:
 
 
 def _remove(found: Sequence[Leftover], config: Config, store: Store | None) -> int:
-    """Remove runs but those that were taken up since they were listed; the number of those that went."""
+    """Remove the runs, except those that were resumed since they were listed; return how many were removed."""
     records: list[str] = []
     with contextlib.ExitStack() as locks:
         mine = []
@@ -154,7 +154,7 @@ def _remove(found: Sequence[Leftover], config: Config, store: Store | None) -> i
 
 
 def _delete_records(parent: str, store: Store) -> list[str]:
-    """Delete a run and its children, unless that is done already; their ids."""
+    """Delete the records of a run and its children that are not deleted yet; return the ids of all of them."""
     runs = [*(child.id for child in store.children(parent, deleted=True)), parent]
     for run in runs:
         if store.stage(run) == "active":
@@ -163,7 +163,7 @@ def _delete_records(parent: str, store: Store) -> list[str]:
 
 
 def _remove_folder(folder: Path) -> None:
-    """Remove a folder, last of it what says whose it is, so that it is known again if this is stopped."""
+    """Remove a folder, and in it the files that identify the run last, so that an interrupted removal can continue."""
     with explaining(folder):
         for path in folder.iterdir():
             if path.name in BOOKKEEPING:

@@ -35,17 +35,17 @@ from omniner.wording import Wording, counted
 SHOWN_RAW, SHOWN_REASONS = 80, 3  # characters of an answer, and answers, that an error shows
 SCORE_OUTPUTS = (SCORES, "tables", "figures", "report.html")  # what `publish_scores` writes
 
-FEW_STEPS = 300  # optimizer steps in which hardly any model has learnt what it can
-UNREAD = 0.05  # share of unreadable answers that is no slip
-UNANSWERED = 0.05  # share of sentences without a prediction that is no slip
-FAR = 0.1  # difference of F1 that a sample of usual size does not make
+FEW_STEPS = 300  # optimizer steps; with fewer, hardly any model is trained well
+UNREAD = 0.05  # share of unreadable answers above which a hint is given
+UNANSWERED = 0.05  # share of sentences without a prediction above which a hint is given
+FAR = 0.1  # difference of F1 between dev and test that is too large for chance with usual sizes
 
-# What a report of task=score shows of the configuration.
+# Sections and keys of the configuration that a report of task=score shows.
 _SHOWN = ("predictions", "gold", *compose.SCORING, "data", "report")
 
 
 def run(context: Context) -> None:
-    """Read, score, publish."""
+    """Read the predictions, score them, and publish the results."""
     config = context.config
     assert config.predictions is not None, "the task's inputs say so"
     gold = Path(config.gold) if config.gold else None
@@ -57,14 +57,11 @@ def run(context: Context) -> None:
 
 
 def check_scored(result: ScoreResult, source: str | Path) -> None:
-    """Refuse scores that say nothing of a system: nothing was scored, gold is empty, or no answer could be read.
+    """Raise a `UserError` for meaningless scores: nothing was scored, gold has no entities, or no answer was readable.
 
     Args:
         result: the scores.
-        source: the answers' file, or the name of the run.
-
-    Raises:
-        UserError: with the first reasons.
+        source: the file of predictions, or the name of the run, for the message.
     """
     parse, answered = result.parse, sum(name in result.sentences for name in result.predictions)
     reasons = [f"{one.sentence_id}: {one.reason} {one.raw[:SHOWN_RAW]!r}" for one in parse.failures]
@@ -84,12 +81,12 @@ class ReportInputs:
     """What a report shows beside the scores; each part may be empty.
 
     Attributes:
-        taxonomy: gives categories their English names.
+        taxonomy: gives the English names of categories.
         train: gold sentences that help to find suspected annotation errors.
-        curves: of the training: metric -> (step, value).
+        curves: learning curves: metric -> (step, value).
         steps: optimizer steps of the training.
-        issues: how many things of each kind could not be taken as they were.
-        split: the published name of the corpus's split that the sentences are; empty where they are of none.
+        issues: number of issues by code.
+        split: published name of the split that was scored; empty if the sentences are not a split of the corpus.
     """
 
     taxonomy: Taxonomy | None = None
@@ -103,7 +100,7 @@ class ReportInputs:
 def score_and_publish(
     context: Context, gold: Sequence[Sentence], predictions: Sequence[Prediction], inputs: ReportInputs
 ) -> ScoreResult:
-    """Score predictions against gold, publish everything that follows from it, and return the scores."""
+    """Score predictions against gold, publish scores and report, and return the scores."""
     categories = inputs.taxonomy.categories if inputs.taxonomy is not None else ()
     result = score_records(gold, predictions, context.config.metrics, context.config.errta, categories)
     publish_scores(context, result, inputs)
@@ -140,7 +137,7 @@ def publish_scores(context: Context, result: ScoreResult, inputs: ReportInputs) 
 
 
 def _metrics(result: ScoreResult) -> dict[str, float]:
-    """Everything numeric that runs are compared by, under `test/` and `errta/`."""
+    """Return all tracked numbers: scores under `test/`, errors under `errta/`, also `parse/` and `timing/`."""
     metrics = result.metrics
     values: dict[str, float] = {}
     for name in ("micro", "macro", "macro_seen", "weighted", "relaxed"):
@@ -174,19 +171,19 @@ def _report(
     issues: Mapping[str, int],
     language: str,
 ) -> str:
-    """The page of the run."""
+    """Render the run's page."""
     from omniner.report.run_page import RunFacts, render_run_page
 
     config, details = context.config, report_details(context, result.parse, inputs.split)
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    # what gave these answers is not known here: the model of the configuration did not
+    # task=score does not know which model gave the answers, so the model sections are left out
     shown = run_config.to_yaml(config, _SHOWN if config.task.name == "score" else ())
     facts = RunFacts(config.name, created, details, shown, issues)
     return render_run_page(result, tables, facts, inputs.curves, config.errta, language)
 
 
 def report_details(context: Context, read: ParseSummary, split: str = "") -> dict[str, str]:
-    """Return what a page is about: the run, what answered and to what, and how many sentences were read."""
+    """Return the facts at the top of a page by name: the run, its model, its data, and the number of sentences."""
     config = context.config
     details: dict[str, str] = {
         Wording("task"): config.task.name,
@@ -206,7 +203,7 @@ def report_details(context: Context, read: ParseSummary, split: str = "") -> dic
 
 
 def _answering(config: Config) -> str:
-    """What gave the answers: a server, the checkpoint that was named, or the model of the configuration."""
+    """Return what gave the answers: a server, the checkpoint that was named, or the model of the configuration."""
     decoding, model = config.decoding, config.model
     if decoding.engine == "openai":
         return " at ".join(filter(None, [decoding.model, decoding.url]))
@@ -216,19 +213,19 @@ def _answering(config: Config) -> str:
 
 
 def _headline(result: ScoreResult, split: str) -> str:
-    """The result in one line."""
+    """Return the result in one line."""
     micro, errors = result.metrics.micro, len(result.errta.errors)
     scores = f"**F1 {micro.f1:.2%}** (P {micro.precision:.2%}, R {micro.recall:.2%})"
     return f"{scores}, {counted(errors, 'error')}{_unusual(split)}"
 
 
 def _unusual(split: str) -> str:
-    """What is said of a reported split that is not the one that scores are usually taken for."""
+    """Return a remark that names the reported split if it is not test; otherwise an empty text."""
     return "" if split in ("", "test") else f"; reported split: {split}"
 
 
 def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list[str]:
-    """The result in a few lines of plain text."""
+    """Return the result as a few lines of plain text."""
     metrics, errta = result.metrics, result.errta
     lines = [f"{counted(result.parse.scored, 'sentence')} scored by {metrics.unit}{_unusual(split)}"]
     rows = {"micro": metrics.micro, "macro": metrics.macro}
@@ -262,12 +259,12 @@ def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list
 
 
 def hints(result: ScoreResult, inputs: ReportInputs, task: str) -> list[str]:
-    """Return what makes a result poorer than it could be, and what to do about it.
+    """Return hints on what may have made the result worse, and what to do about it.
 
     Args:
         result: the scores.
-        inputs: with the curves of the training, where there was one.
-        task: what the run did; `score` scores answers of some other program.
+        inputs: with the learning curves if the run trained a model.
+        task: the run's task; `score` scores answers of another program.
     """
     found = []
     total, parse, f1 = len(result.predictions), result.parse, result.metrics.micro.f1
@@ -306,7 +303,7 @@ def hints(result: ScoreResult, inputs: ReportInputs, task: str) -> list[str]:
 
 
 def _ways_on(context: Context) -> list[str]:
-    """Where to read on, and what to do next."""
+    """Return lines with the report, the MLflow page and the next command."""
     config, folder = context.config, context.folder
     ways = [f"  report   {folder / 'report.html'}"]
     if context.run.url:
@@ -316,7 +313,7 @@ def _ways_on(context: Context) -> list[str]:
 
 
 def _next_command(context: Context) -> str:
-    """The next sensible command after a scored run; one that scores does it as this run did."""
+    """Return the next sensible command after a scored run, with this run's settings for scoring."""
     config, name = context.config, shlex.quote(str(context.folder))
     if config.task.name == "train" and config.llm is None:
         return f"python -m omniner.run task=chat checkpoint={name}   # type a sentence, see its entities"

@@ -1,21 +1,21 @@
-"""`task=search`: find the best prompt on dev, among those that can be made of a run's guidance.
+"""`task=search`: find the best prompt on dev among those that can be made from a run's guidance.
 
 Variants of the prompt (`guidance.prompt_search`) compete in rungs: each rung judges the remaining variants on more
 sentences, or after more training steps, and drops those that are clearly worse. The best is then tested against the
 prompt without guidance and against the one that `prompt.from_run` makes by default; the p-values are corrected for the
 choice among many. The reported split is never read, neither here nor by the child runs.
 
-A variant is judged by runs of its own under `children/`, in one of two ways:
+A variant is judged by child runs under `children/`, in one of two ways:
 
-- An untuned model, or a server, answers (`task=predict`) the sentences of the rung that no earlier rung has asked; the
+- An untuned model, or a server, answers (`task=predict`) the sentences of the rung that no earlier rung included; the
   answers of all rungs are scored together.
 - With `search.train`, a model is trained from the beginning for the steps of the rung. A share of train chooses its
   checkpoint, so that dev only compares prompts.
 
 A child that fails is restarted once, from where it was; a variant whose child fails twice is out. A resumed search does
-not repeat finished children. Dev sentences of which a variant shows parts, or on which a model would be trained, are
-excluded for all variants. Guidance made of dev errors has seen other sentences of dev, which favours it;
-`guide.split=train` avoids that.
+not repeat finished children. Dev sentences that a variant's prompt shows, or that also occur in train when models are
+trained, are excluded for all variants. Guidance made from dev errors is based on other sentences of dev, which favours
+it; `guide.split=train` avoids that.
 
 The folder then holds `search.json`, `search.md`, `tables/search.csv`, `prompt.txt` (the best prompt) and
 `best/prompt/searched.yaml`, with which later runs use it. They read the guidance from this folder.
@@ -79,9 +79,9 @@ CHOICE = "searched"
 """The name of the best prompt in the folder `best`, for `--config-dir`."""
 
 SEARCH_FOLDER = "search"
-"""What the runs read: the sentences of train and dev."""
+"""The folder with the sentences of train and dev that the child runs read."""
 
-TRAIN, DEV = "train.jsonl", "dev.jsonl"  # in it: what prompts are made of and models learn; what variants compete on
+TRAIN, DEV = "train.jsonl", "dev.jsonl"  # in it: sentences for prompts and training; sentences that compare variants
 _ATTEMPTS = 2
 
 
@@ -91,9 +91,9 @@ class Rung:
 
     Attributes:
         number: 1, 2, ...
-        budget: steps of training; 0 = as many as `trainer` says. Always 0 where nothing is trained.
-        fresh: sentences that are asked for now; all of them where models are trained.
-        sentences: all that a variant has been asked for after it.
+        budget: training steps; 0 = as many as `trainer` says. Always 0 if nothing is trained.
+        fresh: sentences to answer in this rung that no earlier rung included; all sentences if models are trained.
+        sentences: all sentences that a variant has answered after this rung.
     """
 
     number: int
@@ -104,7 +104,14 @@ class Rung:
 
 @dataclass(frozen=True)
 class _Judged:
-    """A rung: the variants that were in it, the best first, and why some go."""
+    """The result of a rung.
+
+    Attributes:
+        rung: the rung.
+        ranked: scores of its variants by name, the best first.
+        tables: counts per post of its variants by name.
+        gone: why a variant was dropped after it, by name.
+    """
 
     rung: Rung
     ranked: Mapping[str, VariantScore]
@@ -113,7 +120,7 @@ class _Judged:
 
 
 def run(context: Context) -> None:
-    """Make the variants, let them race, test the best, say how to use it."""
+    """Build the variants, run the rungs, test the best variant, and publish how to use it."""
     config = context.config
     corpus = sources.load_corpus(config.data, ["train", "dev"])
     context.publish_corpus(corpus)
@@ -121,7 +128,7 @@ def run(context: Context) -> None:
     guidance = prompting.fetch_guidance(config, context.folder)
     prompting.publish_guidance(context, guidance)
     inputs = VariantInputs(guidance, corpus.active, train, prompting.length_measure(config)[1], corpus.definitions)
-    # our copy of the guidance: the run it is from may be made anew, and lessons are given by number
+    # our copy of the guidance: the other run may be redone, which would change what the lessons' numbers mean
     ours = replace(config.prompt, from_run=str((context.folder / GUIDANCE_COPY).resolve()))
     found, same = build_variants(ours, config.search, inputs)
     log.info("%d prompts to try; %d more would be the same as one of them", len(found), len(same))
@@ -141,7 +148,7 @@ def run(context: Context) -> None:
 def _unseen(
     dev: Sequence[Sentence], found: Sequence[PromptVariant], trained: Collection[str]
 ) -> tuple[list[Sentence], list[Issue]]:
-    """The sentences of dev that no variant shows and no model is trained on, and an issue for each of the others."""
+    """Return the dev sentences that no variant shows and no model is trained on, and an issue for each other one."""
     shown = frozenset[str]().union(*(variant.sentences for variant in found))
     kept, issues = [], []
     for sentence in dev:
@@ -161,9 +168,9 @@ def _unseen(
 def _race(
     context: Context, rungs: Sequence[Rung], found: Sequence[PromptVariant]
 ) -> tuple[list[_Judged], dict[str, list[Prediction]]]:
-    """All rungs, and the answers of the variants to what they were asked."""
+    """Run all rungs; return their results, and all answers by variant."""
     config, alive = context.config, list(found)
-    # A rung is a part of the last one, whose unit counts: otherwise F1 would mean another thing from rung to rung.
+    # The last rung contains all others: its unit is used for all, so that F1 means the same in each rung.
     scale = settle_scale(rungs[-1].sentences, dataclasses.replace(config.metrics, bootstrap=0), config.errta)
     answers: dict[str, list[Prediction]] = {variant.name: [] for variant in found}
     judged: list[_Judged] = []
@@ -189,7 +196,7 @@ def _race(
 
 
 def _check_baselines(failed: Mapping[str, str], rung: Rung) -> None:
-    """Without what the others are compared with, and with a server that is gone, there is nothing to decide."""
+    """Raise a `UserError` if a baseline failed, for example without its server: there is nothing to compare with."""
     for name in BASELINES:
         if name in failed:
             found = f"{failed[name]} (the variant {name}, twice, in rung {rung.number})"
@@ -202,7 +209,7 @@ def _tables(
     alive: Sequence[PromptVariant],
     answers: Mapping[str, list[Prediction]],
 ) -> dict[str, NDArray[np.int64]]:
-    """Counts per post of each variant, shorter prompts first."""
+    """Return counts per post of each variant, shorter prompts first."""
     numbers = post_numbers(rung.sentences)
     post_of = {sentence.id: number for sentence, number in zip(rung.sentences, numbers, strict=True)}
     tables: dict[str, NDArray[np.int64]] = {}
@@ -225,7 +232,7 @@ def _result(
     last = judged[-1]
     ranked = [name for one in reversed(judged) for name in one.ranked]
     failed = [name for one in judged for name in one.gone]
-    order = list(dict.fromkeys([*ranked, *failed]))  # those that came further stand higher
+    order = list(dict.fromkeys([*ranked, *failed]))  # variants that survived more rungs come first
     by_name = {variant.name: variant for variant in found}
     sentences = last.rung.sentences
     return SearchResult(
@@ -280,13 +287,16 @@ def _tried(variant: PromptVariant, judged: Sequence[_Judged]) -> VariantResult:
 def _against(
     config: Config, sentences: Sequence[Sentence], best: str, answers: Mapping[str, list[Prediction]], judged: int
 ) -> list[BaselineDifference]:
-    """The best prompt against the baselines that it is not, tested as `task=compare` does, as the best of `judged`."""
+    """Test the best prompt against each other baseline, as `task=compare` does.
+
+    The p-values are corrected for the choice among `judged` variants.
+    """
     names = [best, *(name for name in BASELINES if name != best)]
     contenders = [System(name, sentences, answers[name]) for name in names]
     metrics = dataclasses.replace(config.metrics, bootstrap=0)
     found = compare_runs(contenders, metrics, config.errta, config.compare)
     rows = [(one.name, one.significance.figures["micro.f1"], one.p_corrected) for one in found.tested]
-    return [  # seen from the best one: signs and ends change places
+    return [  # compare_runs subtracts the best from the baselines: negate, which swaps the interval's bounds
         BaselineDifference(
             name,
             0.0 - row.difference,
@@ -301,7 +311,7 @@ def _against(
 
 
 def _publish(context: Context, result: SearchResult, best: PromptVariant, language: str) -> None:
-    """Write and log what was found."""
+    """Write, track and print the result."""
     prompting.publish_prompt(context, best.prompt)
     context.publish_text(f"best/prompt/{CHOICE}.yaml", _choice(best, context.config.name))
     context.publish_json("search.json", result.to_json())
@@ -337,13 +347,13 @@ def _metrics(result: SearchResult) -> dict[str, float]:
 
 
 def _choice(best: PromptVariant, name: str) -> str:
-    """The prompt's configuration as a choice of the group `prompt`."""
+    """Return the YAML of the best prompt as a choice of the group `prompt`."""
     head = f"# {best.about}: the best prompt that {name} found on dev"
     return f"{' '.join(head.split())}\n{OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(best.config)))}"
 
 
 def build_rungs(config: Config, dev: Sequence[Sentence]) -> list[Rung]:
-    """The rungs of a search over `dev`, whole posts in the order of `shuffled`."""
+    """Return the rungs of a search over `dev`; each takes whole posts in the order of `shuffled`."""
     search = config.search
     posts = shuffled(dev, search.seed)
     everything = _first(posts, search.sentences)
@@ -360,7 +370,7 @@ def build_rungs(config: Config, dev: Sequence[Sentence]) -> list[Rung]:
 
 
 def shuffled(sentences: Sequence[Sentence], seed: int) -> list[list[Sentence]]:
-    """The sentences by post, in an order that depends on nothing but the seed and the posts themselves."""
+    """Group sentences by post, in an order that depends only on the seed and the posts' keys."""
     posts: dict[tuple[bool, str], list[Sentence]] = {}
     for sentence in sentences:
         posts.setdefault(post_key(sentence), []).append(sentence)
@@ -372,7 +382,7 @@ def shuffled(sentences: Sequence[Sentence], seed: int) -> list[list[Sentence]]:
 
 
 def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
-    """Whole posts until there are `size` sentences; 0 = all."""
+    """Return whole posts until there are at least `size` sentences; 0 = all."""
     found: list[Sentence] = []
     for post in posts:
         if size and len(found) >= size:
@@ -382,10 +392,10 @@ def _first(posts: Sequence[Sequence[Sentence]], size: int) -> list[Sentence]:
 
 
 def write_rungs(context: Context, rungs: Sequence[Rung], train: Sequence[Sentence]) -> None:
-    """Write what the runs read.
+    """Write the files that the child runs read.
 
     Raises:
-        UserError: it is not what the runs before an interruption have read.
+        UserError: the corpus has changed since this search was interrupted.
     """
     folder = context.folder / SEARCH_FOLDER
     for path, sentences in ((folder / TRAIN, train), (folder / DEV, rungs[-1].sentences)):
@@ -403,7 +413,7 @@ def write_rungs(context: Context, rungs: Sequence[Rung], train: Sequence[Sentenc
 def run_rung(
     context: Context, rung: Rung, variants: Sequence[PromptVariant]
 ) -> tuple[dict[str, list[Prediction]], dict[str, str]]:
-    """Do a rung for these variants: the answers to `rung.fresh` by variant, and why others have none."""
+    """Run a rung for these variants; return the answers to `rung.fresh` by variant, and errors of failed variants."""
     waiting = {f"{variant.name}-rung{rung.number}": variant for variant in variants}
     fix = "Remove the folder of this variant: the same command tries it again."
     answers: dict[str, list[Prediction]] = {}
@@ -427,11 +437,11 @@ def run_rung(
 
 
 def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) -> Config:
-    """A whole configuration, with the guidance of this run."""
+    """Return the complete configuration of a child run, which uses this run's copy of the guidance."""
     ours = context.config
     config = copy.deepcopy(ours)
     config.name = f"{ours.name}-{label}"
-    # the same copy, by a name that stays where the project is moved before the search goes on
+    # the same copy, by a path that stays valid if the project is moved before the search resumes
     source = str(context.folder / GUIDANCE_COPY) if variant.config.from_run is not None else None
     config.prompt = replace(variant.config, from_run=source)
     folder = context.folder / SEARCH_FOLDER
@@ -445,12 +455,12 @@ def _config(context: Context, variant: PromptVariant, rung: Rung, label: str) ->
     files, held_out = {**train, "dev": [DEV]}, ours.search.held_out
     config.data = children.data_of_parent(ours.data, folder, files, report="dev", dev_from_train=held_out)
     config.trainer = replace(ours.trainer, max_steps=rung.budget or ours.trainer.max_steps)
-    config.tracking = replace(ours.tracking, log_model=False)  # the models are means, not results
+    config.tracking = replace(ours.tracking, log_model=False)  # these models only compare prompts
     return config
 
 
 def _check(config: Config) -> None:
-    """A search has something to try and a way to judge it."""
+    """Raise a `UserError` if there is nothing to try, or no way to judge it."""
     search, rungs = config.search, config.search.rungs
     if not config.prompt.from_run:
         raise UserError("prompt.from_run", "task=search needs it", "Set it to a run of task=guide, with prompt=errta.")

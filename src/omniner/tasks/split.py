@@ -6,7 +6,7 @@ with `data=own data.root=<that folder>`. `split.json`, `split.md` and `tables/` 
 share of each split. Every labelled sentence is in exactly one split.
 """
 
-# The module also holds what other tasks need of whole corpora: how one is read, and the folder for its new parts.
+# Other tasks use this module to read a whole corpus and to choose the folder for its parts.
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from omniner.tracking.tracked_run import DataInput
 
 log = logging.getLogger("omniner")
 
-CORPUS_FOLDER = "corpus"  # in the run's folder, where no output is named
-_UNLABELED = "unlabeled"  # the split of what is there to be tagged
+CORPUS_FOLDER = "corpus"  # in the run's folder, used if `output` is not set
+_UNLABELED = "unlabeled"  # the split with sentences to tag
 
 
 def run(context: Context) -> None:
-    """Read, divide, write, publish."""
+    """Read the corpus, divide it, write the splits, and publish the statistics."""
     settings = context.config.split
     shares = {name: share for name, share in settings.shares.items() if share}
     output = corpus_output_folder(context, [f"{name}.jsonl" for name in shares])
@@ -88,11 +88,11 @@ class WholeCorpus:
     """A corpus in one piece.
 
     Attributes:
-        name: of the corpus.
-        sentences: all that have labels, with unique ids.
-        issues: what could not be taken as it was.
-        taxonomy: what `data.taxonomy` must be for its parts.
-        digest: of the content of the sentences.
+        name: name of the corpus.
+        sentences: all labelled sentences, with unique ids.
+        issues: what could not be read or had to be changed.
+        taxonomy: the `data.taxonomy` that its parts need.
+        digest: digest of the content of the sentences.
     """
 
     name: str
@@ -103,7 +103,7 @@ class WholeCorpus:
 
 
 def read_whole_corpus(context: Context) -> WholeCorpus:
-    """Read the corpus of `input`, or the published one of `data`, and tell the tracked run what it is."""
+    """Read the corpus of `input`, or the published one of `data`, and record it in the tracked run."""
     config = context.config
     if config.input is None:
         corpus = _joined(config.data)
@@ -124,13 +124,13 @@ def read_whole_corpus(context: Context) -> WholeCorpus:
 
 
 class PublishedSplits(NamedTuple):
-    """A corpus without the roles that a run gives to its splits.
+    """A corpus with its splits as they were published.
 
     Attributes:
-        data: nothing is cut from train, and every split has its published name.
-        splits: all of them.
-        test: what the test split of a run that reports on dev is called here, since it has no labels as a rule;
-            empty where there is none.
+        data: the corpus configuration, in which nothing is cut from train and every split has its published name.
+        splits: names of all splits.
+        test: name here of the published test files of a corpus that is reported on dev, which usually have no labels;
+            empty if there are none.
     """
 
     data: DataConfig
@@ -139,10 +139,10 @@ class PublishedSplits(NamedTuple):
 
 
 def published_splits(data: DataConfig) -> PublishedSplits:
-    """Undo what a run makes of the splits of its `data`."""
+    """Return the published splits of `data`, without the changes that a run makes for dev and the reported split."""
     files, test = dict(data.files), ""
     if data.report == "dev" and data.format != "synthetic":
-        # Whoever wants to tag the test files names them under `unlabeled`, too.
+        # To tag the test files, a user lists them under `unlabeled`, too: those are not read twice.
         names = [name for name in files.pop("test", []) if name not in files.get(_UNLABELED, [])]
         if names:
             test = _UNLABELED if not files.get(_UNLABELED) else f"{_UNLABELED}_test"
@@ -153,7 +153,7 @@ def published_splits(data: DataConfig) -> PublishedSplits:
 
 
 def _joined(data: DataConfig) -> Corpus:
-    """The published splits that have labels, and an issue for each that is left out."""
+    """Load the published splits that have labels, with an issue for each split that is left out."""
     given = published_splits(data)
     wanted = [name for name in (*sources.LABELED, given.test) if name in given.splits]
     corpus = sources.load_corpus(given.data, wanted)
@@ -172,7 +172,7 @@ def _joined(data: DataConfig) -> Corpus:
 
 
 def _from_files(path: Path, data: DataConfig) -> tuple[list[Sentence], list[Issue]]:
-    """Sentences of a file, of a folder that is one corpus, or of all files of a folder, with unique ids."""
+    """Read the sentences of a file, of a folder that is one corpus, or of all files of a folder; make ids unique."""
     found: list[Sentence] = []
     issues: list[Issue] = []
     seen: set[str] = set()
@@ -184,7 +184,7 @@ def _from_files(path: Path, data: DataConfig) -> tuple[list[Sentence], list[Issu
 
 
 def _labelled(read: tuple[list[Sentence], list[Issue]]) -> tuple[list[Sentence], list[Issue]]:
-    """Without the sentences that have no labels, which are no sentences without entities."""
+    """Drop unlabelled sentences, with an issue for each; labelled ones without entities stay."""
     sentences, issues = read
     bare = [sentence for sentence in sentences if is_unlabeled(sentence)]
     issues = issues + [Issue("unlabeled", "no labels; left out", id=sentence.id) for sentence in bare]
@@ -192,23 +192,23 @@ def _labelled(read: tuple[list[Sentence], list[Issue]]) -> tuple[list[Sentence],
 
 
 def corpus_output_folder(context: Context, names: Collection[str]) -> Path:
-    """Return the folder to write: `output`, or one in the run's.
+    """Return the folder to write: `output`, or `corpus` in the run's folder.
 
     Args:
-        context: of the task.
-        names: the files that it will hold; earlier ones of this command are replaced.
+        context: the task's context.
+        names: names of the files that it will hold; existing files of these names are replaced.
 
     Raises:
-        UserError: replacing the folder would lose other files, or some that are read.
+        UserError: replacing the folder would delete other files, or files that are read.
     """
     config = context.config
     if config.output is None:
         return context.folder / CORPUS_FOLDER
-    folder = Path(config.output).resolve()  # where it is a link, what it leads to is replaced
+    folder = Path(config.output).resolve()  # the target of a link is replaced, not the link
     if folder.exists() and not folder.is_dir():
         raise UserError("output", f"{folder} is a file", "Name a folder.")
     for path in _read_from(config):
-        # A link counts where it stands, too.
+        # A link inside the folder counts, too, not only its target.
         if any(read.is_relative_to(folder) for read in (path.resolve(), path.parent.resolve() / path.name)):
             found = f"{folder} is, or holds, what is read ({path}), and this task replaces the folder"
             raise UserError("output", found, "Name another folder.")
@@ -220,7 +220,7 @@ def corpus_output_folder(context: Context, names: Collection[str]) -> Path:
 
 
 def _read_from(config: Config) -> list[Path]:
-    """The files and folders that the corpus is read from."""
+    """Return the files and folders that the corpus is read from."""
     if config.input is not None:
         return [Path(config.input)]
     if config.data.format == "synthetic" or config.data.root is None:

@@ -1,12 +1,12 @@
-"""`task=stats`: count corpora (Table 3 of the paper), and give a verdict on each thing that can be wrong with them.
+"""`task=stats`: count corpora (Table 3 of the paper) and check them for each known kind of fault.
 
 `corpora=[weibo,mine.jsonl,name=folder,...]` lists them; the default is the corpus of `data`. An entry is a choice of
 `conf/data` or a path; `name=` before it gives it another name:
 
 - A choice stands for all its published splits, including test files without labels. Nothing is held out of train, and
-  the reported split keeps its name. The choice that the command itself has as `data` keeps the command's overrides.
-- A file is one split; a folder has one for each file named after train, dev or test. Categories are checked against the
-  official ones if most of them are official.
+  the reported split keeps its published name. The choice that `data` has in this command keeps the command's overrides.
+- A file is one split; a folder has one split for each file named after train, dev or test. Categories are checked
+  against the official ones if most mentions have official categories.
 
 All corpora are located before the first is read. Loads no model and no torch. A failed check is a finding, not an
 error: the run is complete, but the command ends with exit status 1 unless `stats.exit_on` says otherwise. The results
@@ -48,7 +48,7 @@ _ROLES = {"valid": "dev", "validation": "dev", "val": "dev"}
 
 
 def run(context: Context) -> None:
-    """Find, read, measure, judge, publish."""
+    """Find, read and measure the corpora, run the checks, and publish the results."""
     config = context.config
     _check_limits(config.stats)
     surveyed = [_survey(context, planned) for planned in find_corpora(config)]
@@ -66,7 +66,7 @@ def run(context: Context) -> None:
 
 
 def _complaint(verdicts: Mapping[str, Sequence[Verdict]], exit_on: str) -> str:
-    """The checks for which the command ends with exit status 1."""
+    """Return a message with the checks for which the command exits with status 1; empty if there are none."""
     statuses = {"never": (), "fail": (FAILED,), "warn": (FAILED, WARNED)}[exit_on]
     found = {name: [one.check for one in judged if one.status in statuses] for name, judged in verdicts.items()}
     listed = "; ".join(f"{name}: {', '.join(checks)}" for name, checks in found.items() if checks)
@@ -74,7 +74,7 @@ def _complaint(verdicts: Mapping[str, Sequence[Verdict]], exit_on: str) -> str:
 
 
 def _check_limits(settings: StatsConfig) -> None:
-    """Every limit is one of a check that there is."""
+    """Raise a `UserError` for a limit of an unknown check."""
     for key, limits in (("stats.warn", settings.warn), ("stats.fail", settings.fail)):
         for name in limits:
             if name not in CHECKS:
@@ -82,11 +82,11 @@ def _check_limits(settings: StatsConfig) -> None:
 
 
 def _survey(context: Context, planned: CorpusEntry) -> SurveyedCorpus:
-    """Read and measure one corpus; the run knows its splits by their content."""
+    """Read and measure one corpus, and record its splits in the tracked run."""
     config = context.config
     material = planned.read()
     sizes = ", ".join(f"{split} {len(sentences):,}" for split, sentences in material.splits.items())
-    log.info("%s: %s", material.name, sizes)  # where it is from stands beside its verdicts
+    log.info("%s: %s", material.name, sizes)  # its source is printed with the verdicts
     context.track_splits(material.name, material.splits.items(), material.source)
     statistics = measure_corpus(material.name, material.splits, config.stats)
     spent = ", ".join(f"{step} {seconds:.1f}" for step, seconds in statistics.seconds.items())
@@ -96,7 +96,7 @@ def _survey(context: Context, planned: CorpusEntry) -> SurveyedCorpus:
 
 
 def _named(surveyed: SurveyedCorpus) -> list[Issue]:
-    """The issues of a corpus, with its name."""
+    """Return the issues of a corpus with its name in the messages."""
     return [issue._replace(message=f"{surveyed.statistics.name}: {issue.message}") for issue in surveyed.issues]
 
 
@@ -153,12 +153,12 @@ class ReadCorpus:
     """A corpus as read.
 
     Attributes:
-        name: of the corpus.
+        name: name of the corpus.
         splits: sentences by published split.
-        issues: what could not be taken as it was.
-        taxonomy: that its categories should be of; None = they are its own.
+        issues: what could not be read or had to be changed.
+        taxonomy: the taxonomy that its categories should belong to; None = it has categories of its own.
         about: where it comes from and how it was read, for people.
-        source: the same for the tracking store: file names, or the path.
+        source: where it comes from, for the tracking store: file names, or the path.
     """
 
     name: str
@@ -171,14 +171,14 @@ class ReadCorpus:
 
 @dataclass(frozen=True)
 class CorpusEntry:
-    """A corpus that is there, not yet read."""
+    """A corpus that was located, but not read yet."""
 
     name: str
     read: Callable[[], ReadCorpus]
 
 
 def find_corpora(config: Config) -> list[CorpusEntry]:
-    """Every corpus that is asked for; one that is absent is a `UserError` before any is read."""
+    """Locate every corpus of `corpora`, or that of `data`; a missing one raises a `UserError` before any is read."""
     if not config.corpora:
         return [_choice(config.data.name, config.data)]
     planned = [_entry(entry, config) for entry in config.corpora]
@@ -189,7 +189,7 @@ def find_corpora(config: Config) -> list[CorpusEntry]:
 
 def _entry(entry: str, config: Config) -> CorpusEntry:
     name, target = split_entry(entry)
-    if name != Path(name).name:  # metrics and tables are called after corpora
+    if name != Path(name).name:  # metrics and tables are named after corpora
         raise UserError("corpora", f"{name!r} is no name for a corpus", 'Give another name: "name=path".')
     if _CHOICE.fullmatch(target) and (data := _data(target, config)) is not None:
         return _choice(name or data.name, data)
@@ -201,7 +201,7 @@ def _entry(entry: str, config: Config) -> CorpusEntry:
 
 
 def _data(name: str, config: Config) -> DataConfig | None:
-    """The choice of `conf/data` of that name, None where there is none."""
+    """Return the choice of `conf/data` with that name; None if there is none."""
     from hydra.errors import MissingConfigException
 
     if name == config.data.name:
@@ -219,7 +219,7 @@ def _choice(name: str, data: DataConfig) -> CorpusEntry:
     if data.format != "synthetic":
         named = [file for split in wanted for file in given.files[split]]
         if not named or data.root is None or any(not (Path(data.root) / file).exists() for file in named):
-            sources.load_corpus(published, wanted)  # says what is missing, and reads nothing
+            sources.load_corpus(published, wanted)  # raises an error that names the missing files
     return CorpusEntry(name, lambda: _read(data, published, wanted))
 
 
@@ -232,7 +232,7 @@ def _read(data: DataConfig, published: DataConfig, wanted: Sequence[str]) -> Rea
 
 
 def _files(name: str, path: Path, data: DataConfig) -> ReadCorpus:
-    """A file is one split called after it; a folder has those of its files, unless it is one corpus itself."""
+    """Read a corpus from a path: a single corpus is one split named after it; another folder has a split per file."""
     issues: list[Issue] = []
     if is_one_corpus(path):
         splits = {_role(path) or path.stem: path}
@@ -247,20 +247,20 @@ def _files(name: str, path: Path, data: DataConfig) -> ReadCorpus:
         read[split] = sentences
         issues += met
         kinds.append(f"{file} read as {format} ({why})")
-    own = data.taxonomy not in (FLAT, OFFICIAL)  # OFFICIAL may be that of data=sample, which nobody chose for this file
+    own = data.taxonomy not in (FLAT, OFFICIAL)  # OFFICIAL may be the default of data=sample, not chosen for this file
     known = load_taxonomy(data.taxonomy) if own else _official(read)
     return ReadCorpus(name, read, issues, known, "; ".join(kinds), str(path))
 
 
 def _official(splits: Mapping[str, Sequence[Sentence]]) -> Taxonomy | None:
-    """The official taxonomy where most mentions are of it, so that the others are named as strangers."""
+    """Return the official taxonomy if most mentions have its categories, so that the other categories are reported."""
     official = load_taxonomy(OFFICIAL)
     known = [e.category in official for sentences in splits.values() for s in sentences for e in s.entities]
     return official if 2 * sum(known) > len(known) else None
 
 
 def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:
-    """The file of each split, and an issue for each file that is of none."""
+    """Return the file of each split, and an issue for each file that belongs to none."""
     found: dict[str, Path] = {}
     issues = []
     for file in corpus_files(folder):
@@ -278,7 +278,7 @@ def _roles(folder: Path) -> tuple[dict[str, Path], list[Issue]]:
 
 
 def _role(path: Path) -> str:
-    """The split that a file is called after, empty if it is called after none."""
+    """Return the split that a file is named after; empty if its name contains none."""
     match = _ROLE.search(path.name.lower())
     return _ROLES.get(match[1], match[1]) if match else ""
 

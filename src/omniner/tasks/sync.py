@@ -24,7 +24,11 @@ log = logging.getLogger("omniner")
 
 
 def run(context: Context) -> None:
-    """Look for folders with unsent records, send them, and say what is left."""
+    """Find folders with unsent records and send them.
+
+    Raises:
+        UserError: some records could not be sent.
+    """
     settings = context.config.tracking
     open_store(settings)
     noted = {folder.resolve() for folder in unsent.noted(settings)}

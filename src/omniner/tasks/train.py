@@ -2,7 +2,7 @@
 
 Every step leaves a file, so that a killed run continues where it was: `checkpoints/last.ckpt` holds the training state,
 `predictions.jsonl` the finished predictions, `prompt.txt` the prompt of a causal model, `curves.jsonl` the learning
-curves. The reported split chooses nothing: the best checkpoint is the one with the best F1 on `dev`.
+curves. The reported split is never used for a choice: the best checkpoint is the one with the best F1 on `dev`.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from omniner.wording import counted
 log = logging.getLogger("omniner")
 
 CURVES = "curves.jsonl"
-MODEL = "model"  # the folder of the MLflow model, where one is wanted
+MODEL = "model"  # the folder of the MLflow model, if one is requested
 _LAST = "checkpoints/last.ckpt"  # the state of training
 
 
 def run(context: Context) -> None:
-    """Train, predict, score, publish."""
+    """Train a model, predict and score the reported split, and publish the results."""
     from omniner.models import fit
 
     config, folder = context.config, context.folder
     corpus = sources.load_for_training(config.data)
     context.publish_corpus(corpus)
-    issues = context.publish_issues(corpus.issues)  # before the training: a mistake in the files is worth a new start
+    issues = context.publish_issues(corpus.issues)  # before training, so that mistakes in the files are seen early
     jsonl.write(folder / GOLD, corpus.reported)
 
     prompt = None
@@ -86,7 +86,7 @@ def run(context: Context) -> None:
 
 
 def _check_same_corpus(folder: Path, corpus: Corpus) -> None:
-    """What an unfinished training has learnt from must still be what is read."""
+    """Raise a `UserError` if train or dev has changed since this unfinished training began; else record digests."""
     note, now = folder / TRAINED_ON, {split: content_digest(corpus.splits[split]) for split in ("train", "dev")}
     if (folder / _LAST).is_file() and note.is_file() and read_json(note) != now:
         found = "train or dev is not what this unfinished training began with"
@@ -95,7 +95,7 @@ def _check_same_corpus(folder: Path, corpus: Corpus) -> None:
 
 
 def fit_as_rank(config: Config) -> None:
-    """Take part in the fitting, as a further rank of a distributed run does, and in nothing else."""
+    """Take part in the training as a non-zero rank of a distributed run, which does nothing else."""
     from omniner.models import fit
 
     if ranks.RUN_FOLDER not in os.environ and not config.output_dir:
@@ -111,22 +111,22 @@ def fit_as_rank(config: Config) -> None:
         from omniner.tasks.prompting import build_prompt_with_guidance
 
         prompt, config = build_prompt_with_guidance(config, folder, corpus, corpus.reported)
-    # the first rank of a further machine starts those of that machine
+    # the first rank on each other machine starts the other ranks of that machine
     launch = partial(ranks.started_ranks, folder=folder)
     fit(config, corpus, prompt, folder, logger=False, callbacks=[], launch=launch)
 
 
 class CurveRecorder(Run):
-    """A tracked run, as Lightning's logger sees it, that keeps its scalars in `curves.jsonl` of the folder as well."""
+    """A tracked run for Lightning's logger that also writes its scalars to `curves.jsonl` in the folder."""
 
     def __init__(self, run: Run, folder: Path) -> None:
         self.id, self.url = run.id, run.url
         self._run, self._path = run, folder / CURVES
-        # What a process wrote after its last checkpoint, before it was killed, comes again.
+        # A resumed run repeats the steps after its last checkpoint: their rows arrive again.
         self._earlier = {_row_key(row): row for row in _read_rows(self._path)}
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Keep and track scalars of one step; a row that comes again takes the place of the earlier one."""
+        """Write and track the scalars of one step; a repeated row replaces the earlier one."""
         row = {"step": step, **{name: float(value) for name, value in values.items() if math.isfinite(value)}}
         earlier = self._earlier.get(_row_key(row))
         if earlier is None:

@@ -1,13 +1,13 @@
-"""Tries the notes that a lesson may have, and takes the one that helps: what a teacher says is a guess, errors count.
+"""Try each candidate note of a lesson in the prompt, and keep a teacher's rule only if it lowers errors.
 
-Each note stands alone in the prompt, with its usual corrections, and the model of the run answers anew: sentences with
-errors of the cluster, and as many that it had wholly right. They are set aside before a lesson is made: neither its
-examples nor its counts have seen them, as they have seen no new text. One half of them chooses the note with the fewest
-errors, of equally good ones the counted note or an earlier one of the teacher; a rule becomes the lesson's only if it
-makes fewer errors than the counted note on the other half, too: the best of several is chosen for its luck as well.
+Each note is tried alone in the prompt, with the lesson's usual corrections. The model of the run answers sentences with
+errors of the cluster anew, and as many that it answered without any error. They are held out: neither the lesson's
+examples nor its counts use them. One half of them chooses the note with the fewest errors; among equally good notes the
+counted note wins, then the teacher's earlier one. A rule replaces the counted note only if it makes fewer errors on the
+other half, too, because the best of several notes is partly chosen by luck.
 
-The weights are loaded once for all prompts; what a prompt begins with is computed once for its sentences. Answers are
-appended to `trials/answers.jsonl` as they come, and a killed run goes on after them.
+The weights are loaded once for all prompts, and the fixed beginning of a prompt is computed once for its sentences.
+Answers are appended to `trials/answers.jsonl` as they arrive, so that a killed run continues after them.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ TRIALS = "trials"
 """The folder with the answers of all trials."""
 
 _ANSWERS = "answers.jsonl"
-_FEWEST = 2  # sentences with errors of a cluster that are tried on: one for each half
+_FEWEST = 2  # sentences with errors of a cluster that a trial needs: one for each half
 
 
 class TrialSentences(NamedTuple):
-    """What the notes of a lesson are tried on: sentences with errors of its cluster, and as many without any error."""
+    """The held-out sentences of a lesson's trial: some with errors of its cluster, and as many without any error."""
 
     on_cluster: list[Sentence]
     on_right: list[Sentence]
@@ -54,16 +54,16 @@ class TrialSentences(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialInputs:
-    """What notes are tried with.
+    """The inputs of all trials.
 
     Attributes:
-        config: of the run whose errors are explained; `guide.trials` is this run's.
+        config: configuration of the run whose errors are explained; `guide.trials` is this run's.
         prompt: configuration of the prompt that the notes are put into.
-        model: answers.
-        corpus: its train gives the prompt's examples, its active categories are named.
+        model: the model that answers.
+        corpus: its train gives the prompt's examples, its active categories are named in the prompt.
         result: the scored sentences, with the errors that are explained.
-        chosen: what is tried on, for each lesson.
-        count: measures notes for `prompt.max_tokens`.
+        chosen: the held-out sentences, for each lesson.
+        count: measures the length of notes for `prompt.max_tokens`.
     """
 
     config: Config
@@ -77,7 +77,7 @@ class TrialInputs:
 
 @dataclass(frozen=True)
 class _Trial:
-    """A note in its prompt, and the sentences that are to be answered."""
+    """A note, the prompt with it, and the sentences to answer."""
 
     candidate: Candidate
     prompt: Prompt
@@ -89,10 +89,10 @@ class _Trial:
 
 
 def check_prompt(prompt: PromptConfig, corpus: Corpus) -> None:
-    """Build the prompt with anything in the place of a note, before something is predicted or paid for.
+    """Build the prompt with a placeholder for the note, before any prediction is made or paid for.
 
     Raises:
-        UserError: it cannot be built, whatever the notes are.
+        UserError: the prompt cannot be built, whatever the notes are.
     """
     errors = {**prompt.errors, prompt.language: "…"}
     build_prompt(replace(prompt, errors=errors), corpus.active, corpus.splits["train"], corpus.definitions)
@@ -102,7 +102,7 @@ def check_notes(inputs: TrialInputs, guidance: Guidance) -> None:
     """Check that there will be something to try, before a teacher is asked.
 
     Raises:
-        UserError: the prompt can hold the counted note of no lesson, so that nothing could be compared.
+        UserError: no lesson's counted note fits into the prompt, so that there is nothing to compare rules with.
     """
     reasons = []
     for lesson, chosen in zip(guidance.lessons, inputs.chosen, strict=True):
@@ -121,9 +121,9 @@ def try_notes(inputs: TrialInputs, guidance: Guidance, folder: Path) -> list[Les
     """Try the candidates of all lessons.
 
     Args:
-        inputs: the model, and what it is told and asked.
-        guidance: its lessons have the candidates.
-        folder: of the run, for the answers.
+        inputs: the model, the prompt, and the sentences.
+        guidance: its lessons hold the candidates.
+        folder: the run's folder, for the answers.
 
     Returns:
         The lessons, each with the best of its notes.
@@ -140,31 +140,31 @@ def try_notes(inputs: TrialInputs, guidance: Guidance, folder: Path) -> list[Les
 
 
 def choose_note(lesson: Lesson, candidates: Sequence[Candidate]) -> Lesson:
-    """Give a lesson the rule with the fewest errors, if it is better than the counted note on the other half, too.
+    """Give a lesson the note with the fewest errors on one half, if it beats the counted note on the other half, too.
 
     Args:
-        lesson: whose note it becomes.
-        candidates: the counted note first; it stays where no rule is better on both halves, and where none was tried.
+        lesson: the lesson that gets the note.
+        candidates: the counted note first; it stays if no rule is better on both halves, or if none was tried.
     """
     counted_note, tried = candidates[0], [one for one in candidates if one.on_cluster.sentences]
-    best = min(tried, key=lambda one: one.choosing.errors, default=counted_note)  # of equally good ones the first
+    best = min(tried, key=lambda one: one.choosing.errors, default=counted_note)  # the first of equals
     if best.confirming.errors >= counted_note.confirming.errors:
         best = counted_note
     return replace(lesson, note=best.note, candidates=[replace(one, chosen=one is best) for one in candidates])
 
 
 def choose_sentences(cluster: Cluster, result: ScoreResult, most: int, hidden: Collection[str] = ()) -> TrialSentences:
-    """Choose what the notes on a cluster are tried on, the same every time.
+    """Choose the held-out sentences for the notes on a cluster; the choice is deterministic.
 
     Args:
         cluster: at most half of its sentences are taken: its lesson is made of the others.
         result: all scored sentences.
-        most: how many of each sort.
-        hidden: texts that are left out: those that the model has been shown, or will be, with their labels.
+        most: maximum number of sentences with errors, and of sentences without.
+        hidden: texts to leave out: those that the model was shown, or will be shown, with their labels.
 
     Returns:
-        sentences with errors of the cluster; and as many without any error, first such that hold a category of the
-        cluster. None where there would be too few to choose by some and to confirm by others.
+        Sentences with errors of the cluster; and at most as many without any error, those with a category of the
+        cluster first. Both lists are empty if there are too few to choose by one half and to confirm by the other.
     """
 
     def drawn(names: Iterable[str]) -> list[Sentence]:
@@ -187,10 +187,10 @@ def _rank(sentence: Sentence) -> bytes:
 
 
 def _plan(inputs: TrialInputs, guidance: Guidance) -> dict[tuple[int, int], _Trial]:
-    """Decide which notes are tried, and on what; say why others are not.
+    """Decide which notes are tried on which sentences; log why others are not tried.
 
     Returns:
-        Trials by the places of the lesson and of the candidate in it.
+        Trials by (index of the lesson, index of the candidate in it).
     """
     found: dict[tuple[int, int], _Trial] = {}
     for number, (lesson, chosen) in enumerate(zip(guidance.lessons, inputs.chosen, strict=True)):
@@ -205,7 +205,7 @@ def _plan(inputs: TrialInputs, guidance: Guidance) -> dict[tuple[int, int], _Tri
         for place, candidate in enumerate(lesson.candidates):
             try:
                 prompt = _prompt_with(inputs, lesson, candidate.note, guidance)
-            except UserError as error:  # control tokens, a category that train has not, no room for this one
+            except UserError as error:  # control tokens, a category not in train, or no room for the note
                 log.warning("%s: a note of %s is not tried: %s", lesson.question_id, candidate.note.by, error.found)
                 if place == 0:  # nothing to compare the others with
                     break
@@ -215,10 +215,10 @@ def _plan(inputs: TrialInputs, guidance: Guidance) -> dict[tuple[int, int], _Tri
 
 
 def _prompt_with(inputs: TrialInputs, lesson: Lesson, note: Note, guidance: Guidance) -> Prompt:
-    """Write the prompt with a note alone.
+    """Build the prompt with this note as its only one.
 
     Raises:
-        UserError: it cannot stand in a prompt.
+        UserError: the note cannot be part of a prompt.
     """
     corpus, alone = inputs.corpus, replace(lesson, note=note)
     shown = replace(guidance, lessons=[alone], suspects=[], failures=[])
@@ -228,16 +228,16 @@ def _prompt_with(inputs: TrialInputs, lesson: Lesson, note: Note, guidance: Guid
 
 
 def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[tuple[str, str], Prediction]:
-    """Let the model answer all trials, going on where an earlier attempt stopped.
+    """Let the model answer all trials, continuing where an earlier attempt stopped.
 
     Returns:
-        its answers by the hash of the prompt and the id of the sentence.
+        Its answers by (hash of the prompt, id of the sentence).
     """
     config = inputs.config
     make_folder(path.parent)
     remove_stale(path, config, inputs.model, list(inputs.result.sentences.values()))
     kept = whole_records(path, prediction_from_line, "Remove this line, or the file: it is answered again.")
-    if trials and config.decoding.engine == "openai":  # another command may find another model there
+    if trials and config.decoding.engine == "openai":  # the server may have another model by now
         from omniner.llm.server import ask_for_model, engine_name
 
         config = replace(config, decoding=replace(config.decoding, model=ask_for_model(config.decoding)))
@@ -258,7 +258,7 @@ def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[t
                 before = frozenset(sentence.id for sentence in asked if (sha, sentence.id) in answers)
                 for batch in tell(trial.prompt)(asked, before) if len(before) < len(asked) else ():
                     for one in batch:
-                        one.prompt_sha = sha  # also of a sentence that no model reads
+                        one.prompt_sha = sha  # also if no model read the sentence
                         answers[sha, one.id] = one
                     append_lines(path, [to_line(prediction_to_json(one)) for one in batch])
                     progress.add(len(batch))
@@ -267,9 +267,10 @@ def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[t
 
 
 def _scale(inputs: TrialInputs) -> tuple[MetricsConfig, ErrtaConfig]:
-    """How errors are counted: as those that are explained were.
+    """Return the settings that count errors in the same way as the errors that are explained.
 
-    But an answer that cannot be read found nothing: to leave it out, as some settings do, would hide its errors.
+    One setting differs: an unreadable answer counts as an empty one. Leaving it out, as some settings do, would hide
+    its errors.
     """
     metrics, errta = inputs.config.metrics, inputs.config.errta
     unit, mode = choose_scale(list(inputs.result.sentences.values()), metrics, errta)
@@ -280,7 +281,10 @@ def _scale(inputs: TrialInputs) -> tuple[MetricsConfig, ErrtaConfig]:
 def _judge(
     trial: _Trial, answers: dict[tuple[str, str], Prediction], scale: tuple[MetricsConfig, ErrtaConfig]
 ) -> Candidate:
-    """Count the errors of a trial: by the sort of the sentences, and by halves, each with every other one of a sort."""
+    """Count errors on sentences with cluster errors, on error-free ones, and on two halves.
+
+    The halves are the sentences at even and at odd positions of both lists.
+    """
     sha, (wrong, right) = trial.prompt.sha, trial.chosen
 
     def tried(sentences: Sequence[Sentence]) -> Tried:

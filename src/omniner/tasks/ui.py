@@ -1,7 +1,7 @@
 """`task=ui`: open MLflow's UI on the local store, on the next free port, and print its address.
 
 It runs until Ctrl-C. The port is recorded in the store's folder, so that links of later runs lead to it. Experiments of
-older stores get what they need to open on their list of runs.
+older stores are updated so that they open on their list of runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from omniner.tracking.store import open_store
 
 
 def run(context: Context) -> None:
-    """Print the addresses and serve."""
+    """Print the addresses of the experiments and serve the UI."""
     settings = context.config.tracking
     store = open_store(settings)
     port = browser.claim_port(settings)

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
-NOTE_PART = 2 * TAG_LENGTH // 5  # characters that a link, or a table, may take of a description
-STORE_RETRY_SECONDS = 2  # between two tries to open the store of a parent
-_NAMED = 5  # runs of one name that are listed
-_SUGGESTED = 500  # newest runs among which a misspelt name is looked for
+NOTE_PART = 2 * TAG_LENGTH // 5  # maximum characters of a link, or of a table, in a description
+STORE_RETRY_SECONDS = 2  # between two attempts to open the store of a parent
+_NAMED = 5  # number of runs of one name that an error lists
+_SUGGESTED = 500  # number of newest runs whose names are compared with a misspelt name
 
 
 def start_run(
@@ -46,21 +46,21 @@ def start_run(
     resume_id: str | None,
     tags: Mapping[str, str],
 ) -> Run:
-    """Begin a run, or go on with one; whatever an earlier process left unsent in the folder is sent first.
+    """Begin or resume a run; records that an earlier process left unsent in the folder are sent first.
 
     Args:
-        tracking: where runs are kept.
-        name: of the run.
-        folder: of the run's output, where the spool lives.
-        parent: id of the run that it belongs to.
-        resume_id: id of the run to go on with; None = begin one. One with a parent is begun anew if it was deleted.
-        tags: of the run.
+        tracking: where runs are tracked.
+        name: name of the run.
+        folder: folder of the run's output, which holds the spool.
+        parent: id of the parent run; None if it has none.
+        resume_id: id of the run to resume; None = begin one. A deleted run with a parent is replaced by a new one.
+        tags: tags of the run.
 
     Returns:
-        The run; one that writes nothing where tracking is off.
+        The run; one that writes nothing if tracking is off.
 
     Raises:
-        UserError: the store cannot be reached, or the run is not there: better now than after the training.
+        UserError: the store cannot be reached, or does not have the run. This is checked now, not after the training.
     """
     if tracking.kind == "off":
         return Run()
@@ -73,10 +73,10 @@ def start_run(
     spool = Spool(folder / SPOOL)
     state = git_state()
     tags = {**tags, FOLDER_TAG: str(folder)}
-    tags |= {f"git.{key}": value for key, value in state.items() if key != "commit"}  # MLflow has its own for that
+    tags |= {f"git.{key}": value for key, value in state.items() if key != "commit"}  # MLflow has a tag for the commit
     try:
         if left and not spool.run and not resume_id:
-            # Killed between making the run and writing down its id: that run is ours.
+            # An earlier process was killed after it had created the run and before it had saved the id: find that run.
             resume_id = store.find_unfinished(folder)
         run = (
             store.check_exists(resume_id)
@@ -90,7 +90,7 @@ def start_run(
     sender = Sender(spool, lambda run, records: store.deliver(folder, run, records))
     tracked = TrackedRun(run, store.link(run), spool, sender, store.hide, tracking.wait)
     if resume_id:
-        spool.add_status("running")  # behind what the last process left, its status included
+        spool.add_status("running")  # after the records of the last process, which may end with another status
         tracked.tags(tags)
     if tracking.system_metrics:
         tracked.watch_machine()
@@ -98,9 +98,9 @@ def start_run(
 
 
 def _if_not_deleted(store: Store, run: str, folder: Path) -> str | None:
-    """The run of a child if its record is still there; else None, and what it had not sent is archived.
+    """Return the id of a child's run if the store still has it; otherwise archive its unsent records and return None.
 
-    Its parent goes on without being told to start anew, which would cost all that the other children have done.
+    An error would make the user start the parent anew, and lose the results of all other children.
     """
     if store.has(run):
         return run
@@ -110,7 +110,10 @@ def _if_not_deleted(store: Store, run: str, folder: Path) -> str | None:
 
 
 def _open_of_parent(tracking: TrackingConfig) -> Store:
-    """Open the store of a run's parent. It has answered before: a short outage of a server must not cost the child."""
+    """Open the store of a run's parent, waiting for a server that does not answer.
+
+    The parent has reached it before, so a short outage must not make the child fail.
+    """
     tries = math.ceil(tracking.wait / STORE_RETRY_SECONDS) if tracking.kind == "server" else 0
     for number in range(tries):
         with contextlib.suppress(UserError):
@@ -132,13 +135,13 @@ def _run_tags(name: str, parent: str | None, tags: Mapping[str, str], commit: st
 
 
 def previous_run_id(folder: Path) -> str | None:
-    """Return the id of the run that was last tracked in this output folder; None where there is none."""
+    """Return the id of the run that was last tracked in this output folder; None if there is none."""
     runs = [item["run"] for item in whole_records(folder / SPOOL, read_line, SPOOL_FIX) if "run" in item]
     return str(runs[-1]) if runs else None
 
 
 def lightning_logger(run: Run) -> Logger:
-    """Return a Lightning logger that writes to this run and leaves its beginning and end to us."""
+    """Return a Lightning logger that writes to this run, but does not begin or end it."""
     from lightning_utilities.core.rank_zero import rank_zero_only
     from pytorch_lightning.loggers.logger import Logger as Base
 
@@ -166,20 +169,20 @@ def lightning_logger(run: Run) -> Logger:
 
 
 def delete_run(tracking: TrackingConfig, run_id: str) -> None:
-    """Delete a run that could not begin."""
+    """Delete the record of a run that could not begin; a failure of the store only warns."""
     with _warn_instead("delete the run"):
         open_store(tracking).delete(run_id)
 
 
 def describe_children(run: Run, children: Sequence[ChildRun], link: str, summary: str = "", picture: str = "") -> None:
-    """Write the table of the runs that belong to a run, and a description of them.
+    """Write the table of a run's children, and a description of them, to the parent run.
 
     Args:
-        run: their parent.
-        children: the runs.
-        link: address that compares them; a very long one, of many runs, is left out of the description.
-        summary: what came of them, as Markdown.
-        picture: an artifact of the parent.
+        run: the parent.
+        children: the child runs.
+        link: address that compares them; left out of the description if it is too long, as for many runs.
+        summary: their results, as Markdown.
+        picture: name of an image among the parent's artifacts; may be empty.
     """
     names = sorted({metric for child in children for metric in child.metrics})
     rows = [
@@ -194,7 +197,7 @@ def describe_children(run: Run, children: Sequence[ChildRun], link: str, summary
 
 
 def child_runs(tracking: TrackingConfig, parent_id: str) -> list[ChildRun]:
-    """Return the runs of a sweep, oldest first; none, and a warning, while the store is away."""
+    """Return the runs of a sweep, oldest first; if the store cannot be reached, warn and return none."""
     if parent_id:
         with _warn_instead("list the runs of the sweep"):
             return open_store(tracking).children(parent_id)
@@ -202,7 +205,7 @@ def child_runs(tracking: TrackingConfig, parent_id: str) -> list[ChildRun]:
 
 
 def compare_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
-    """Return the address of the UI's page that compares runs: its list folds the runs of a sweep under their parent."""
+    """Return the address of the UI's page that compares runs; empty if tracking is off or the store fails."""
     if tracking.kind != "off" and run_ids:
         with _warn_instead("make the link that compares the runs"):
             store = open_store(tracking)
@@ -211,7 +214,7 @@ def compare_link(tracking: TrackingConfig, run_ids: Sequence[str]) -> str:
 
 
 def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
-    """Find the one run that has this id or this name; those that failed or were killed give way to one that did not.
+    """Find the run with this id or name; of several with the name, the only one that did not fail and was not killed.
 
     Args:
         tracking: where to look.
@@ -219,7 +222,7 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
         where: the config key that holds it.
 
     Raises:
-        UserError: there is none, or there are several of the name.
+        UserError: there is no such run, or there are several of the name.
     """
     if tracking.kind == "off":
         fix = "Check the path, or set tracking=local or tracking=server to look among the runs."
@@ -240,7 +243,7 @@ def find_run(tracking: TrackingConfig, text: str, where: str) -> FoundRun:
 
 
 def _describe(run: FoundRun) -> str:
-    """Write the id of a run, and what tells it from others of its name."""
+    """Return the id of a run with its status and start time, which distinguish it from others of its name."""
     return f"{run.id} ({run.status}, {time.strftime('%Y-%m-%d %H:%M', time.localtime(run.started))})"
 
 
@@ -251,20 +254,20 @@ def has_run(tracking: TrackingConfig, text: str) -> bool:
 
 
 def _existing_store(tracking: TrackingConfig) -> Store | None:
-    """The store that a question is put to; None where there is none, as a question makes no store."""
+    """Open the store for a query; return None if tracking is off or no local store exists (a query creates none)."""
     if tracking.kind == "off" or (tracking.kind == "local" and not Path(tracking.folder, DATABASE).exists()):
         return None
     return open_store(tracking)
 
 
 def fetch_artifacts(tracking: TrackingConfig, run_id: str, names: Sequence[str], folder: Path) -> None:
-    """Copy those of the artifacts `names` that a run has into a folder."""
+    """Copy artifacts of a run into a folder; names that the run does not have are skipped."""
     open_store(tracking).fetch(run_id, names, folder)
 
 
 @contextlib.contextmanager
 def _warn_instead(what: str) -> Iterator[None]:
-    """Turn a failure of the store after the work into a warning."""
+    """Turn a `UserError` of the store in the block into a warning, because the work of the run is done."""
     try:
         yield
     except UserError as error:

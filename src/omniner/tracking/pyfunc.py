@@ -1,7 +1,7 @@
-"""A trained model, tagger or language model, as an MLflow model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
+"""An MLflow model of a trained tagger or language model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
 
-MLflow runs this file to make the model ("models from code"), so nothing is pickled: the model is this code, the
-checkpoint and the run's configuration. It takes texts and gives for each its entities, as `Mention`.
+MLflow executes this file to create the model ("models from code"), so nothing is pickled: the model is this code, the
+checkpoint and the run's configuration. It takes texts and returns the entities of each as `Mention` objects.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-# about type hints of MLflow's own, said while it is imported
+# MLflow warns about its own type hints when it is imported
 warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
 
 import mlflow  # noqa: E402
@@ -25,9 +25,9 @@ from omniner.registry import load_extensions  # noqa: E402
 
 
 class Mention(BaseModel):
-    """An entity, as MLflow's signatures can describe it: offsets count characters, `end` is the first one behind.
+    """An entity in a form that MLflow's signatures can describe; offsets count characters, and `end` is exclusive.
 
-    A language model may write words that do not stand in the sentence: these have no place.
+    Words that a language model writes, but that are not in the sentence, have no offsets.
     """
 
     text: str
@@ -37,7 +37,7 @@ class Mention(BaseModel):
 
 
 class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
-    """The model that MLflow serves: loads the checkpoint once, answers lists of texts."""
+    """The model that MLflow serves: it loads the checkpoint once and tags lists of texts."""
 
     def load_context(self, context: Any) -> None:
         """Read the configuration that was saved with the model; it answers on the device that this machine has.
@@ -71,9 +71,9 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
     """Write a trained model as an MLflow model.
 
     Args:
-        folder: to write; takes the place of one that is there.
-        checkpoint: of the trained run, copied into the folder.
-        config: the run's `config.yaml`, copied as well.
+        folder: folder to write; an existing one is replaced.
+        checkpoint: checkpoint of the trained run, copied into the folder.
+        config: the run's `config.yaml`, copied into the folder.
     """
     from omniner import __version__
 
@@ -89,5 +89,5 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
 
 
 if __name__ != "omniner.tracking.pyfunc":
-    # MLflow is loading the model: it imports this file under a name of its own and asks for the object.
+    # MLflow is loading the model: it imports this file under another name and needs the object.
     mlflow.models.set_model(PyfuncModel())

@@ -1,11 +1,11 @@
-"""The queue between a run and its tracking store: an append-only file first, a thread that sends it behind.
+"""The queue between a run and its tracking store: an append-only file, and a thread that sends its records.
 
-Writing a record (`metrics`, `params`, `tags`, `artifact`, ...) is one line appended to a file in the run's folder,
-about ten microseconds, so that a slow, broken or vanished store never holds up training. A thread reads the same file
-and sends a batch every few seconds, in the order written. A line `{"sent": n}` follows each batch that was delivered,
-so that a later process goes on exactly there. Delivery is at least once: a crash between a delivery and its `sent` line
-repeats one batch, so `deliver` must stand being repeated. The price: a record reaches the store up to `INTERVAL`
-seconds late, and each record is written and parsed once.
+Writing a record (`metrics`, `params`, `tags`, `artifact`, ...) appends one line to a file in the run's folder, which
+takes about ten microseconds, so that a slow or unavailable store never delays training. A thread reads the same file
+and sends a batch every few seconds, in the order written. A line `{"sent": n}` follows each delivered batch, so that a
+later process continues exactly there. Delivery is at least once: a crash between a delivery and its `sent` line repeats
+one batch, so `deliver` must be idempotent. The cost: a record reaches the store up to `INTERVAL` seconds late, and each
+record is written and parsed once.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ log = logging.getLogger("omniner.tracking")
 
 SPOOL = "tracking_spool.jsonl"  # in the run's folder
 SPOOL_FIX = "Remove this line, or the file if its run need not be completed."
-INTERVAL = 5.0  # seconds between two batches while all is well
-BATCH = 1000  # records of one batch at most
+INTERVAL = 5.0  # seconds between two batches if the store does not fail
+BATCH = 1000  # maximum records of a batch
 RETRY = 1.0  # seconds between two attempts at the end of a run
-LONGEST_PAUSE = 60.0  # seconds: where doubling the pause after each failure ends
+LONGEST_PAUSE = 60.0  # seconds; the pause doubles after each failure up to this limit
 
 
 class SpoolRecord(NamedTuple):
@@ -43,7 +43,7 @@ class SpoolRecord(NamedTuple):
 
 
 class RefusedError(Exception):
-    """Raised by `deliver` where the store will never take the records. After any other error they are sent again."""
+    """Raised by `deliver` if the store will never accept the records. After any other error they are sent again."""
 
 
 Deliver = Callable[[str, Sequence[SpoolRecord]], None]
@@ -51,17 +51,17 @@ Deliver = Callable[[str, Sequence[SpoolRecord]], None]
 
 
 class Spool:
-    """The file, which one process writes at a time.
+    """The file with the records; one process at a time writes it.
 
     Attributes:
-        path: of the file.
-        run: id of the run to which records belong that are written now.
-        store: address of the store that has this run; empty in files of versions that did not note it.
-        ended: whether the last that was written of this run is how it ended.
+        path: path of the file.
+        run: id of the run that new records belong to.
+        store: address of the store that has this run; empty in files of versions that did not record it.
+        ended: whether the last status record of this run says that it has ended.
         earlier: all records that were found in the file, sent or not.
         last: number of the last record.
         sent: number of the last record that needs no further sending.
-        refused: how many records of this process the store would not take.
+        refused: number of records of this process that the store refused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,7 +71,7 @@ class Spool:
         self.earlier: list[SpoolRecord] = []
         self.sent = 0
         self.refused = 0
-        self._lock = threading.RLock()  # a signal handler may end the run in the middle of a record
+        self._lock = threading.RLock()  # reentrant: a signal handler may end the run while a record is written
         for item in whole_records(path, read_line, SPOOL_FIX):
             self._take(item)
         self.last = self.earlier[-1].seq if self.earlier else 0
@@ -81,7 +81,7 @@ class Spool:
         self._reading_run = ""
 
     def _take(self, item: Mapping[str, Any]) -> None:
-        """Keep a record; of the lines that only keep the books, what they say."""
+        """Process a line of the file: keep a record; update the state from other lines."""
         if "run" in item:
             self._change_run(str(item["run"]), str(item.get("store", "")))
         elif "sent" in item:
@@ -95,24 +95,24 @@ class Spool:
             self.ended = body["status"] != "RUNNING"
 
     def begin(self, run: str, store: str) -> None:
-        """Make the records that are written from now on belong to the run with the id `run` in the store `store`."""
+        """Let new records belong to the run with the id `run` in the store `store`."""
         if (run, store) != (self.run, self.store):
             self._write({"run": run, "store": store})
             self._change_run(run, store)
 
     def _change_run(self, run: str, store: str) -> None:
-        self.ended = self.ended and run == self.run  # it may be the same one by another address of its store
+        self.ended = self.ended and run == self.run  # the same run may have another address of its store now
         self.run, self.store = run, store
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Write one record; once this returns, the death of this process cannot lose it."""
+        """Write one record; after the return, it is not lost if this process dies."""
         with self._lock:
             self.last += 1
             self._notice_end(kind, body)
             self._write({"seq": self.last, "kind": kind, "time": int(time.time() * 1000), "body": body})
 
     def add_status(self, status: str) -> None:
-        """Write what becomes of the run, running, finished, failed or killed; as MLflow spells it."""
+        """Write the status of the run (running, finished, failed or killed) in MLflow's spelling."""
         self.add("status", {"status": status.upper()})
 
     def _write(self, item: Mapping[str, Any]) -> None:
@@ -121,24 +121,24 @@ class Spool:
             self._writer.flush()
 
     def mark_sent(self, seq: int) -> None:
-        """Note that everything up to the record `seq` needs no further sending."""
+        """Record in the file that everything up to the record `seq` needs no further sending."""
         with self._lock:
             self.sent = seq
             self._write({"sent": seq})
 
     def mark_refused(self, seq: int, why: str) -> None:
-        """Note in the file that the store will never take the record `seq`, and why."""
+        """Record in the file that the store will never accept the record `seq`, and why."""
         with self._lock:
             self.refused += 1
             self._write({"refused": seq, "why": why})
 
     @property
     def unsent(self) -> int:
-        """How many records wait for delivery."""
+        """The number of records that wait for delivery."""
         return self.last - self.sent
 
     def waiting(self) -> list[SpoolRecord]:
-        """Read on and return the next records to send: of one run, at most `BATCH`."""
+        """Read the next records to send and return them: at most `BATCH`, all of one run."""
         found: list[SpoolRecord] = []
         while len(found) < BATCH:
             position = self._reader.tell()
@@ -163,10 +163,10 @@ class Spool:
 
 
 def read_line(line: str) -> dict[str, Any]:
-    """Return one line of a spool as it was written.
+    """Parse one line of a spool.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a line of a spool.
     """
     item = json.loads(line)
     known = {"run", "sent", "refused", "kind"}
@@ -186,11 +186,11 @@ def _record(item: Mapping[str, Any], run: str) -> SpoolRecord:
 
 
 class Sender:
-    """The thread that sends what a spool holds.
+    """The thread that sends the records of a spool.
 
     Args:
-        spool: whose records are sent.
-        deliver: sends a batch of them.
+        spool: the spool.
+        deliver: sends a batch of records.
     """
 
     def __init__(self, spool: Spool, deliver: Deliver) -> None:
@@ -206,14 +206,14 @@ class Sender:
         self._thread.start()
 
     def flush(self, wait: float, longest: float) -> bool:
-        """Send what waits.
+        """Send all waiting records.
 
         Args:
-            wait: seconds that a store may fail.
-            longest: seconds that all may take.
+            wait: seconds that the store may fail.
+            longest: maximum seconds in total.
 
         Returns:
-            False where something is left.
+            False if some records are left.
         """
         begun = fine = time.monotonic()
         asked, told = begun, False
@@ -222,14 +222,14 @@ class Sender:
             while self._spool.unsent:
                 now = time.monotonic()
                 fine = fine if self._failures else now
-                # A failure counts only if that attempt was begun after this call: hence two attempts.
+                # A failure counts only if its attempt began after this call; only the second one is sure to have.
                 failed = self._failures and self._attempts >= attempts + 2 and now - fine >= wait
                 if failed or now - begun >= longest or not self._thread.is_alive():
                     return False
                 if self._failures and wait and not told:
                     log.info("waiting up to %g s for the tracking store (tracking.wait)", wait)
                     told = True
-                # Each failure wakes this loop, which must not ask the store again and again without a pause.
+                # Each failure wakes this loop; without this check it would send again at once, without a pause.
                 if self._attempts < attempts + 2 or now - asked >= RETRY:
                     asked, self._hurry = now, True
                     self._change.notify_all()
@@ -237,13 +237,13 @@ class Sender:
         return True
 
     def close(self, wait: float, longest: float) -> int:
-        """Send what waits (see `flush`), end the thread, and return how many records stay in the spool."""
+        """Send all waiting records (see `flush`), end the thread, and return how many records are left in the spool."""
         self.flush(wait, longest)
         with self._change:
             self._closing = True
             self._change.notify_all()
         self._thread.join(timeout=1.0)
-        # A thread that hangs in the store still needs the file; it is a daemon and ends with the process.
+        # A thread that hangs in a call of the store still needs the file; as a daemon it ends with the process.
         if not self._thread.is_alive():
             self._spool.close()
         return self._spool.unsent
@@ -251,7 +251,7 @@ class Sender:
     def _pause(self) -> float:
         if not self._failures:
             return INTERVAL
-        return min(2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE)  # a power of thousands is no number any more
+        return min(2.0 ** min(self._failures - 1, 16), LONGEST_PAUSE)  # a larger power would overflow
 
     def _work(self) -> None:
         while True:
@@ -268,7 +268,7 @@ class Sender:
                 self._change.notify_all()
 
     def _send_all(self) -> bool:
-        """Send until nothing waits (True) or the store fails (False)."""
+        """Send until no record waits (return True) or the store fails (return False)."""
         while True:
             try:
                 batch = self._batch = self._batch or self._spool.waiting()
@@ -277,7 +277,7 @@ class Sender:
                 self._send(batch)
                 self._spool.mark_sent(batch[-1].seq)
             except Exception as error:
-                # Whatever it is, training goes on and the records stay in the file; the first one is told.
+                # Any error: training continues and the records stay in the file; only the first failure is logged.
                 if not self._failures:
                     log.warning(
                         "tracking store fails (%s: %s); records wait in %s and are sent when it is back",

@@ -1,8 +1,8 @@
-"""Where runs are kept: a local SQLite store (`mlruns/mlflow.db`) or a server. The only module that talks to MLflow.
+"""Access the tracking store: a local SQLite store (`mlruns/mlflow.db`) or a server.
 
-Only the client API is used, and no global state of MLflow's, so that several runs can live in one process. Every
-failure on opening is a `UserError` that names the key. Price: two CPU seconds for importing MLflow and opening the
-store, then about 10 ms for a batch of metrics.
+Only this module talks to MLflow. It uses the client API and no global state of MLflow, so that several runs can share
+one process. Every failure to open the store is a `UserError` that names the key. The cost: two CPU seconds to import
+MLflow and open the store, then about 10 ms per batch of metrics.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("omniner.tracking")
 
-FOLDER_TAG = "omniner.folder"  # tells in the UI where a run's output lies
-LOCAL = "sqlite:///"  # how the address of a local store begins
-DATABASE = "mlflow.db"  # the local store, in its folder
-ARTIFACTS = "artifacts"  # what the local store keeps files in, in its folder
+FOLDER_TAG = "omniner.folder"  # the folder of a run's output, shown in the UI
+LOCAL = "sqlite:///"  # prefix of the address of a local store
+DATABASE = "mlflow.db"  # file of the local store, in its folder
+ARTIFACTS = "artifacts"  # subfolder with the files of the local store
 ADDRESSES = (  # tables and columns of the database that hold addresses of files
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
     ("model_versions", "source"), ("model_versions", "storage_location"),
 )  # fmt: skip
 LOCK_SECONDS = 120  # longest wait for another process that is creating the local store
-DATA_SUFFIX = " data"  # behind the name of an experiment: where runs about corpora are, with no scores of models
-PARAMS_BATCH = 40  # MLflow takes 100, but not more than a megabyte in one request
+DATA_SUFFIX = " data"  # suffix of the name of the experiment with runs about corpora, which have no scores of models
+PARAMS_BATCH = 40  # MLflow accepts 100, but not more than a megabyte per request
 METRICS_BATCH = 1000
-IDS_BATCH = 500  # one argument of a command has at most 128 KB
-HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that no repetition mends
-GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # errors about an id that no run has
-CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's words for the splits
+IDS_BATCH = 500  # one argument of a command may have at most 128 KB
+HOPELESS = ("INVALID_PARAMETER_VALUE", "MALFORMED_REQUEST")  # errors that would occur again
+GONE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # errors for an id that no run has
+CONTEXTS = {"train": "training", "dev": "validation", "test": "test"}  # MLflow's names of the splits
 
 
 class ChildRun(NamedTuple):
-    """One run of a sweep, as the store knows it; `metrics` are the last values."""
+    """A child run as recorded in the store; `metrics` are the last values."""
 
     id: str
     name: str
@@ -64,14 +64,14 @@ class ChildRun(NamedTuple):
 
 
 class FoundRun(NamedTuple):
-    """A run that was looked for.
+    """A run that a search found.
 
     Attributes:
-        id: of the run.
-        name: of the run.
+        id: id of the run.
+        name: name of the run.
         status: running, finished, failed or killed.
-        folder: its output folder as it was then; empty where it is not known.
-        started: seconds since 1970.
+        folder: its output folder at that time; empty if it is unknown.
+        started: start time in seconds since 1970.
     """
 
     id: str
@@ -82,23 +82,23 @@ class FoundRun(NamedTuple):
 
 
 class Store:
-    """An open store: where runs are made and where a spool's records go.
+    """An open store, which creates runs and receives the records of spools.
 
     Args:
-        client: of MLflow.
-        address: of the store, without a login.
-        experiment: id of the experiment that new runs are in.
+        client: MLflow's client.
+        address: address of the store, without a login.
+        experiment: id of the experiment for new runs.
         ui: address of the UI.
     """
 
     def __init__(self, client: MlflowClient, address: str, experiment: str, ui: str) -> None:
         self.client, self.address, self.experiment = client, address, experiment
         self.ui = ui
-        names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # logins that MLflow takes from the environment
+        names = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")  # logins that MLflow reads from the environment
         self._secrets = [value for name in names if (value := os.environ.get(name))]
 
     def link(self, run: str) -> str:
-        """Return where the UI shows a run."""
+        """Return the address of a run in the UI."""
         return f"{self.ui}/{browser.run_page(self.experiment, run)}"
 
     def experiments(self) -> dict[str, str]:
@@ -109,21 +109,21 @@ class Store:
         return {one.name: one.experiment_id for one in found if marks.keys() <= one.tags.keys()}
 
     def create(self, name: str, tags: Mapping[str, str]) -> str:
-        """Make a run and return its id."""
+        """Create a run and return its id."""
         with _explained("tracking", "making a run", "Look after the tracking store, or choose tracking=off."):
             hidden = {key: self.hide(value) for key, value in tags.items()}
             run = self.client.create_run(self.experiment, tags=hidden, run_name=self.hide(name))
         return str(run.info.run_id)
 
     def find_unfinished(self, folder: Path) -> str | None:
-        """Return the newest run of this folder that never came to its end; None where there is none."""
+        """Return the id of the newest run of this folder that has not ended; None if there is none."""
         with _explained("tracking", "searching runs"):
             query = f"tags.`{FOLDER_TAG}` = {_quoted(str(folder))} AND attributes.status = 'RUNNING'"
             page = self.client.search_runs(self._searched(), query, max_results=1)
         return str(page[0].info.run_id) if page else None
 
     def stage(self, run: str) -> str:
-        """Return whether a run is `active` or `deleted`; empty where the store does not know it."""
+        """Return whether a run is `active` or `deleted`; empty if the store does not know it."""
         from mlflow.exceptions import MlflowException
 
         with _explained("tracking", f"looking for run {run}"):
@@ -135,11 +135,11 @@ class Store:
                 return ""
 
     def has(self, run: str) -> bool:
-        """Whether the store has a run, and it is not deleted."""
+        """Whether the store has a run that is not deleted."""
         return self.stage(run) == "active"
 
     def check_exists(self, run: str) -> str:
-        """Return the id of a run; a `UserError` where it is not there or is deleted."""
+        """Return the id of a run; raise a `UserError` if the store does not have it or it is deleted."""
         fix = "Track to the store that has it, or start anew with resume=never."
         with _explained("resume", f"run {run} of this folder", fix):
             info = self.client.get_run(run).info
@@ -148,7 +148,7 @@ class Store:
         return run
 
     def children(self, parent: str, deleted: bool = False) -> list[ChildRun]:
-        """Return the runs of a parent run, oldest first; with `deleted` those that were deleted, too."""
+        """Return the children of a run, oldest first; with `deleted`, deleted ones, too."""
         from mlflow.entities import ViewType
 
         found: list[ChildRun] = []
@@ -198,7 +198,7 @@ class Store:
         return list(dict.fromkeys(run.info.run_name for run in runs))
 
     def fetch(self, run: str, names: Sequence[str], to: Path) -> None:
-        """Copy those of these artifacts that the run has into a folder."""
+        """Copy artifacts of a run into a folder; names that the run does not have are skipped."""
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         with _explained("tracking", f"fetching the files of run {run}"):
             there = {item.path for item in self.client.list_artifacts(run)}
@@ -207,17 +207,17 @@ class Store:
                     self.client.download_artifacts(run, name, str(to))
 
     def delete(self, run: str) -> None:
-        """Delete a run, so that nothing shows it."""
+        """Mark a run as deleted, so that the UI does not show it."""
         with _explained("tracking", "deleting a run"):
             self.client.delete_run(run)
 
     def registered_models(self, run: str) -> list[str]:
-        """Return the names of the registered models that were made of a run."""
+        """Return the names of the registered models that were made from a run."""
         with _explained("tracking", "looking for registered models"):
             return sorted({one.name for one in self.client.search_model_versions(f"run_id = '{run}'")})
 
     def remove(self, runs: Sequence[str]) -> None:
-        """Remove what a local store still holds of deleted runs, their files included."""
+        """Remove the data and files of deleted runs from a local store for good."""
         collect = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", self.address, "--run-ids"]
         around = {**os.environ, "MLFLOW_TRACKING_URI": self.address}
         for begin in range(0, len(runs), IDS_BATCH):
@@ -229,7 +229,7 @@ class Store:
                 raise UserError("tracking", f"the records of deleted runs cannot be removed: {reason}", fix)
 
     def deliver(self, folder: Path, run: str, records: Sequence[SpoolRecord]) -> None:
-        """Send records of one run, in order. May be repeated: what is there already is not doubled."""
+        """Send records of one run, in order. May be repeated: existing records are not duplicated."""
         from mlflow.exceptions import MlflowException
 
         send: dict[str, Callable[[str, Sequence[SpoolRecord]], None]] = {
@@ -254,7 +254,7 @@ class Store:
     def _metrics(self, run: str, records: Sequence[SpoolRecord]) -> None:
         from mlflow.entities import Metric
 
-        # The recorded time makes a repeated metric equal to the first, and the store keeps equal ones once.
+        # With the recorded time, a repeated metric equals the first one, and the store keeps equal metrics only once.
         metrics = [
             Metric(name, value, record.time, record.body["step"])
             for record in records
@@ -319,14 +319,14 @@ class Store:
 
         for record in records:
             name, artifact = record.body["name"], record.body["artifact"]
-            with contextlib.suppress(MlflowException):  # it is there already; what else may be wrong shows below
+            with contextlib.suppress(MlflowException):  # it exists already; other errors also occur below
                 self.client.create_registered_model(name)
             if not self.client.search_model_versions(f"name = '{name}' AND run_id = '{run}'"):
                 source = f"{self.client.get_run(run).info.artifact_uri}/{artifact}"
                 self.client.create_model_version(name, source, run_id=run)
 
     def _searched(self) -> list[str]:
-        """The experiments that hold this program's runs."""
+        """Return the ids of the experiments that hold this program's runs."""
         return list({self.experiment: None, **dict.fromkeys(self.experiments().values())})
 
     def _status(self, run: str, records: Sequence[SpoolRecord]) -> None:
@@ -345,13 +345,17 @@ _PASSING = {  # what SQLite says of a database with which nothing is wrong
 
 
 def _quoted(text: str) -> str:
-    """As MLflow's queries have a text: within marks that it does not hold."""
+    """Return a text for MLflow's queries, in quotation marks that it does not contain."""
     mark = '"' if "'" in text else "'"
     return f"{mark}{text}{mark}"
 
 
 def open_store(tracking: TrackingConfig) -> Store:
-    """Connect, make the experiment where it is missing, and explain what goes wrong."""
+    """Open the store, and create the experiment if it is missing.
+
+    Raises:
+        UserError: the store cannot be opened.
+    """
     if tracking.kind == "local":
         return _open_local(tracking)
     if tracking.kind == "server":
@@ -396,11 +400,11 @@ def _open_local(tracking: TrackingConfig) -> Store:
 
 
 def _folder_name(experiment: str) -> str:
-    return re.sub(r"[^\w.\-]|^\.+$", "_", experiment)  # a name of dots alone would be another folder
+    return re.sub(r"[^\w.\-]|^\.+$", "_", experiment)  # a name of only dots would be another folder
 
 
 def _follow_move(database: Path) -> None:
-    """Give the files of a store that was moved or copied their addresses, which the database holds in full."""
+    """Update the absolute addresses of files in the database if the store was moved or copied."""
     artifacts = database.parent / ARTIFACTS
     with contextlib.closing(sqlite3.connect(database)) as connection, connection:
         rows = connection.execute("SELECT name, artifact_location FROM experiments").fetchall()
@@ -414,7 +418,7 @@ def _follow_move(database: Path) -> None:
 
 
 def _earlier_place(artifacts: Path, experiment: str, location: str) -> str:
-    """The address where this store kept its files before; empty where they are there, or where others chose to be."""
+    """Return the earlier address of this store's files; empty if it has not changed, or if a user chose another one."""
     old, _, name = location.rpartition("/")
     parts = urlsplit(old)
     before = Path(unquote(parts.path))
@@ -425,21 +429,21 @@ def _earlier_place(artifacts: Path, experiment: str, location: str) -> str:
     try:
         if before.exists() and (before.samefile(artifacts) or not before.with_name(DATABASE).is_file()):
             return ""
-    except OSError:  # somebody hides it, who would not take files either
+    except OSError:  # no access: files cannot be written there either
         return old
-    return old  # nothing is there, or the store that this one was copied from
+    return old  # nothing is there, or the store from which this one was copied
 
 
 def _make_database(database: Path) -> None:
-    """Make the tables in a neighbour that then takes its place: a full disk or a kill leaves no half of them."""
+    """Create the tables in a temporary file beside it and rename that, so that no incomplete database can remain."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     log.info("making the MLflow store %s", database)
     for left in database.parent.glob(f"{database.name}.*.new*"):
         left.unlink()
-    # A name of its own each time: MLflow keeps the connections to a file that it failed with.
+    # A new name each time: MLflow keeps its connections to a file after a failure.
     half = database.with_name(f"{database.name}.{time.time_ns()}.new")
-    make: Any = SqlAlchemyStore  # untyped
+    make: Any = SqlAlchemyStore  # MLflow does not type it
     store = make(f"sqlite:///{half}", (database.parent / ARTIFACTS).as_uri())
     store.engine.dispose()
     half.replace(database)
@@ -453,9 +457,9 @@ def _open_server(tracking: TrackingConfig) -> Store:
         message = f"{masked(tracking.uri)!r} is not the address of an MLflow server"
         raise UserError("tracking.uri", message, "Write http://<host>:<port> (tracking=local needs no address).")
     uri = tracking.uri.rstrip("/")
-    if masked(uri) != uri:  # it would stand in links and messages
+    if masked(uri) != uri:  # a login would appear in links and messages
         raise UserError("tracking.uri", "an address with a login in it", "Leave it out; the environment holds logins.")
-    # Our own queue repeats what fails; MLflow's repetitions would hold it up for minutes.
+    # Our own queue retries; MLflow's retries would block it for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     fix = (
@@ -470,14 +474,14 @@ def _open_server(tracking: TrackingConfig) -> Store:
 def import_mlflow() -> None:
     """Import MLflow, quietly and without telemetry."""
     if "mlflow.tracking" not in sys.modules:
-        log.info("loading MLflow")  # some seconds
+        log.info("loading MLflow")  # takes some seconds
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     with warnings.catch_warnings():
         for kind in (DeprecationWarning, FutureWarning):
             warnings.filterwarnings("ignore", category=kind, module="mlflow")
         import mlflow.tracking  # noqa: F401
-    for name in ("mlflow.store.db.utils", "alembic"):  # tells of each table it makes, and errors twice
+    for name in ("mlflow.store.db.utils", "alembic"):  # they log each new table, and errors twice
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -488,7 +492,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    """The id of the experiment, made where it is missing."""
+    """Return the id of the experiment, which is created if it is missing."""
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
@@ -498,11 +502,11 @@ def _experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            experiment = client.get_experiment_by_name(name)  # somebody else was faster
+            experiment = client.get_experiment_by_name(name)  # another process was faster
     if experiment is None or experiment.lifecycle_stage != "active":
         fix = "Choose another name, or restore it (`mlflow experiments restore`)."
         raise UserError("tracking.experiment", f"{name!r} was deleted in the tracking store", fix)
-    with contextlib.suppress(MlflowException):  # of an older store; who may not change it sees it as it is
+    with contextlib.suppress(MlflowException):  # for older stores; a user without permission keeps the old view
         for key, value in browser.missing_tags(experiment.tags).items():
             client.set_experiment_tag(experiment.experiment_id, key, value)
     return str(experiment.experiment_id)
@@ -526,6 +530,6 @@ def _explained(where: str, what: str, fix: str = "Look after the tracking store.
 
 
 def database_reason(error: BaseException) -> str:
-    """Return what an error says, in one line; of a database's error what the database said, without the statement."""
+    """Return the message of an error in one line; for a database's error without the SQL statement."""
     found = re.search(r"\(sqlite3\.\w+\) (.+?)\s*(?:\[SQL|\(Background|$)", str(error), re.DOTALL)
     return one_line(ValueError(found[1])) if found else one_line(error)

@@ -1,14 +1,14 @@
-"""A run as the rest of the program sees it: what can be written about it, and how that gets into the spool.
+"""Write what the program reports about a run to the spool of the run's folder.
 
-Parameters, metrics, tags, texts, files, tables and descriptions of data become records in the spool of the run's
-folder; nothing here talks to the store. `Run` itself writes nothing (tracking=off), `TrackedRun` does. Names are
-mapped to those that MLflow takes, and back: a character it refuses becomes `_x<hex code>_` (`召回@1` is stored as
-`召回_x40_1`), Chinese passes. Price: about 12 microseconds a call.
+Parameters, metrics, tags, texts, files, tables and descriptions of data become records in the spool; nothing here talks
+to the store. `Run` itself writes nothing (tracking=off), `TrackedRun` does. Names are mapped to those that MLflow
+accepts, and back: a character that it refuses becomes `_x<hex code>_` (`召回@1` is stored as `召回_x40_1`); Chinese
+letters stay. The cost is about 12 microseconds per call.
 
-What a result comes from is recorded too: the state of the code, the versions of libraries, and what the machine did.
-A thread samples CPU, memory and GPU once a second, under MLflow's own names, so that its UI shows them in their tab.
-MLflow's monitor is not used: it asks the store for the run's status with every sample (10 ms of CPU a second) and
-dies with the store; this one costs 2.4 ms. The environment is never looked at: it may hold secrets.
+The origin of results is recorded, too: the state of the code, the versions of libraries, and the load of the machine. A
+thread samples CPU, memory and GPU once a second, under MLflow's own names, so that its UI shows them in their tab.
+MLflow's monitor is not used, because it asks the store for the run's status with every sample (10 ms of CPU a second)
+and dies if the store fails; this one takes 2.4 ms. The environment is not recorded, because it may contain secrets.
 """
 
 from __future__ import annotations
@@ -37,25 +37,25 @@ from omniner.wording import counted, shortened
 
 log = logging.getLogger("omniner.tracking")
 
-SECOND = 1.0  # between samples at first, so that short runs have a curve
-DENSE = 300  # samples at that rate; a run of days must not write half a million rows
-MINUTE = 60.0  # between samples after that
+SECOND = 1.0  # seconds between the first samples, so that short runs have a curve
+DENSE = 300  # number of samples at that rate; a run of days must not write half a million rows
+MINUTE = 60.0  # seconds between later samples
 MB = 1e6
-# Installed packages whose version can change a result; nothing is imported to ask for it.
+# Packages whose version can change a result; they are not imported to read it.
 PACKAGES = (
     "omniner", "torch", "pytorch-lightning", "torchmetrics", "transformers", "peft", "bitsandbytes",
     "hydra-core", "omegaconf", "mlflow", "numpy",
 )  # fmt: skip
-GIT_SECONDS = 10  # a checkout on a slow disk is given up after this
+GIT_SECONDS = 10  # time limit of a git command, for checkouts on slow disks
 
 NAME_LENGTH = 250  # MLflow's limit for names of params, metrics and tags
 PARAM_LENGTH = 6000  # MLflow's limit for a param; the whole value is in the artifact `config/params.json`
 TAG_LENGTH = 5000
 TABLES_TAG = "mlflow.loggedArtifacts"  # tells the UI which JSON files are tables that it can compare
 Ending = Literal["finished", "failed", "killed"]
-# For sending what waits at the end of a run; a batch system kills after 30 s.
+# Time limits for sending the remaining records at the end of a run; a batch system kills after 30 s.
 SECONDS_TO_FINISH: dict[Ending, float] = {"finished": 600.0, "failed": 60.0, "killed": 15.0}
-PENDING = "tracking_files"  # in the run folder: artifacts that are nowhere else, until they are sent
+PENDING = "tracking_files"  # in the run folder: artifacts that exist only here, until they are sent
 ILLEGAL = re.compile(r"[^/\w.\- :]")
 
 
@@ -63,7 +63,7 @@ class MachineMonitor(threading.Thread):
     """A thread that samples the machine until `stop`.
 
     Args:
-        report: gets each sample: values by metric, and the sample's number.
+        report: called with each sample: values by metric, and the sample's number.
         first: number of the first sample.
     """
 
@@ -86,7 +86,7 @@ class MachineMonitor(threading.Thread):
         self.join(timeout=2 * SECOND)
 
     def run(self) -> None:
-        """Sample, report and wait, again and again."""
+        """Sample and report repeatedly until `stop`."""
         taken = 0
         while not self._done.wait(SECOND if taken < DENSE else MINUTE):
             try:
@@ -116,7 +116,7 @@ class MachineMonitor(threading.Thread):
 
 
 def _gpus() -> list[tuple[Any, Any]]:
-    """The NVIDIA devices as (library, handle); none without the optional `pynvml` or without a driver."""
+    """Return the NVIDIA devices as (library, handle); empty without the optional `pynvml` or without a driver."""
     try:
         import pynvml
     except ImportError:
@@ -130,7 +130,7 @@ def _gpus() -> list[tuple[Any, Any]]:
 
 def library_versions() -> dict[str, str]:
     """Return the version of Python and of each installed library that can change a result."""
-    from importlib import metadata  # no mistake in a configuration waits for it
+    from importlib import metadata  # imported late, so that mistakes in a configuration are reported faster
 
     found = {"python": platform.python_version()}
     for name in PACKAGES:
@@ -142,9 +142,9 @@ def library_versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, str]:
-    """Return commit, branch, whether the checkout has changes, and a digest of them; empty outside git.
+    """Return commit, branch, whether the checkout has changes, and a digest of them; empty outside of git.
 
-    `diff` covers the changes of tracked files and the names (not the content) of new ones.
+    The digest `diff` covers the changes of tracked files and the names (not the content) of new ones.
     """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
@@ -160,7 +160,7 @@ def git_state() -> dict[str, str]:
 
 
 def _git(*arguments: str) -> bytes | None:
-    """Output of a git command that only reads; None where there is no git, no checkout or no commit."""
+    """Return the output of a read-only git command; None if there is no git, no checkout or no commit."""
     command = ["git", "--no-optional-locks", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, timeout=GIT_SECONDS, check=False)
@@ -170,14 +170,14 @@ def _git(*arguments: str) -> bytes | None:
 
 
 class DataInput(NamedTuple):
-    """Sentences that a run used.
+    """A set of sentences that a run used.
 
     Attributes:
-        name: how the UI shows them.
-        context: the split: train, dev, test, or what else they are.
-        digest: of their content.
-        source: the path, or whatever else they come from.
-        rows: how many there are.
+        name: name in the UI.
+        context: the split (train, dev, test) or another role.
+        digest: digest of the content.
+        source: the path, or another description of the origin.
+        rows: number of sentences.
     """
 
     name: str
@@ -188,30 +188,30 @@ class DataInput(NamedTuple):
 
 
 class Run:
-    """What can be written about a run. This class writes nothing, which is tracking=off; `TrackedRun` writes it down.
+    """The interface to write about a run. This class writes nothing (tracking=off); `TrackedRun` writes to a spool.
 
     Attributes:
-        id: in the store; empty where the run is not tracked.
-        url: address of its page in the UI; empty where the run is not tracked.
+        id: id in the store; empty if the run is not tracked.
+        url: address of its page in the UI; empty if the run is not tracked.
     """
 
     id: str = ""
     url: str = ""
 
     def page(self, artifact: str) -> str:
-        """Return the address of the UI's page on one of its artifacts, from the UI's root on."""
+        """Return the address of the UI's page for one of its artifacts, relative to the UI's root."""
         page, _, query = self.url.partition("#")[2].partition("?")
         return f"#{page}/artifacts/{quote(artifact)}?{query}"
 
     def file_address(self, artifact: str) -> str:
-        """Return the address of an artifact's content, from the UI's root on."""
+        """Return the address of an artifact's content, relative to the UI's root."""
         return f"get-artifact?path={quote(artifact, safe='')}&run_uuid={self.id}"
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Write the flattened configuration; after a resume what has changed becomes a tag `changed.<name>`."""
+        """Write the flattened configuration; after a resume, a changed value becomes a tag `changed.<name>`."""
 
     def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
-        """Write metrics of one step; a value that is not finite is left out with a warning."""
+        """Write metrics of one step; values that are not finite are left out with a warning."""
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
@@ -220,34 +220,34 @@ class Run:
         """Write a text artifact."""
 
     def file(self, path: Path, folder: str = "") -> None:
-        """Keep a file as artifact `<folder>/<its name>`."""
+        """Store a file as the artifact `<folder>/<its name>`."""
 
     def files(self, folder: Path, to: str = "") -> None:
-        """Keep all files of a folder as artifacts under `to`."""
+        """Store all files of a folder as artifacts under `to`."""
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], path: str) -> None:
         """Write a table; the UI shows tables of the same path side by side for several runs."""
 
     def datasets(self, items: Iterable[DataInput]) -> None:
-        """Name the data that the run used."""
+        """Record the data that the run used."""
 
     def register(self, name: str, artifact: str) -> None:
-        """Make the model that is kept as `artifact` a version of the registered model `name`."""
+        """Register the model stored as `artifact` as a new version of the registered model `name`."""
 
     def finish(self, status: Ending) -> bool:
-        """End the run and send what waits; return whether all is delivered."""
+        """End the run and send the waiting records; return whether all are delivered."""
         return True
 
 
 class TrackedRun(Run):
-    """A run that is written to a spool, and from there sent to a store.
+    """A run whose records are written to a spool and sent from there to a store.
 
     Args:
         run: its id.
         url: address of its page in the UI.
-        spool: gets its records.
+        spool: receives its records.
         sender: sends them.
-        hide: gives a text without what must not be written.
+        hide: removes secrets from a text.
         wait: seconds that the store may fail at the end of the run.
     """
 
@@ -261,7 +261,7 @@ class TrackedRun(Run):
         self._warned: set[str] = set()
         self._finished = False
         self._machine: MachineMonitor | None = None
-        # A metric of an interrupted process that comes again with the same value is the same fact.
+        # Metrics of an interrupted process: if one is repeated with the same value, it is not written again.
         self._earlier: dict[tuple[str, int], float] = {}
         self._tables: list[str] = []
         for record in spool.earlier:
@@ -278,7 +278,7 @@ class TrackedRun(Run):
             self._tables = [item["path"] for item in json.loads(record.body["values"][TABLES_TAG])]
 
     def watch_machine(self) -> None:
-        """Begin system metrics."""
+        """Start to record system metrics."""
         steps = [step for name, step in self._earlier if name.startswith("system/")]
         self._machine = MachineMonitor(self.metrics, max(steps, default=-1) + 1)
         self._machine.start()
@@ -313,7 +313,7 @@ class TrackedRun(Run):
         self._artifact(pending, str(PurePosixPath(path).parent))
 
     def file(self, path: Path, folder: str = "") -> None:
-        """See `Run.file`. A file outside the run folder is copied: it may be gone later."""
+        """See `Run.file`. A file outside of the run folder is copied, because it may be removed before it is sent."""
         path = path.resolve()
         if not path.is_relative_to(self._folder):
             copy = self._pending(str(PurePosixPath(folder) / path.name))
@@ -329,7 +329,7 @@ class TrackedRun(Run):
                 self.file(path, str(PurePosixPath(to) / path.parent.relative_to(folder).as_posix()))
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], path: str) -> None:
-        """See `Run.table`; the file is what `mlflow.log_table` writes, without its detour through pandas."""
+        """See `Run.table`; writes the same file as `mlflow.log_table`, but without pandas."""
         if not path.endswith(".json"):
             raise ValueError(f"a table must be a .json file, not {path}")
         data = [[None if isinstance(cell, float) and not math.isfinite(cell) else cell for cell in row] for row in rows]
@@ -348,7 +348,7 @@ class TrackedRun(Run):
         self._spool.add("register", {"name": name, "artifact": artifact})
 
     def finish(self, status: Ending) -> bool:
-        """See `Run.finish`. Calling it again does nothing."""
+        """See `Run.finish`. A second call does nothing."""
         if self._finished or os.getpid() != self._process:
             return True
         self._finished = True
@@ -372,7 +372,7 @@ class TrackedRun(Run):
         return not unsent
 
     def _at_exit(self) -> None:
-        # A run that nobody finished did not come to its end.
+        # The process ends before `finish` was called.
         self.finish("failed")
 
     def _artifact(self, path: Path, to: str) -> None:
@@ -395,10 +395,10 @@ class TrackedRun(Run):
 
 
 def safe_name(name: str) -> str:
-    """Return a name that MLflow takes; `display_name` gives back the original, if that has at most 250 characters."""
+    """Return a name that MLflow accepts; `display_name` restores the original unless it had to be shortened."""
     name = re.sub("_(?=x)", "_x5f_", name)  # what could be read as an escape is escaped
     name = ILLEGAL.sub(lambda match: f"_x{ord(match.group()):x}_", name)
-    # MLflow takes names as relative paths in normal form: no part that is empty or ".", none that begins with "..".
+    # MLflow requires names that are normalised relative paths: no part may be empty or ".", or begin with "..".
     parts = [f"_x2e_{part[1:]}" if part == "." or part.startswith("..") else part for part in name.split("/")]
     parts = [part or "_x_" for part in parts]
     name = "/".join(parts)
@@ -413,7 +413,7 @@ def display_name(name: str) -> str:
 
 
 def tag_values(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return tags as any store takes them."""
+    """Return tags in a form that any store accepts: safe names, and values masked and shortened."""
     return {safe_name(name): shortened(masked(as_text(value)), TAG_LENGTH) for name, value in values.items()}
 
 

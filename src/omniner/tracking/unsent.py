@@ -1,10 +1,10 @@
-"""What runs have not delivered: it is kept, known to all runs on the store, and sent by the next one that can.
+"""Keep the records that runs have not delivered, so that any later run on the store can find and send them.
 
-A run is noted in `<tracking.folder>/unsent/` before its first record and until its last one is delivered, so that any
-later run on the store finds it, whatever became of its process. A copy of a project holds copies of the notes: the
-original sends those runs, and the copy forgets them. What waits stands in the spool of the run's folder.
-Where another run starts over in that folder, the spool and the files that it names are archived first, in a folder
-inside: an unsent spool is never deleted.
+A run has a note in `<tracking.folder>/unsent/` from before its first record until its last one is delivered, so that
+any later run on the store finds it, even if its process has died. A copy of a project has copies of the notes: only the
+original sends the records, and the copy deletes its notes. The records are in the spool of the run's folder. If another
+run starts over in that folder, the spool and the files that it names are archived in a subfolder first: an unsent spool
+is never deleted.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from omniner.tracking.tracked_run import PENDING, SECONDS_TO_FINISH, Ending
 log = logging.getLogger("omniner.tracking")
 
 NOTES = "unsent"  # in the folder of the store
-ARCHIVE = "tracking_unsent"  # in a run's folder: spools of runs that were there before, each in a folder of its own
-_LONG = 3600.0  # seconds that nobody takes to write a note
+ARCHIVE = "tracking_unsent"  # in a run's folder: spools of earlier runs, each in a subfolder
+_LONG = 3600.0  # seconds after which a temporary file of a note is surely a leftover
 
 
 def note(tracking: TrackingConfig, folder: Path) -> None:
-    """Note that a run in this folder may have records to send."""
+    """Write a note that a run in this folder may have records to send."""
     of = {"folder": str(folder.resolve()), "notes": str(_notes_folder(tracking).resolve())}
     write_json(_note_path(tracking, folder), of)
 
 
 def forget_note(tracking: TrackingConfig, folder: Path) -> None:
-    """Remove the note of a folder whose own records are delivered, unless some that were archived in it still wait."""
+    """Remove the note of a folder whose own records are delivered, unless archived records in it still wait."""
     if not any((folder / ARCHIVE).glob("*")):
         with explaining(folder):
             _note_path(tracking, folder).unlink(missing_ok=True)
 
 
 def noted(tracking: TrackingConfig) -> list[Path]:
-    """Return the folders that are noted, in the order in which their runs began."""
+    """Return the folders that have a note, in the order in which their runs began."""
     with contextlib.suppress(OSError):
         for path in _notes_folder(tracking).iterdir():
             if is_temporary(path.name) and time.time() - path.stat().st_mtime > _LONG:  # of a killed process
@@ -57,14 +57,14 @@ def noted(tracking: TrackingConfig) -> list[Path]:
 
 
 def _folder_of(path: Path) -> str:
-    """The folder that a note names; a damaged note names none, nor does the copy of one, and both go."""
+    """Return the folder that a note names; a damaged or copied note is deleted, and the result is empty."""
     try:
         said = read_json(path)
         folder, notes = str(said["folder"]), Path(said.get("notes", path.parent))
     except (UserError, KeyError, TypeError, AttributeError):
         folder, notes = "", path.parent
     copied = False
-    with contextlib.suppress(OSError):  # what somebody else hides is not the original of ours
+    with contextlib.suppress(OSError):  # a folder that we cannot read is not the original of our notes
         copied = notes.is_dir() and not notes.samefile(path.parent)
     if not folder or copied:
         path.unlink(missing_ok=True)
@@ -73,7 +73,7 @@ def _folder_of(path: Path) -> str:
 
 
 def _has_own_store(folder: Path, address: str, other: str) -> bool:
-    """Whether the spool of a folder belongs to the local store `other`, which is there, not this one, and notes it."""
+    """Whether another existing local store, `other`, has a note about this folder, so that its spool belongs there."""
     database, ours = (Path(one.removeprefix(LOCAL)) for one in (other, address))
     if not other.startswith(LOCAL) or not database.is_file() or (ours.is_file() and ours.samefile(database)):
         return False
@@ -93,27 +93,27 @@ def _note_name(folder: Path) -> str:
 
 
 def spool_folders(folder: Path) -> Iterator[Path]:
-    """Give the folders of the spools in a run's folder: those that were archived, and its own."""
+    """Yield the folders of the spools in a run's folder: archived ones first, then its own."""
     for spool_folder in (*sorted((folder / ARCHIVE).glob("*")), folder):
         if (spool_folder / SPOOL).is_file():
             yield spool_folder
 
 
 def is_pending(spool_folder: Path) -> bool:
-    """Whether the spool in a folder holds what is not delivered, or its run has not come to its end."""
+    """Whether the spool in a folder has undelivered records, or its run has no final status."""
     spool = Spool(spool_folder / SPOOL)
     spool.close()
     return bool(spool.unsent) or not spool.ended
 
 
 def archive_spool(folder: Path) -> None:
-    """Move the spool of a run's folder, and what it is to send, out of a new run's way; not if all is delivered."""
+    """Archive an undelivered spool of a run's folder with its unsent files, so that a new run can use the folder."""
     path = folder / SPOOL
     if not path.is_file():
         return
     try:
         spool = Spool(path)
-    except UserError as error:  # damaged: kept for whoever can mend it
+    except UserError as error:  # damaged: kept, so that somebody can repair it
         log.warning("%s; it is kept in %s", error, folder / ARCHIVE)
         run, files = "damaged", []
     else:
@@ -132,21 +132,21 @@ def archive_spool(folder: Path) -> None:
             if (folder / name).is_file():
                 (spool_folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(folder / name, spool_folder / name)
-        path.rename(spool_folder / SPOOL)  # last: a kill before it leaves all as it was
+        path.rename(spool_folder / SPOOL)  # last: after a kill before this line, nothing has changed
 
 
 def send(store: Store, folder: Path, spool_folder: Path, status: Ending, wait: float) -> int:
-    """Send what the spool in `spool_folder` holds, and end its run.
+    """Send the records of the spool in `spool_folder`, and end its run.
 
     Args:
-        store: where to.
-        folder: of the run.
-        spool_folder: this folder, or one in it where a spool was archived.
-        status: how the run ends where the spool does not say so.
+        store: the store that receives them.
+        folder: the run's folder.
+        spool_folder: this folder, or a subfolder with an archived spool.
+        status: final status of the run if the spool has none.
         wait: seconds that the store may fail.
 
     Returns:
-        How many records are left.
+        The number of records that are left.
 
     Raises:
         UserError: the spool is damaged, or its run is in another store.
@@ -154,14 +154,14 @@ def send(store: Store, folder: Path, spool_folder: Path, status: Ending, wait: f
     spool = Spool(spool_folder / SPOOL)
     run = spool.run or store.find_unfinished(folder.resolve()) or ""
     there = bool(run) and store.has(run)
-    # A store that has the run is the same one by another address (a server's other name, a project that was moved),
-    # unless it is a copy of one that still cares for this folder.
+    # A store that has the run is the same store with another address (another name of a server, a moved project),
+    # unless it is a copy of a store that still has a note about this folder.
     copied = _has_own_store(folder, store.address, spool.store)
     if copied or (not there and spool.store not in ("", store.address)):
         spool.close()
         fix = "Track to that store, or send to it with task=sync."
         raise UserError(spool_folder / SPOOL, f"run {run} is kept in {spool.store}, not in {store.address}", fix)
-    if not there:  # killed before it began, or deleted by somebody: nobody waits for it
+    if not there:  # killed before it was created, or deleted by a user: its records are not needed
         spool.close()
         if run:
             log.warning("run %s of %s is not in the tracking store any more: nothing is sent of it", run, folder)
@@ -178,7 +178,7 @@ def send(store: Store, folder: Path, spool_folder: Path, status: Ending, wait: f
 
 
 def drop(folder: Path, spool_folder: Path) -> None:
-    """Remove the copies of what was sent, and all of a spool that had been archived."""
+    """Remove the copies of sent files, or the whole folder of an archived spool."""
     with contextlib.suppress(OSError):
         if spool_folder != folder:
             shutil.rmtree(spool_folder)

@@ -1,1 +1,1 @@
-"""The kinds of teachers, one module each: its entry (`guidance.teacher.TeacherKind`) holds all that is known of one."""
+"""The kinds of teachers, one module each; its entry (`guidance.teacher.TeacherKind`) describes the kind."""

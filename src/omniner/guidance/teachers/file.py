@@ -1,9 +1,9 @@
 """Answers in a file, by a person or by a model that cannot be reached from here.
 
-Without `teacher.file` the run only writes its questions (`questions.jsonl`). Each has an id made of its content, so
-that an answer never gets to another question. The file holds a line with `id` and `answer` for each: the answer as an
-object, or as the text that a chat model wrote. `questions.jsonl` itself, filled in, is such a file; a line whose answer
-is still null counts as unanswered. One answer that is not as asked for, and none is taken.
+Without `teacher.file` the run only writes its questions (`questions.jsonl`). A question's id is made from its content,
+so that an answer can only belong to its own question. The file has one line per answer with `id` and `answer`: the
+answer as an object, or as the text that a chat model wrote. `questions.jsonl` itself, filled in, is such a file; a line
+whose answer is still null counts as unanswered. If one answer does not have the required form, no answer is used.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from omniner.wording import counted, first_of
 
 log = logging.getLogger("omniner")
 
-_NAMED = 3  # ids in a message
-_SHOWN = 10  # lines that are wrong, in an error
+_NAMED = 3  # number of ids named in a message
+_SHOWN = 10  # number of wrong lines listed in an error
 
 
 class FileAnswer(NamedTuple):
-    """An answer, and the line that it stands in."""
+    """An answer, and the number of its line."""
 
     line: int
     value: dict[str, Any] | str
 
 
 class _Mistakes:
-    """What is wrong with a file, collected so that all of it is mended at once."""
+    """Collects the mistakes in a file, so that one error reports all of them."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.found = path, dict[int, str]()
 
     def check(self) -> None:
-        """Raise a `UserError` where there are mistakes."""
+        """Raise a `UserError` if there are mistakes."""
         if not self.found:
             return
         (first, wrong), *others = sorted(self.found.items())
@@ -55,10 +55,10 @@ class _Mistakes:
 
 
 def teach(config: Config, questions: Sequence[Question], ledger: Path) -> TeacherAnswers:
-    """Take the answers of `teacher.file`; see `TeacherKind`.
+    """Return the answers in `teacher.file`; see `TeacherKind`.
 
     Raises:
-        UserError: a line cannot be taken, or no line answers any of the questions.
+        UserError: a line is wrong, or no line answers any of the questions.
     """
     if not config.teacher.file:
         return TeacherAnswers("", said={"questions": len(questions)})
@@ -96,13 +96,13 @@ def teach(config: Config, questions: Sequence[Question], ledger: Path) -> Teache
 
 
 def _take(result: TeacherAnswers, questions: Sequence[Question], answer: FileAnswer) -> str:
-    """Take an answer, or say what is wrong with it."""
+    """Add an answer to the result; return what is wrong with it, empty if nothing is."""
     value, wrong = find_answer(answer.value) if isinstance(answer.value, str) else (tidied(answer.value), "")
     return wrong if value is None else next(filter(None, (result.take(one, value) for one in questions)), "")
 
 
 def _read_answers(path: Path, mistakes: _Mistakes) -> dict[str, FileAnswer]:
-    """Read the answers of a file by the ids of their questions."""
+    """Read a file; return its answers by the ids of their questions, and collect its mistakes."""
     with explaining(path):
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
     found: dict[str, FileAnswer] = {}
@@ -122,7 +122,7 @@ def _read_answers(path: Path, mistakes: _Mistakes) -> dict[str, FileAnswer]:
 
 
 def _find_wrong(item: Any, before: dict[str, FileAnswer]) -> str:
-    """Return why a line is none with an answer; those without one yet are."""
+    """Return what is wrong with a line; empty for a good one, also if it has no answer yet."""
     if not isinstance(item, dict):
         return f"an object with id and answer is expected, not {short_json(item)}"
     if missing := [key for key in ("id", "answer") if key not in item]:

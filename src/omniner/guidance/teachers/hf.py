@@ -1,7 +1,7 @@
-"""A language model in this process, as it was published.
+"""An untuned language model in this process.
 
-It answers greedily, in the form that is asked for. The weights are loaded when it is made, which is only where an
-answer is not kept yet.
+It decodes greedily and, with `teacher.structured=json_schema`, only answers of the required form. The weights are
+loaded when the teacher is created, which happens only if some answer is not cached yet.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class LocalTeacher:
         del self._model
 
     def _ask(self, system: str, questions: Sequence[Question]) -> Iterator[list[TeacherAnswer]]:
-        """Answer questions with one system text."""
+        """Answer questions that have the same system text."""
         prompt = Prompt(
             name="teacher",
             version="1",

@@ -1,4 +1,4 @@
-"""A model behind a server that speaks OpenAI's protocol."""
+"""A model behind a server with an OpenAI-compatible API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ServerTeacher:
     """Asks the model at `teacher.url`.
 
     Args:
-        config: `conf/teacher`.
+        config: the group `teacher`.
     """
 
     def __init__(self, config: TeacherConfig) -> None:
@@ -50,7 +50,7 @@ class ServerTeacher:
 
 
 def read_outcome(question: Question, outcome: Reply | Refusal | ServerError) -> TeacherAnswer:
-    """Tell what came of a question that a server was asked."""
+    """Convert the server's outcome for a question to a `TeacherAnswer`."""
     if isinstance(outcome, Reply):
         return TeacherAnswer(question, outcome.text, ANSWER_CUT if outcome.finish == "length" else "")
     if isinstance(outcome, Refusal):
@@ -59,12 +59,12 @@ def read_outcome(question: Question, outcome: Reply | Refusal | ServerError) -> 
 
 
 def served_model(config: TeacherConfig) -> str:
-    """Name the model of the server.
+    """Return the name of the model on the server.
 
-    Where `teacher.model` names none, the server is asked which one it has: it may have another one tomorrow.
+    If `teacher.model` names none, the server is asked, because it may have another model at another time.
 
     Raises:
-        UserError: the server does not say.
+        UserError: the server does not name its model.
     """
     if config.model:
         return config.model
