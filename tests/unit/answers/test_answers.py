@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import omniner
-from omniner.answers import STYLES, check_style, prediction_from_answer, render_answer
+from omniner.answers import CUT, STYLES, check_style, prediction_from_answer, render_answer, spelt_as_in
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 from omniner.wording import counted
@@ -132,6 +132,25 @@ def test_broken_answers(raw: str, entities: list[Entity], parse: str) -> None:
     prediction = prediction_from_answer(Sentence("s", "去北京"), raw, "", "")
     assert (prediction.entities, prediction.parse) == (entities, parse)
     assert bool(prediction.reason) == (parse != "ok")
+
+
+def test_of_an_answer_that_was_cut_the_last_item_is_not_read_and_the_reason_is_kept() -> None:
+    sentence, raw = Sentence("s", "去北京上海"), "北京：地点\n上海：地"
+    whole, cut = (prediction_from_answer(sentence, raw, "", "", ended_by) for ended_by in ("", CUT))
+    assert [entity.text for entity in whole.entities] == ["北京", "上海"]
+    assert [entity.text for entity in cut.entities] == ["北京"]
+    assert cut.reason == f"{CUT}; {whole.reason}"
+
+
+def test_known_categories_tell_the_sides_where_the_sentence_has_both() -> None:
+    sentence, raw = Sentence("s", "地点北京"), '[["地点", "北京"]]'
+    assert prediction_from_answer(sentence, raw, "", "").entities == [Entity("地点", "北京", 0, 2)]
+    known = prediction_from_answer(sentence, raw, "", "", categories=["地点"])
+    assert known.entities == [Entity("北京", "地点", 2, 4)]
+
+
+def test_a_surface_that_the_text_has_letter_for_letter_is_itself() -> None:
+    assert spelt_as_in("e\u0301\u00e9", "\u00e9") == "\u00e9"
 
 
 @pytest.mark.parametrize("name", chats.PUBLIC)

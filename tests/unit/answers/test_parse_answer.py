@@ -372,6 +372,7 @@ def test_known_categories_or_the_sentence_tell_the_sides() -> None:
 
 def test_an_answer_that_is_far_too_long_is_refused_at_once() -> None:
     assert parse_answer("[" * 100_000_000).reason.startswith("longer than")
+    assert parse_answer("[]".ljust(MAX_CHARS)).status == "ok", "it is just short enough"
 
 
 def test_blanks_without_end_take_no_time() -> None:

@@ -9,7 +9,7 @@ import small_corpus
 import torch
 
 from omniner.compute import devices
-from omniner.compute.precision import _measure_gain
+from omniner.compute.precision import _measure_gain, bf16_gain
 from omniner.compute.torch_settings import exact_products, preserved_settings, settings_for
 from omniner.errors import UserError
 from omniner.models import prepare_devices
@@ -93,6 +93,7 @@ def test_bf16_only_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, has_bf1
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=gpu").trainer
     assert devices.choose_devices(trainer, large=True).precision == precision
+    assert devices.choose_devices(trainer, large=False).precision == "32-true", "a small model gains nothing"
 
 
 def test_lstms_round_no_factors_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +147,72 @@ def test_only_training_divides_its_steps_between_devices(
     assert "1 GPU, 32-true" in caplog.text
 
 
+def test_nodes_multiply_the_processes_of_training() -> None:
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=cpu", "trainer.nodes=2").trainer
+    chosen = devices.choose_devices(trainer, large=False)
+    assert (chosen.per_node, chosen.world, chosen.strategy) == (1, 2, "ddp")
+
+
+def test_no_gpu_is_an_error_even_if_no_number_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=gpu", "trainer.devices=0").trainer
+    with pytest.raises(UserError, match=r"trainer\.accelerator: no GPU"):
+        devices.count_devices(trainer)
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "threads", "trains", "given"),
+    [
+        ("cpu", 0, True, [4]),
+        ("cpu", 3, True, [3]),
+        ("gpu", 0, True, [8]),  # the processes of GPUs hardly compute on the CPU
+        ("cpu", 3, False, [3]),
+        ("cpu", 0, False, []),  # another program may have set them
+    ],
+)
+def test_threads_of_two_processes_on_eight_cores(
+    monkeypatch: pytest.MonkeyPatch, accelerator: str, threads: int, trains: bool, given: list[int]
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    more = [f"trainer.accelerator={accelerator}", "trainer.devices=2", f"trainer.threads={threads}"]
+    trainer = small_corpus.configuration("char_bilstm", *more, "trainer.precision=32-true").trainer
+    devices.choose_devices(trainer, large=False, trains=trains)
+    assert seen == given
+
+
+def test_a_model_that_predicts_leaves_the_settings_of_torch_alone() -> None:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        devices.choose_devices(small_corpus.configuration("bert_tiny").trainer, True, trains=False)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_bf16_gain_is_measured_for_each_number_of_threads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gains = iter([1.0, 2.0])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("omniner.compute.precision._measure_gain", lambda *_: next(gains))
+    found = []
+    for threads in (1, 2, 1, 2):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(bf16_gain(896, 4864))
+    assert found == [1.0, 2.0, 1.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("flags", "layer", "gain", "precision"),
     [
         ("fpu amx_bf16", (896, 4864), 5.0, "bf16-mixed"),
         ("fpu amx_bf16", (896, 4864), 1.2, "32-true"),  # it can, but is not faster
+        ("fpu amx_bf16", (896, 4864), 1.5, "bf16-mixed"),  # just enough
+        ("fpu amx_bf16", (128, 4864), None, "32-true"),
         ("fpu avx2", (896, 4864), None, "32-true"),
         ("fpu amx_bf16", (128, 256), None, "32-true"),  # too narrow to gain
         ("fpu amx_bf16", None, None, "32-true"),  # random weights: as exact as tests need them
@@ -183,6 +245,7 @@ def test_a_pretrained_model_takes_bf16_on_a_cpu_that_is_fast_at_it(
     assert measured == ([] if gain is None else [layer])
     assert ("times as fast as fp32 here" in caplog.text) is (gain is not None)
     assert chosen.dtype(learns=True) == torch.float32  # what learns is held exactly
+    assert chosen.dtype(learns=False) == (torch.bfloat16 if precision == "bf16-mixed" else torch.float32)
 
 
 def test_the_two_precisions_are_measured() -> None:

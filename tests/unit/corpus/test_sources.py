@@ -189,6 +189,11 @@ def test_a_large_post_does_not_take_most_of_train(seed: int) -> None:
     assert len(part) == pytest.approx(len(items) / 10, rel=0.1)
 
 
+def test_a_dev_of_one_sentence_is_as_large_as_asked(tmp_path: Path) -> None:
+    corpus = sources.load_corpus(corpus_of(tmp_path, {"train": many(5)}, dev_from_train=0.1), None)
+    assert (len(corpus.splits["dev"]), corpus.issues) == (1, [])
+
+
 def test_a_share_that_posts_cannot_give_is_told(tmp_path: Path) -> None:
     train = [sentence(f"第{n}句", post="large" if n < 60 else "small") for n in range(100)]
     corpus = sources.load_corpus(corpus_of(tmp_path, {"train": train, "test": many(5)}, dev_from_train=0.1), None)
@@ -222,6 +227,7 @@ def test_a_published_dev_that_is_not_used_is_told(tmp_path: Path) -> None:
     corpus = sources.load_corpus(config, None)
     assert [issue.code for issue in corpus.issues] == ["unused-split"]
     assert [item.id[:5] for item in corpus.splits["dev"]] == ["train", "train"]
+    assert sources.load_corpus(replace(config, report="dev"), None).issues == [], "there it is the one that is reported"
 
 
 @pytest.mark.parametrize(
@@ -318,6 +324,15 @@ def test_issues_are_kept_or_stop_the_run(tmp_path: Path) -> None:
     assert error.value.where == "data.on_issue"
     assert "2 issues (1 bad-json, 1 bad-record)" in error.value.found
     assert "train.jsonl:3" in error.value.found
+
+
+def test_as_many_losses_as_data_max_issues_allows_are_allowed(tmp_path: Path) -> None:
+    config = corpus_of(tmp_path, {"train": many(3)})
+    with (tmp_path / "train.jsonl").open("a", encoding="utf-8") as file:
+        file.write("{broken\n")
+    assert len(sources.load_corpus(replace(config, max_issues=0.25), None).splits["train"]) == 3
+    with pytest.raises(UserError, match="25% of its sentences were lost"):
+        sources.load_corpus(replace(config, max_issues=0.24), None)
 
 
 def test_categories_are_checked_against_the_taxonomy(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_a_taxonomy_survives_pickling(official: Taxonomy) -> None:
         ("食品\t专业/学科\n食品_饮料\n", ("食品_专业/学科", "食品_饮料")),
         ('"衣, 帽"\n品类\n', ("衣, 帽", "品类")),
         ("衣\u2028帽\n品类\n", ("衣\u2028帽", "品类")),
+        ("category\n品牌\n类别\n", ("品牌", "类别")),  # only the first row can be a header
     ],
 )
 def test_a_list_of_ones_own_keeps_its_order(tmp_path: Path, content: str, categories: tuple[str, ...]) -> None:

@@ -95,6 +95,11 @@ def test_candidates_are_kept_with_their_trials(made: Guidance, tmp_path: Path) -
     back = lessons.read_guidance(path)
     assert back == given
     assert (back.tried, back.won) == ([given.lessons[0]], [given.lessons[0]])
+    lost = dataclasses.replace(given.lessons[0], note=made.lessons[0].note)  # the counted one stayed
+    assert (dataclasses.replace(given, lessons=[lost]).tried, dataclasses.replace(given, lessons=[lost]).won) == (
+        [lost],
+        [],
+    )
     untried = dataclasses.replace(given, lessons=[chosen(made.lessons[0], tried=False), *made.lessons[1:]])
     assert untried.sha == given.sha  # the note is the same
     assert untried.tried == []
@@ -178,6 +183,7 @@ def _set(value: Any, path: str, new: Any) -> Any:
         ("lessons.0.kind", "x", r"lessons\[0\]\.kind must be one of"),
         ("lessons.0.note.rule.zh", 1, r"lessons\[0\]\.note\.rule\.zh must be of type string"),
         ("lessons.0.examples.0.text", "别的", "is not where the example"),
+        ("lessons.0.examples.0.predicted.0.text", "别的", "is not where the example"),
         ("lessons.0.examples.0.gold", [], "has no gold entity"),
         ("lessons.0.examples.0.predicted", [], "has no predicted entity"),
         ("lessons.0.count", -1, "must be at least 0"),

@@ -82,6 +82,14 @@ def test_a_rule_about_one_category_names_it() -> None:
     assert read_teacher_answer(GOOD.replace("品牌", ""), answer) == (None, "rule: no category is named: 品牌")
 
 
+@pytest.mark.parametrize("named", ["品牌_国货", "国货"])
+def test_a_rule_names_a_category_in_full_or_without_its_primary(named: str) -> None:
+    error = ErrtaError("missing", "a", (Entity("小满", "品牌_国货", 1, 3),), ())
+    answer = questions.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer
+    value, wrong = read_teacher_answer(GOOD.replace("品牌", named), answer)
+    assert (value is not None, wrong) == (True, "")
+
+
 def test_a_category_may_hold_braces() -> None:
     error = ErrtaError("missing", "a", (Entity("小满", "{x}", 1, 3),), ())
     answer = questions.lesson_question(lesson_of(error, "喝小满"), 10, "zh").answer

@@ -118,6 +118,28 @@ def test_messages_and_system() -> None:
     assert prompt.messages("a")[0] == {"role": "system", "content": "只认地点"}
 
 
+def test_line_breaks_around_a_text_are_left_out() -> None:
+    prompt = prompts.build_prompt(small("\n{categories}\n\n", system={"zh": "只认人\n"}), ["地点"], [])
+    assert (prompt.system, prompt.instruction) == ("只认人", "地点")
+
+
+def test_half_a_surrogate_of_an_example_is_replaced() -> None:
+    """No tokenizer takes it."""
+    config = small("{categories}\n{examples}", examples=1, nearest=1)
+    train = [Sentence(text, text, [Entity("京", "地点", 0, 1)]) for text in ("京\ud83d", "京都\ud83d")]
+    prompt = prompts.build_prompt(config, ["地点"], train)
+    for told in (prompt.instruction, *prompt.filled_inputs(["京都"])):
+        assert "\ufffd" in told
+        assert "\ud83d" not in told
+
+
+def test_the_seed_chooses_the_examples() -> None:
+    train = [Sentence(f"{n}", f"京{n}", [Entity("京", "地点", 0, 1)]) for n in range(30)]
+    config = small("{categories}\n{examples}", examples=3)
+    prompted = [prompts.build_prompt(replace(config, seed=seed), ["地点"], train) for seed in (0, 0, 1, 2, 3)]
+    assert len({prompt.instruction for prompt in prompted}) == 4
+
+
 def test_json_and_hash() -> None:
     prompt = prompts.build_prompt(shipped("errta"), CATEGORIES, [])
     stored = json.loads(json.dumps(prompt.to_json()))
@@ -165,6 +187,8 @@ def test_nearest_examples_stand_in_front_of_the_sentence() -> None:
     first = '句：去北京喝咖啡\n[["北京", "地点"]]'  # of two with one text, the first
     assert prompt.messages("去北京喝茶")[-1]["content"] == f"地点\n{second}\n\n{first}\n\n句：去北京喝茶"
     assert prompt.messages("去北京喝咖啡")[-1]["content"].count("去北京喝咖啡") == 1  # never itself, nor its twin
+    [shown] = prompt.filled_inputs(["去北京喝茶"], ["去北京喝咖啡"])  # made from a sentence of train
+    assert "去北京喝咖啡" not in shown
     assert prompt.filled_inputs(["a", "去北京喝茶"])[1] == prompt.filled_inputs(["去北京喝茶"])[0]
     assert prompt.outline() == [
         {"role": "user", "content": "地点\n{2 examples of train that are nearest to the sentence}\n\n句：{sentence}"}

@@ -33,6 +33,12 @@ GPU 0 has 1 GiB free.
         ("anything", 0, ""),
         ("log\nerror: data.root: missing. Name it.\n", 2, "data.root: missing. Name it."),
         (TRACEBACK, 1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB."),
+        (
+            f"{TRACEBACK}\nDuring handling, another one occurred:\n\nTraceback (most recent call last):\nKeyError: 1\n",
+            1,
+            "KeyError: 1",
+        ),
+        ("error: data.root: first.\nerror: data.root: last.\n", 2, "data.root: last."),
         ("a\nno traceback\n", 3, "no traceback"),
         ("", 3, "exit status 3"),
         (TRACEBACK, -9, "killed by SIGKILL, as happens for want of memory"),
@@ -118,6 +124,28 @@ def test_gpus_are_those_that_cuda_may_see(monkeypatch: pytest.MonkeyPatch, named
     assert children.visible_gpus() == seen
 
 
+def test_without_the_variable_the_driver_lists_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\necho '  MIG 1g Device 0: (UUID: MIG-b)'\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv(children.VISIBLE_GPUS, raising=False)
+    assert children.visible_gpus() == ["0"]
+
+
+def test_locks_lie_in_a_folder_of_this_user_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, link = tmp_path / "locks", tmp_path / "link"
+    folder.mkdir(mode=0o755)
+    assert children._private_folder(folder).stat().st_mode & 0o777 == 0o700
+    link.symlink_to(folder)
+    with pytest.raises(UserError, match="belongs to somebody else"):
+        children._private_folder(link)
+    other = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: other)
+    with pytest.raises(UserError, match="belongs to somebody else"):
+        children._private_folder(folder)
+
+
 def test_a_gpu_is_reserved_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(children.VISIBLE_GPUS, "0,1,2,3,4")
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -171,7 +199,7 @@ def test_a_child_goes_on_when_its_log_cannot_be_written(capfd: pytest.CaptureFix
     assert said == "key: wrong. Mend it."
     shown = capfd.readouterr().err
     assert shown.count("小满") == 100_000
-    assert shown.count("no more is written to /dev/full") == 1
+    assert shown.count("\nomniner: no more is written to /dev/full") == 1, "on a line of its own"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the text that the stream still holds

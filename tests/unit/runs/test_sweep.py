@@ -89,11 +89,14 @@ def test_a_key_that_is_for_other_jobs_stops_none(tmp_path: Path, monkeypatch: py
         job=SimpleNamespace(num=0), overrides=SimpleNamespace(task=given), runtime=SimpleNamespace(config_sources=[])
     )
     monkeypatch.setattr(HydraConfig, "get", lambda: hydra)
-    monkeypatch.setattr(children, "run_job", lambda job, *_: children.Outcome(job.name, tmp_path, "", {"test/f1": 0.5}))
+    figures = {"test/f1": 0.5, sweep.OBJECTIVE: 0.25}
+    monkeypatch.setattr(children, "run_job", lambda job, *_: children.Outcome(job.name, tmp_path, "", figures))
     monkeypatch.setenv(sweep._FOLDER, str(tmp_path))
     write_json(tmp_path / sweep.SWEEP_STATE, {"started": 1.0, "parent": ""})
-    sweep.run_child(compose.compose_unchecked(given))
+    write_json(tmp_path / STATE, {"status": "finished, unsent"})  # its results are there
+    assert sweep.run_child(compose.compose_unchecked(given)) == 0.25, "what a sweeper is told"
     assert (record(tmp_path)["status"], record(tmp_path)["error"]) == ("finished", "")
+    assert record(tmp_path)["run"]["status"] == "finished"
 
 
 def test_a_job_is_named_by_what_is_swept() -> None:
@@ -185,6 +188,64 @@ def test_overrides_in_another_order_are_the_same_sweep_unless_one_changes_anothe
     assert digest_of("a=1,2", "b=1,2", sweeper=drawing) != digest_of("b=1,2", "a=1,2", sweeper=drawing)
     assert digest_of("seed=1,2", "seed=3,4") != digest_of("seed=3,4", "seed=1,2")
     assert digest_of("data.size={},null", "data.size.dev=1,2") != digest_of("data.size.dev=1,2", "data.size={},null")
+
+
+def test_where_a_sweep_is_written_and_tracked_makes_no_other_one_of_it() -> None:
+    hydra = {"overrides": {"task": ["seed=1,2"]}, "sweeper": {}}
+    told = {"overrides": {"task": ["seed=1,2", "tracking=off", "output_dir=x"]}, "sweeper": {}}
+    here = sweep._digest(OmegaConf.create({"seed": 1, "output_dir": "a", "hydra": hydra}))
+    assert here == sweep._digest(OmegaConf.create({"seed": 1, "output_dir": "b", "hydra": told}))
+
+
+@pytest.mark.parametrize("key", sweep.SCALES)
+def test_a_sweep_over_what_figures_mean_is_refused(key: str) -> None:
+    sweep._refuse_mixed_scales(["seed=1,2", f"{key}=a"])
+    for sign in ("", "+", "++"):
+        with pytest.raises(UserError, match=f"^{key}: a,b in one sweep"):
+            sweep._refuse_mixed_scales(["seed=1,2", f"{sign}{key}=a,b"])
+
+
+def test_a_command_goes_on_with_its_newest_sweep_that_has_not_finished(tmp_path: Path) -> None:
+    states = {
+        "old": {"digest": "x", "started": 1.0},
+        "newest": {"digest": "x", "started": 3.0, "status": "failed"},
+        "middle": {"digest": "x", "started": 2.0},
+        "finished": {"digest": "x", "started": 4.0, "status": "finished"},
+        "of another command": {"digest": "y", "started": 5.0},
+    }
+    for name, state in states.items():
+        write_json(tmp_path / name / sweep.SWEEP_STATE, state)
+    found = sweep._find_unfinished(sorted(tmp_path.iterdir()), "x")
+    assert found is not None
+    assert (found.folder.name, found.new) == ("newest", False)
+    second = sweep._find_unfinished(sorted(tmp_path.iterdir()), "x")  # the newest is running now
+    assert second is not None
+    assert second.folder.name == "middle"
+    for one in (found, second):
+        one.lock.release()
+
+
+def test_a_sampler_without_a_seed_is_given_one_for_the_whole_sweep(tmp_path: Path) -> None:
+    lock = try_lock(tmp_path / LOCK)
+    assert lock is not None
+
+    def seed_of(state: dict[str, Any], seed: int | None) -> int:
+        sweeper = OmegaConf.create({"sampler": {"seed": seed}})
+        sweep._give_seed(sweeper, sweep.Sweep(tmp_path, lock, state, new=False))
+        given: int = sweeper.sampler.seed
+        return given
+
+    drawn = seed_of({}, None)
+    assert seed_of(read_json(tmp_path / sweep.SWEEP_STATE), None) == drawn
+    assert seed_of(read_json(tmp_path / sweep.SWEEP_STATE), 7) == 7
+    lock.release()
+
+
+def test_records_stand_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for number in (2, 10, 1):
+        whole = {"number": number, "overrides": [f"seed={number}"], "error": ""}
+        write_json(tmp_path / children.FOLDER / f"{number}.json", {**whole, "run": ChildRun("", "", "", {})._asdict()})
+    assert [one.overrides for one in sweep.read_records(tmp_path)] == [["seed=1"], ["seed=2"], ["seed=10"]]
 
 
 def test_a_key_that_an_older_sweep_did_not_have_makes_no_other_one_of_it() -> None:

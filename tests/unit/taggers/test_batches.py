@@ -77,8 +77,8 @@ def test_ranks_share_the_steps_of_one_process(ranks: int) -> None:
 
 
 def test_a_rank_without_a_sentence_repeats_one_that_does_not_count() -> None:
-    batch = collate(EXAMPLES[:1], rank=1, ranks=2)
-    assert (batch.weight, batch.ids, batch.step_sentences) == (0, ["s0"], 1)
+    batch = collate(EXAMPLES[:2], rank=2, ranks=3)
+    assert (batch.weight, batch.ids, batch.step_sentences) == (0, ["s0"], 2)
 
 
 def test_tensors_are_padded_and_masked() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Encoding
+from tokenizers import Encoding, pre_tokenizers
 
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
@@ -85,6 +85,30 @@ def test_what_cannot_be_learnt_is_an_issue() -> None:
     assert [issue.code for issue in issues] == ["inactive-category", "no-offsets"]
     _, issues = encoder(100, "fail", max_span=3).encode([odd])
     assert [issue.code for issue in issues] == ["inactive-category", "no-offsets", "long-entity"]
+
+
+def test_a_text_of_which_nothing_fits_is_skipped_and_not_cut() -> None:
+    inputs = TokenInput(character_tokenizer(Vocabulary.build(["张三"], 1, bigrams=False)), 2)  # [CLS] and [SEP]
+    maker = SentenceEncoder(inputs, TagScheme(["人"]), EncodingConfig(100, "truncate"), None)
+    made, issues = maker.encode([sentence(text="张三")])
+    assert (made, [issue.code for issue in issues]) == ([], ["too-long-skipped"])
+
+
+def test_an_end_between_characters_that_the_model_cannot_tell_apart_is_an_issue() -> None:
+    tokenizer = character_tokenizer(Vocabulary.build(["张三在北京"], 1, bigrams=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # no token covers white space
+    maker = SentenceEncoder(TokenInput(tokenizer, 512), TagScheme(["人"]), EncodingConfig(100, "fail"), None)
+    for text, span in (("张  三", (0, 2)), ("张  三", (2, 4))):
+        _, issues = maker.encode([sentence((*span, "人"), text=text)])
+        assert [issue.code for issue in issues] == ["unclear-boundary"]
+    for text, span in (("张  三", (0, 1)), ("张", (0, 1))):  # the edges of a text are clear
+        assert maker.encode([sentence((*span, "人"), text=text)])[1] == []
+
+
+def test_spans_stand_in_the_order_of_the_text() -> None:
+    spans = [(start, start + 1, "人") for start in reversed(range(7))]
+    (example,), _ = encoder(100, "fail").encode([sentence(*spans)])
+    assert example.spans == [(start, start + 1, 0) for start in range(7)]
 
 
 def test_replacement_keeps_offsets_and_follows_its_seed() -> None:

@@ -207,6 +207,8 @@ def test_too_many_tokens_are_cut_at_a_token(bert: TokenInput) -> None:
 def test_inputs_survive_json(bert: TokenInput) -> None:
     text = "小红书 Hello🍜"
     assert alignment.text_input_from_json(bert.to_json()).encode(text) == bert.encode(text)
+    older = {name: value for name, value in bert.to_json().items() if name != "places"}
+    assert alignment.text_input_from_json(older).places == LAST + 1, "as its embeddings were trained"
     characters = CharacterInput(Vocabulary.build(["小红书", "红书"], 1, bigrams=True))
     assert alignment.text_input_from_json(characters.to_json()).encode(text) == characters.encode(text)
 

@@ -443,6 +443,49 @@ def test_a_line_that_is_not_all_there_yet_is_read_later(tmp_path: Path) -> None:
     lines.close()
 
 
+def test_a_batch_is_of_one_run_and_not_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spool, "BATCH", 2)
+    lines = Spool(tmp_path / "spool.jsonl")
+    for run in ("r", "t"):
+        lines.begin(run, "s")
+        for n in range(3):
+            lines.add("m", {"n": n})
+    batches = [[(one.run, one.body["n"]) for one in lines.waiting()] for _ in range(5)]
+    assert batches == [[("r", 0), ("r", 1)], [("r", 2)], [("t", 0), ("t", 1)], [("t", 2)], []]
+    lines.close()
+
+
+def test_a_run_has_ended_until_it_goes_on_or_another_one_begins(tmp_path: Path) -> None:
+    lines = Spool(tmp_path / "spool.jsonl")
+    ended = []
+    for act in (
+        lambda: lines.begin("r", "here"),
+        lambda: lines.add_status("finished"),
+        lambda: lines.begin("r", "there"),  # the same run by another address
+        lambda: lines.add_status("running"),
+        lambda: lines.add_status("killed"),
+        lambda: lines.begin("t", "there"),
+    ):
+        act()
+        again = Spool(lines.path)
+        assert (again.run, again.store, again.ended) == (lines.run, lines.store, lines.ended)
+        again.close()
+        ended.append((lines.store, lines.ended))
+    lines.close()
+    assert ended == [
+        ("here", False), ("here", True), ("there", True), ("there", False), ("there", True), ("there", False),
+    ]  # fmt: skip
+
+
+def test_the_time_of_a_record_is_in_milliseconds(tmp_path: Path) -> None:
+    lines = Spool(tmp_path / "spool.jsonl")
+    before = time.time()
+    lines.add("m", {"n": 1})
+    [record] = lines.waiting()
+    assert before - 1 <= record.time / 1000 <= time.time() + 1
+    lines.close()
+
+
 def test_a_broken_spool_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "spool.jsonl"
     path.write_text('{"run": "r"}\nnot json\n', encoding="utf-8")
