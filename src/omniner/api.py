@@ -488,8 +488,10 @@ def _load_runs(
 ) -> list[tuple[RunFiles, LoadedPredictions]]:
     """Find and load the runs to compare; return each run's files, and its predictions with gold, in the given order."""
     from omniner.runs.run_files import RunFiles, find_run_files
-    from omniner.scoring.predictions import read_predictions
+    from omniner.scoring.gold import GoldFile
+    from omniner.tasks.compare import GoldFiles, read_run
 
+    files: GoldFiles = {}
     config = dataclasses.replace(config, gold=str(gold) if isinstance(gold, Path) else None)
     given: dict[Any, Any] = dict(runs) if isinstance(runs, Mapping) else {"": _run_entries(runs)}
     found: dict[Any, list[tuple[RunFiles, LoadedPredictions]]] = {}
@@ -502,19 +504,14 @@ def _load_runs(
             else:
                 entries = run
             sources = find_run_files(dataclasses.replace(config, runs=entries), Path(copies) / str(len(found)))
-            found[key] = [
-                (
-                    _named(source, str(key), len(sources)),
-                    read_predictions(source.predictions, source.gold or gold, source.data),
-                )
-                for source in sources
-            ]
+            found[key] = [(_named(source, str(key), len(sources)), read_run(source, files, gold)) for source in sources]
+    of_records: GoldFile | list[Sentence] | None = GoldFile(gold, config.data, None) if isinstance(gold, Path) else gold
     if gold is None:
-        gold = next((item.gold for pairs in found.values() for _, item in pairs), None)
+        of_records = next((item.gold for pairs in found.values() for _, item in pairs), None)
     for key, run in given.items():
         if key not in found:
-            files = RunFiles(str(key), "records", Path(), None, None, {}, "")
-            found[key] = [(files, load_predictions(run, gold, str(key), config.data))]
+            records = RunFiles(str(key), "records", Path(), None, None, {}, "")
+            found[key] = [(records, load_predictions(run, of_records, str(key), config.data))]
     return [pair for key in given for pair in found[key]]
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from omniner.config.groups import DataConfig
     from omniner.scoring.comparison import RunComparison
+    from omniner.scoring.gold import GoldFile
     from omniner.scoring.metrics import ErrtaError, ErrtaResult, ScoreResult
     from omniner.scoring.predictions import LoadedPredictions
 
@@ -222,21 +223,20 @@ def gold_of(gold: Gold | None) -> Path | list[Sentence] | None:
 
 
 def load_predictions(
-    predictions: Answers, gold: Path | list[Sentence] | None, where: str, data: DataConfig
+    predictions: Answers, gold: Path | GoldFile | list[Sentence] | None, where: str, data: DataConfig
 ) -> LoadedPredictions:
     """Load predictions and their gold, whatever holds them.
 
     Args:
         predictions: as for `score`.
-        gold: a file, or sentences.
+        gold: a file, one that is read once for several predictions, or sentences.
         where: what messages call the predictions.
         data: how files are to be read.
 
     Raises:
         UserError: they cannot be read, or are about no sentence of gold.
     """
-    from omniner.corpus.sources import read_sentences
-    from omniner.scoring.gold import check_labelled
+    from omniner.scoring.gold import GoldFile, check_labelled
     from omniner.scoring.predictions import LoadedPredictions, read_predictions, read_unread
 
     if isinstance(predictions, str | Path):
@@ -248,13 +248,15 @@ def load_predictions(
         raise UserError(where, "it is empty", "Give a prediction for each sentence, one without entities for none.")
     if gold is None:
         raise UserError("gold", f"the records of {where} hold no gold", "Give the gold sentences beside them.")
-    sentences, issues = read_sentences(gold, data) if isinstance(gold, Path) else (gold, [])
-    check_labelled(sentences, gold if isinstance(gold, Path) else "gold")
+    if isinstance(gold, Path):
+        gold = GoldFile(gold, data, None)
+    sentences, issues = gold.content if isinstance(gold, GoldFile) else (gold, [])
+    check_labelled(sentences, gold.path if isinstance(gold, GoldFile) else "gold")
     if not {answer.id for answer in answers} & {sentence.id for sentence in sentences}:
         found = f"no id is one of the gold sentences ({answers[0].id!r} here, {sentences[0].id!r} there)"
         fix = "Give both the same ids. A bare text has none: predict the Sentence records of gold."
         raise UserError(where, found, fix)
-    return LoadedPredictions(sentences, read_unread(answers, sentences), issues, 0.0)
+    return LoadedPredictions(sentences, read_unread(answers, sentences), [*issues], 0.0)
 
 
 def _answers(given: Any, where: str) -> list[Prediction]:

@@ -371,8 +371,10 @@ class TaggerPredictor:
         parts = [left[start : start + _ENCODED] for start in range(0, len(left), _ENCODED)]
         encoder = self._tagger.sentence_encoder(self._config.encoding)
         if self._config.encoding.on_too_long == "fail":
+            checked = Progress("sentences checked", len(left))
             for part in parts[1:]:
                 encoder.encode(part)  # text that cannot be encoded stops the work before it begins
+                checked.add(len(part))
         progress = Progress("sentences tagged", len(left))
         for part in parts:
             examples, issues = encoder.encode(part)

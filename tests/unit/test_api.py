@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,10 +23,12 @@ from tests.conftest import ROOT
 import omniner
 from omniner import models
 from omniner.config import compose, run_config
+from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
 from omniner.files import write_text
 from omniner.records import Entity, Issue, Prediction, Sentence, unlabeled_sentence
 from omniner.runs import references
+from omniner.scoring import gold as scoring_gold
 
 TINY = [
     "data.size={train: 300, dev: 32, test: 40}",
@@ -282,6 +285,24 @@ def test_runs_records_and_files_are_compared(trained: omniner.TrainResult, tmp_p
     assert len(alone.results) == 2
     with pytest.raises(UserError, match="hold no gold"):
         omniner.compare({"ours": perfect, "perfect": perfect})
+
+
+def test_gold_of_several_runs_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    omniner.write(GOLD, tmp_path / "g.jsonl")
+    runs: dict[str, Any] = {"c": ANSWERS, "d": ANSWERS}
+    for name in ("a", "b"):
+        runs[name] = tmp_path / f"{name}.jsonl"
+        omniner.write(ANSWERS, runs[name])
+    read: list[Path] = []
+
+    def note(path: Path, *rest: Any) -> Any:
+        read.append(path)
+        return read_sentences(path, *rest)
+
+    monkeypatch.setattr(scoring_gold, "read_sentences", note)
+    found = omniner.compare(runs, tmp_path / "g.jsonl", ["compare.permutations=20"])
+    assert [one.metrics.micro.tp for one in found.results.values()] == [1, 1, 1, 1]
+    assert read == [tmp_path / "g.jsonl"] * 2, "once for files, which name sentences otherwise, and once for records"
 
 
 def test_a_server_is_asked_about_the_categories() -> None:

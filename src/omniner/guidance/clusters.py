@@ -185,7 +185,7 @@ class TrainingCounts:
         names = dict.fromkeys(name for name in (cluster.gold, cluster.predicted) if name)
         return Facts(
             [self.surface(text) for text in error_words(cluster.errors)[:surfaces]],
-            self._pieces(cluster, category)[:surfaces] if lesson_kinds()[cluster.kind].counts_ends else [],
+            self._pieces(cluster, category, surfaces) if lesson_kinds()[cluster.kind].counts_ends else [],
             [self._category(name) for name in names],
         )
 
@@ -199,13 +199,17 @@ class TrainingCounts:
         mentions = self._mentions.get(name, Counter())
         return CategoryCount(name, mentions.total(), [text for text, _ in ranked(mentions, _TYPICAL)])
 
-    def _pieces(self, cluster: Cluster, category: str) -> list[BoundaryPiece]:
-        """Count the text that answers have too much or too little, and the mentions of the category that have it."""
+    def _pieces(self, cluster: Cluster, category: str, most: int) -> list[BoundaryPiece]:
+        """Count the text that answers have too much or too little, and the mentions of the category that have it.
+
+        Only the `most` frequent pieces are kept: each is searched in all mentions, and large corpora have thousands of
+        both.
+        """
         ends = (boundary_differences(error.gold[0], error.predicted[0]) for error in cluster.errors)
         mentions = self._mentions.get(category, Counter())
         counts: Counter[Any] = Counter(chain.from_iterable(ends))
         pieces = []
-        for (side, change, text), errors in ranked(counts):
+        for (side, change, text), errors in ranked(counts, most):
             has = str.startswith if side == "left" else str.endswith
             held = sum(count for word, count in mentions.items() if has(word, text))
             pieces.append(BoundaryPiece(side, change, text, errors, held))

@@ -131,7 +131,7 @@ class AttentionProbe:
         chance = random.Random(0)
         prefix, *own = ([chance.randrange(_VOCABULARY) for _ in range(n)] for n in (_PREFIX, *map(sum, _SIZES)))
         self._samples = [
-            Sample("", "", prefix + tokens[:rest], tokens[rest:], [])
+            Sample("", "", prefix, tokens[:rest], tokens[rest:], [])
             for (rest, _), tokens in zip(_SIZES, own, strict=True)
         ]
         # the run's own random numbers continue as if nothing had been drawn

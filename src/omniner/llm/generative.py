@@ -36,7 +36,7 @@ from omniner.llm.attention_probe import choose_attention
 from omniner.llm.generate import Generator
 from omniner.llm.language_model import CausalModel, build_optimizer, choose_optimizer, save_causal_model
 from omniner.llm.memory import PackSize
-from omniner.llm.packs import Pack, PackedStep, pack_step, suffix_length
+from omniner.llm.packs import PackedStep, pack_step, suffix_length
 from omniner.llm.prefix_cache import check_supported
 from omniner.llm.samples import PromptEncoder, Sample
 from omniner.llm.shared_prefix import attach_attention, pack_loss
@@ -44,7 +44,7 @@ from omniner.pretrained import base_model
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import TrainLoader
+from omniner.training.plans import EXCHANGED, TrainLoader
 from omniner.training.sharding import ShardedStrategy, full_state_dict, is_sharded, shard_model, unsharded
 
 # Keys that change the model or its weights
@@ -311,7 +311,7 @@ class PackStatistics:
         pack_tokens: tokens of all packs, including their prefixes: what is computed.
         sample_tokens: tokens of all prompts and answers: what would be computed one by one.
         answer_tokens: tokens that are learnt.
-        largest: tokens of the largest pack.
+        largest: the pack with the most tokens.
     """
 
     steps: int
@@ -319,7 +319,7 @@ class PackStatistics:
     pack_tokens: int
     sample_tokens: int
     answer_tokens: int
-    largest: int
+    largest: PackSize
 
 
 class GenerativeData(TrainingData[Sample]):
@@ -352,7 +352,7 @@ class GenerativeData(TrainingData[Sample]):
     def train_dataloader(self) -> TrainLoader[Sample, PackedStep]:
         """Return the steps of this process, from the current position of training on."""
         trainer = self.attached
-        return self._loader(trainer.global_rank, trainer.world_size, lambda: trainer.global_step)
+        return self._loader(trainer.global_rank, trainer.world_size, lambda: trainer.global_step, self.epoch_samples)
 
     def val_dataloader(self) -> DevLoader:
         """Return this process's share of dev."""
@@ -365,11 +365,13 @@ class GenerativeData(TrainingData[Sample]):
             return self.train
         samples, limit = list(self.train), self.encoder.config.max_length
         changed: dict[int, Sentence] = {}
+        progress = Progress(EXCHANGED, len(samples))
         for at, (sample, original) in enumerate(zip(samples, self.replacement.sentences, strict=True)):
             sentence = self.replacement.sentence(at, epoch)
             # if the original was cut, a replacement could move the cut; and longer surfaces must not cause one
             if sentence is not original and len(sample.text) == len(original.text) and len(sentence.text) <= limit:
                 changed[at] = sentence
+            progress.add(1)
         sources = {sentence.id: self.replacement.sentences[at].text for at, sentence in changed.items()}
         encoded, _ = self.encoder.encode(changed.values(), sources)
         for at, sample in zip(changed, encoded, strict=True):
@@ -380,31 +382,30 @@ class GenerativeData(TrainingData[Sample]):
     def pack_statistics(self, ranks: int) -> PackStatistics:
         """Count the content of the first epoch, divided between `ranks` processes."""
         samples = self.epoch_samples(0)
-        sizes = [len(pack.ids) for pack in self._first_epoch(ranks)]
+        sizes = list(self._pack_sizes(samples, ranks))
         return PackStatistics(
             steps=self.steps,
             packs=len(sizes),
-            pack_tokens=sum(sizes),
+            pack_tokens=sum(size.tokens for size in sizes),
             sample_tokens=sum(len(sample.prompt) + len(sample.answer) for sample in samples),
             answer_tokens=sum(len(sample.answer) for sample in samples),
-            largest=max(sizes),
+            largest=max(sizes, key=lambda size: size.tokens),
         )
 
-    def largest_pack(self, ranks: int) -> PackSize:
-        """Return the size of the first epoch's largest pack, divided between `ranks` processes."""
-        largest = max(self._first_epoch(ranks), key=lambda pack: len(pack.ids))
-        return PackSize(len(self.prefix), len(largest.ids), len(largest.targets))
-
-    def _first_epoch(self, ranks: int) -> Iterator[Pack]:
-        """Yield the packs of all processes."""
+    def _pack_sizes(self, samples: Sequence[Sample], ranks: int) -> Iterator[PackSize]:
+        """Yield the sizes of the packs of all processes in the first epoch, which consists of these samples."""
+        progress = Progress("steps packed", self.steps * ranks)
         for rank in range(ranks):
-            for step in self._loader(rank, ranks, lambda: 0):
-                yield from step.packs
+            for step in self._loader(rank, ranks, lambda: 0, lambda epoch: samples):
+                yield from (PackSize(len(self.prefix), len(pack.ids), len(pack.targets)) for pack in step.packs)
+                progress.add(1)
 
-    def _loader(self, rank: int, ranks: int, steps_done: Callable[[], int]) -> TrainLoader[Sample, PackedStep]:
+    def _loader(
+        self, rank: int, ranks: int, steps_done: Callable[[], int], samples: Callable[[int], Sequence[Sample]]
+    ) -> TrainLoader[Sample, PackedStep]:
         prefix_length = len(self.prefix)
         return TrainLoader(
-            self.epoch_samples,
+            samples,
             len(self.train),
             length=suffix_length(prefix_length),
             batch_size=self.config.batch_size,

@@ -186,7 +186,7 @@ def _samples(pack: PackSize) -> list[Sample]:
     count = max(1, min(suffixes // 70, pack.answers))
     own, answers = suffixes // count, max(1, pack.answers // count)
     rest = max(1, own - answers + 1)
-    return [Sample("", "", [0] * (pack.prefix_length + rest), [0] * answers, []) for _ in range(count)]
+    return [Sample("", "", [], [0] * (pack.prefix_length + rest), [0] * answers, []) for _ in range(count)]
 
 
 def _make_fake(model: nn.Module) -> None:

@@ -218,16 +218,24 @@ class Sample:
     Attributes:
         id: of the sentence.
         text: the text that the model sees; shorter than the sentence if that was cut.
-        prompt: token ids of the whole chat up to the answer.
+        head: token ids that the prompts of all sentences begin with: one shared list, which must not be modified.
+            Separate copies for 200,000 prompts of 700 tokens would take more than a gigabyte.
+        rest: token ids of the chat after `head`, up to the answer.
         answer: token ids of the gold answer and of what ends it.
         gold: every gold entity of the sentence, including those beyond a cut.
     """
 
     id: str
     text: str
-    prompt: list[int]
+    head: list[int]
+    rest: list[int]
     answer: list[int]
     gold: list[Entity]
+
+    @property
+    def prompt(self) -> list[int]:
+        """Token ids of the whole chat up to the answer."""
+        return [*self.head, *self.rest]
 
 
 class PromptEncoder:
@@ -282,10 +290,10 @@ class PromptEncoder:
             texts.append(text)
             answers.append(replace_surrogates(render_answer(self._learnable(sentence, issues), self.prompt.answer)))
         uncut = [(sources or {}).get(sentence.id, sentence.text) for sentence in kept]
-        prompts, written = self._prompts(texts, uncut), self.chat.plain_ids(answers)
+        (head, rests), written = self._prompts(texts, uncut), self.chat.plain_ids(answers)
         samples = [
-            Sample(sentence.id, text, prompt, [*answer, *self.chat.end], sentence.entities)
-            for sentence, text, prompt, answer in zip(kept, texts, prompts, written, strict=True)
+            Sample(sentence.id, text, head, rest, [*answer, *self.chat.end], sentence.entities)
+            for sentence, text, rest, answer in zip(kept, texts, rests, written, strict=True)
         ]
         return samples, issues
 
@@ -295,15 +303,20 @@ class PromptEncoder:
         Each sample keeps at least one prompt token after them. Because of the probes a part of a corpus gives the same
         number as the whole: tokens that the beginning of a sentence can change are not counted.
         """
-        prompts = [*self._probe_prompts, *(sample.prompt for sample in samples)]
-        first, last = min(prompts), max(prompts)  # in sorted order, these two have the shortest common prefix
+        first, last, fewest = self._probe_prompts
+        shortest = len(fewest)
+        for sample in samples:
+            prompt = sample.prompt
+            first, last, shortest = min(first, prompt), max(last, prompt), min(shortest, len(prompt))
+        # in sorted order, the first and the last have the shortest common prefix
         shared = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
-        return min(shared, min(map(len, prompts)) - 1)
+        return min(shared, shortest - 1)
 
     @cached_property
     def _probe_prompts(self) -> list[list[int]]:
         """The probes' prompts that determine the common prefix of all: the first, the last and the shortest."""
-        prompts = self._prompts(PROBE_SENTENCES)
+        head, rests = self._prompts(PROBE_SENTENCES)
+        prompts = [[*head, *rest] for rest in rests]
         return [min(prompts), max(prompts), min(prompts, key=len)]
 
     def _refuse_long(self, sentences: Sequence[Sentence]) -> None:
@@ -333,12 +346,12 @@ class PromptEncoder:
                 entities.append(entity)
         return entities
 
-    def _prompts(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> list[list[int]]:
-        """Tokenise the whole chat for each text, see `Prompt.filled_inputs`."""
+    def _prompts(self, texts: Sequence[str], sources: Sequence[str] | None = None) -> tuple[list[int], list[list[int]]]:
+        """Tokenise the whole chat for each text, see `Prompt.filled_inputs`: what all begin with, and what follows."""
         inputs = self.prompt.filled_inputs(texts, sources)
         if self._parts is None:
-            return self.chat.batch_prompt_ids([self.chat.write(self.prompt, text) for text in inputs])
-        return self._parts.prompts(self.chat, inputs)
+            return [], self.chat.batch_prompt_ids([self.chat.write(self.prompt, text) for text in inputs])
+        return self._parts.head, self._parts.rests(self.chat, inputs)
 
     def _find_parts(self) -> _Parts | None:
         """Split the chat around its input so that the tokens of all probes stay the same; None if impossible."""
@@ -351,7 +364,7 @@ class PromptEncoder:
         lines = [place + 1 for place, character in enumerate(head) if character == "\n"]
         for cut in lines[: -_TRIED - 1 : -1]:
             parts = _Parts(self.chat.prompt_ids(head[:cut]), head[cut:], tail[:rest], self.chat.prompt_ids(tail[rest:]))
-            if parts.prompts(self.chat, inputs) == tokens:
+            if [[*parts.head, *rest] for rest in parts.rests(self.chat, inputs)] == tokens:
                 return parts
         return None
 
@@ -365,9 +378,10 @@ class _Parts:
     after: str
     tail: list[int]
 
-    def prompts(self, chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
+    def rests(self, chat: ChatTokenizer, texts: Sequence[str]) -> list[list[int]]:
+        """What follows `head` for each text."""
         found = chat.plain_ids([f"{self.before}{text}{self.after}" for text in texts])
-        return [[*self.head, *ids, *self.tail] for ids in found]
+        return [[*ids, *self.tail] for ids in found]
 
 
 _FLOOR = 64  # tokens that any answer may have

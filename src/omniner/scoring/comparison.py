@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
-from omniner.progress import timed
+from omniner.progress import Progress, timed
 from omniner.records import Issue, Prediction, Sentence, ids_by_text, is_unlabeled
 from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.resampling import (
@@ -248,8 +248,8 @@ def compare_runs(
     baseline = results[systems[0].name]
     tests = {}
     for system in systems[1:]:
-        with timed(f"{system.name} tested against {systems[0].name}"):  # half a minute for 200,000 sentences
-            tests[system.name] = _test(baseline, results[system.name], post_of, settings)
+        with timed(f"{system.name} tested against {systems[0].name}"):  # the longest part of large comparisons
+            tests[system.name] = _test(baseline, results[system.name], post_of, settings, system.name)
     corrected = holm([test.figures["micro.f1"].p_randomisation for test in tests.values()])
     tested = [
         TestedRun(name, test, p, *_flips(gold, baseline, results[name]))
@@ -265,11 +265,15 @@ def score_alike(
 ) -> list[ScoreResult]:
     """Score every system with the unit and mode chosen from all gold, even one that answered only part."""
     metrics, errta = settle_scale(gold, metrics, errta)
-    return [score_records(system.gold, system.predictions, metrics, errta) for system in systems]
+    scored, progress = [], Progress("predictions files scored", len(systems))
+    for system in systems:
+        scored.append(score_records(system.gold, system.predictions, metrics, errta))
+        progress.add(1)
+    return scored
 
 
 def _test(
-    baseline: ScoreResult, other: ScoreResult, post_of: Mapping[str, int], settings: CompareConfig
+    baseline: ScoreResult, other: ScoreResult, post_of: Mapping[str, int], settings: CompareConfig, name: str
 ) -> Significance:
     """Test a run against the baseline.
 
@@ -281,7 +285,7 @@ def _test(
         counts_per_post(result.comparison, [post_of[name] for name in result.scored], count, names)
         for result in (baseline, other)
     )
-    return paired_tests(before, after, names, settings)
+    return paired_tests(before, after, names, settings, f"draws that test {name}")
 
 
 def _flips(gold: Sequence[Sentence], baseline: ScoreResult, other: ScoreResult) -> tuple[list[str], list[str]]:

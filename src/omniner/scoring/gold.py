@@ -37,15 +37,17 @@ class GoldFile:
     Attributes:
         path: of the file.
         data: the config group that applies to it.
+        prefix: of ids of sentences that have none; None = the file's name.
     """
 
     path: Path
     data: DataConfig | None
+    prefix: str | None = GOLD_PREFIX
 
     @cached_property
     def content(self) -> tuple[list[Sentence], list[Issue]]:
         """The sentences, which must not be modified, and the issues met."""
-        return read_sentences(self.path, self.data, GOLD_PREFIX)
+        return read_sentences(self.path, self.data, self.prefix)
 
 
 Gold = Path | GoldFile | Sequence[Sentence]  # a file, or its sentences

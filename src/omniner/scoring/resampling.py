@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from omniner.config.groups import CompareConfig
+from omniner.progress import Progress
 from omniner.records import Sentence, post_key
 from omniner.scoring.metrics import Interval
 from omniner.scoring.units import Comparison
@@ -210,9 +211,13 @@ class Significance:
 
 
 def paired_tests(
-    baseline: NDArray[np.int64], other: NDArray[np.int64], categories: Sequence[str], settings: CompareConfig
+    baseline: NDArray[np.int64],
+    other: NDArray[np.int64],
+    categories: Sequence[str],
+    settings: CompareConfig,
+    what: str = "draws",
 ) -> Significance:
-    """Test every difference between two runs.
+    """Test every difference between two runs, with progress: it takes long for many sentences.
 
     The draws depend only on the seed and these two runs, not on other runs that are compared.
 
@@ -221,11 +226,13 @@ def paired_tests(
         other: the same of the other run, on the same posts.
         categories: their names.
         settings: draws, confidence, seed.
+        what: the draws are called in messages.
     """
+    progress = Progress(what, settings.resamples + settings.permutations)
     values = [scores_of_counts(run.sum(axis=0, dtype=np.float64)[None])[0] for run in (baseline, other)]
     observed = values[1] - values[0]  # [4 + categories]
-    drawn = np.concatenate(list(_bootstrap(baseline, other, settings)))
-    exchanged = np.concatenate(list(_exchange(baseline, other, settings)))
+    drawn = _counting(_bootstrap(baseline, other, settings), progress)
+    exchanged = _counting(_exchange(baseline, other, settings), progress)
     low, high = bounds(drawn, settings.confidence)
     columns = (*values, observed, low, high, _p(exchanged, observed), _p(drawn - observed, observed))
     rows = [Difference(*map(float, row)) for row in zip(*columns, strict=True)]
@@ -240,6 +247,15 @@ def paired_tests(
         corrected={name: corrected.get(name, 1.0) for name in categories},
         family=len(family),
     )
+
+
+def _counting(parts: Iterator[NDArray[np.float64]], progress: Progress) -> NDArray[np.float64]:
+    """All draws `[draws, figures]`, counted as they come."""
+    found = []
+    for part in parts:
+        found.append(part)
+        progress.add(len(part))
+    return np.concatenate(found)
 
 
 def holm(values: Sequence[float]) -> list[float]:

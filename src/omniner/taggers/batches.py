@@ -13,7 +13,7 @@ uninterrupted one. Sorting by length within windows of some batches keeps paddin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import pad_sequence
 from omniner.compute.devices import send
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
+from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence
 from omniner.registry import HEADS
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans, mask_of
@@ -71,7 +72,7 @@ class SentenceEncoder:
         self.inputs, self.scheme, self.config, self.max_span = inputs, scheme, config, max_span
         self._ids = {category: number for number, category in enumerate(scheme.categories)}
 
-    def encode(self, sentences: Iterable[Sentence]) -> tuple[list[EncodedSentence], list[Issue]]:
+    def encode(self, sentences: Sequence[Sentence]) -> tuple[list[EncodedSentence], list[Issue]]:
         """Encode sentences, in their order; each sentence that is left out has an issue.
 
         Raises:
@@ -79,11 +80,13 @@ class SentenceEncoder:
         """
         examples: list[EncodedSentence] = []
         issues: list[Issue] = []
+        progress = Progress("sentences encoded", len(sentences))
         for sentence in sentences:
             example, found = self.encode_one(sentence)
             issues += found
             if example is not None:
                 examples.append(example)
+            progress.add(1)
         if self.config.on_too_long == "fail":
             self._refuse_long(issues)
         return examples, issues

@@ -20,12 +20,13 @@ from torch.optim import AdamW, Optimizer
 from omniner.config.class_defaults import with_class_defaults
 from omniner.config.model_groups import EncoderConfig, HeadConfig, TrainerConfig
 from omniner.errors import UserError
+from omniner.progress import Progress
 from omniner.records import Sentence
 from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, SentenceEncoder, collate
 from omniner.taggers.tagger import POOLER, Tagger
 from omniner.training.checkpoints import write_checkpoint
 from omniner.training.learner import DevScore, Learner, TrainingData
-from omniner.training.plans import TrainLoader
+from omniner.training.plans import EXCHANGED, TrainLoader
 
 
 class TaggerData(TrainingData[EncodedSentence]):
@@ -70,7 +71,11 @@ class TaggerData(TrainingData[EncodedSentence]):
         """Return the training examples of an epoch: unchanged, or with some mentions replaced."""
         if self.replacement is None:
             return self.train
-        return [self._replaced(at, epoch) for at in range(len(self.train))]
+        examples, progress = [], Progress(EXCHANGED, len(self.train))
+        for at in range(len(self.train)):
+            examples.append(self._replaced(at, epoch))
+            progress.add(1)
+        return examples
 
     def _replaced(self, position: int, epoch: int) -> EncodedSentence:
         assert self.replacement is not None

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from omniner.compute.devices import Devices
-    from omniner.llm.generative import GenerativeData, GenerativeModule
+    from omniner.llm.generative import GenerativeData, GenerativeModule, PackStatistics
+    from omniner.llm.memory import PackSize
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger import Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
@@ -66,10 +67,11 @@ def _tagger_sections(config: Config, corpus: Corpus) -> Sections:
 
     prepare_devices(config)
     module, data = prepare_tagger(config, corpus)
+    batches = _first_epoch(config, data)
     return {
         "First training example, decoded": _tagger_example(data.train[0], module.tagger),
-        "Batches": _batches(config, data),
-        "Memory": _tagger_memory(config, module, data),
+        "Batches": _batches(config, data, batches),
+        "Memory": _tagger_memory(config, module, batches),
     }, data.issues
 
 
@@ -145,8 +147,8 @@ def _first_epoch(config: Config, data: TaggerData) -> list[list[EncodedSentence]
     return [[examples[position] for position in positions] for positions in batches]
 
 
-def _batches(config: Config, data: TaggerData) -> Iterator[str]:
-    trainer, batches = config.trainer, _first_epoch(config, data)
+def _batches(config: Config, data: TaggerData, batches: Sequence[list[EncodedSentence]]) -> Iterator[str]:
+    trainer = config.trainer
     steps, real = len(batches), sum(example.length for batch in batches for example in batch)
     padded = sum(len(batch) * max(example.length for example in batch) for batch in batches)
     yield from _length(trainer, len(data.train), steps)
@@ -164,14 +166,14 @@ def _length(trainer: TrainerConfig, sentences: int, steps: int) -> Iterator[str]
     yield f"{counted(total, 'step')} in at most {counted(epochs, 'epoch')}, the first {warm:,} warm up"
 
 
-def _tagger_memory(config: Config, module: TaggerModule, data: TaggerData) -> Iterator[str]:
+def _tagger_memory(config: Config, module: TaggerModule, batches: Sequence[list[EncodedSentence]]) -> Iterator[str]:
     from omniner.taggers.batches import collate
 
     weights = sum(parameter.numel() for parameter in module.parameters())
     trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
     copies = 3 + (config.trainer.weight_average > 0)  # gradient, AdamW's two moments, averaged weights
     fixed = 4 * (weights + copies * trained)
-    longest = max(_first_epoch(config, data), key=lambda batch: len(batch) * max(example.length for example in batch))
+    longest = max(batches, key=lambda batch: len(batch) * max(example.length for example in batch))
     batch = collate(longest, 0, 1)
     kept = kept_for_backward(module, lambda: module.tagger.loss(batch))
     yield f"parameters: {weights:,}, of which {trained:,} are trained"
@@ -216,6 +218,9 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     publish_prompt(context, prompt)
     config, devices = plan_memory(config, prepare_devices(config))
     module, data = prepare_llm(config, devices, corpus, prompt)
+    ranks = max(config.trainer.devices, 1) * config.trainer.nodes
+    survey = data.pack_statistics(ranks)
+    largest = survey.largest if devices.world == ranks else data.pack_statistics(devices.world).largest
     return {
         "First training sample, as the model meets it": list(
             describe_sample(data.train[0], module.causal.chat, len(data.prefix))
@@ -225,20 +230,17 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
             f"{counted(len(prompt.categories), 'category')}; "
             f"{len(data.prefix):,} tokens are the same for every sentence",
         ],
-        "Packs": list(_packs(config, data)),
-        "Memory": list(_causal_memory(context.config, devices, module, data)),
+        "Packs": list(_packs(config, data, survey, ranks)),
+        "Memory": list(_causal_memory(context.config, devices, module, largest)),
     }, data.issues
 
 
-def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
-    trainer = config.trainer
-    ranks = max(trainer.devices, 1) * trainer.nodes
-    survey = data.pack_statistics(ranks)
+def _packs(config: Config, data: GenerativeData, survey: PackStatistics, ranks: int) -> Iterator[str]:
     samples = len(data.train)
-    yield from _length(trainer, samples, survey.steps)
+    yield from _length(config.trainer, samples, survey.steps)
     yield (
         f"{survey.packs:,} packs an epoch on {ranks} process{'es' if ranks > 1 else ''}, "
-        f"{samples / survey.packs:.1f} sentences each, the largest of {survey.largest:,} tokens"
+        f"{samples / survey.packs:.1f} sentences each, the largest of {survey.largest.tokens:,} tokens"
     )
     yield (
         f"{survey.pack_tokens:,} tokens computed instead of {survey.sample_tokens:,} "
@@ -247,14 +249,13 @@ def _packs(config: Config, data: GenerativeData) -> Iterator[str]:
     yield f"each evaluation answers {counted(len(data.dev), 'dev sentence')}"
 
 
-def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, data: GenerativeData) -> Iterator[str]:
+def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, pack: PackSize) -> Iterator[str]:
     from omniner.llm import memory
     from omniner.pretrained import base_model
 
     method, parameters = module.causal.method, list(module.model.parameters())
     trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
     yield f"parameters that are trained: {trained:,} ({method})"
-    pack = data.largest_pack(devices.world)
     longest = module.causal.longest_answer
     count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding, longest)
     yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix_length:,} of them shared, {pack.answers:,} learnt"

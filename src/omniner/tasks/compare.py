@@ -31,7 +31,7 @@ from omniner.config.validate import flat
 from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
 from omniner.files import sha256
-from omniner.progress import show
+from omniner.progress import Progress, show
 from omniner.records import Issue, Sentence, content_digest
 from omniner.report import comparison_page
 from omniner.report.comparison_page import (
@@ -55,7 +55,7 @@ from omniner.scoring.comparison import (
     human_predictions,
     labelled_gold,
 )
-from omniner.scoring.gold import GoldFile
+from omniner.scoring.gold import Gold, GoldFile
 from omniner.scoring.predictions import LoadedPredictions, read_predictions
 from omniner.scoring.scorer import has_places, way_of_counting
 from omniner.tasks import adjudicate
@@ -221,17 +221,32 @@ def _texts(
     context.publish_text("comparison.md", "\n\n".join(lines) + "\n")
 
 
+GoldFiles = dict[tuple[str, str], GoldFile]
+"""Gold files by content and reading settings: equal files that are read alike are read once."""
+
+
 def read_runs(sources: Sequence[RunFiles]) -> tuple[list[LoadedPredictions], list[Issue]]:
     """Read gold and predictions of every run; return them with the issues of all files."""
-    files: dict[tuple[str, str], GoldFile] = {}  # a gold file of equal content and reading settings is read once
-    loaded = []
+    files: GoldFiles = {}
+    loaded, progress = [], Progress("runs read", len(sources))
     for source in sources:
-        gold: Path | GoldFile | None = source.gold
-        if isinstance(gold, Path):
-            key = (sha256(gold) if gold.is_file() else str(gold), repr(source.data))
-            gold = files.setdefault(key, GoldFile(gold, source.data))
-        loaded.append(read_predictions(source.predictions, gold, source.data))
+        loaded.append(read_run(source, files))
+        progress.add(1)
     return loaded, [issue for item in loaded for issue in item.issues]
+
+
+def read_run(source: RunFiles, files: GoldFiles, gold: Gold | None = None) -> LoadedPredictions:
+    """Read gold and predictions of a run.
+
+    Args:
+        source: the run.
+        files: the gold files of other runs, which are not read again; its own is added.
+        gold: of runs that bring none.
+    """
+    if source.gold is None:
+        return read_predictions(source.predictions, gold, source.data)
+    key = (sha256(source.gold) if source.gold.is_file() else str(source.gold), repr(source.data))
+    return read_predictions(source.predictions, files.setdefault(key, GoldFile(source.gold, source.data)), source.data)
 
 
 def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions]) -> tuple[list[System], str]:

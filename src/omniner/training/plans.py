@@ -20,6 +20,7 @@ from omniner.records import Entity, Sentence
 Example = TypeVar("Example")
 Step = TypeVar("Step")
 
+EXCHANGED = "sentences given other mentions"  # what progress counts while an epoch is made
 _WINDOW = 50  # batches that are sorted together
 
 

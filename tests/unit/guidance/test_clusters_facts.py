@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import pytest
 from tests.helpers import made_up
 
@@ -54,6 +57,27 @@ def test_counts_are_those_of_the_slow_way() -> None:
             assert list(surface.labels.values()) == sorted(surface.labels.values(), reverse=True)
             checked += 1
     assert checked > 50
+
+
+def test_only_pieces_that_are_told_are_looked_for() -> None:
+    """Thousands of pieces, each sought in thousands of mentions, took minutes for 200,000 sentences."""
+    text = "喝奶茶店的奶茶"
+    gold = Entity(text[1:4], "品牌", 1, 4)
+    said = [Entity(text[a:b], "品牌", a, b) for a, b in ((0, 4), (1, 5), (1, 5), (1, 6), (1, 7))]
+    (found,) = clusters.cluster_errors(ErrtaError("boundary", f"{n}", (gold,), (one,)) for n, one in enumerate(said))
+    counts, looked = TrainingCounts(TRAIN), list[int]()
+
+    class Noted(Counter[str]):
+        def items(self) -> Any:
+            looked.append(1)
+            return super().items()
+
+    counts._mentions["品牌"] = Noted({"奶茶店": 3})
+    whole = counts.facts(found, 5).pieces
+    assert [piece.text for piece in whole] == ["的", "喝", "的奶", "的奶茶"]
+    looked.clear()
+    assert counts.facts(found, 1).pieces == whole[:1]
+    assert len(looked) == 2, "for one piece, and for what is typical of the category"
 
 
 @pytest.mark.parametrize("located", [(True, True), (True, False), (False, True), (False, False)])

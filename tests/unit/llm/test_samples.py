@@ -66,6 +66,7 @@ def test_prompts_are_tokenised_as_whole_texts(chat: ChatTokenizer, name: str, la
     assert maker._parts is not None
     assert len(maker._parts.head) > 200
     prefix = maker.prefix_length([])
+    (probe,), _ = maker.encode([Sentence("p", PROBE_SENTENCES[0])])
 
     @settings(max_examples=25, deadline=None)  # for each of 48 cases
     @given(text=st.text(AWKWARD, min_size=1, max_size=8) | st.text(min_size=1, max_size=8))
@@ -75,7 +76,7 @@ def test_prompts_are_tokenised_as_whole_texts(chat: ChatTokenizer, name: str, la
         assert sample.prompt == whole
         shared = maker.prefix_length([sample])
         assert shared == prefix
-        assert maker._prompts(PROBE_SENTENCES[:1])[0][:shared] + sample.prompt[shared:] == whole
+        assert probe.prompt[:shared] + sample.prompt[shared:] == whole
 
     check()
 
@@ -193,14 +194,24 @@ def test_a_sample_holds_prompt_answer_and_end(chat: ChatTokenizer) -> None:
     assert sample.answer == [*chat.answer_ids(written), *chat.end]
 
 
+def test_samples_share_what_all_prompts_begin_with() -> None:
+    """A list for each of 200,000 sentences would take more than a gigabyte."""
+    maker = encoder()
+    (one, other), _ = maker.encode(bare(["北京", "上海"]))
+    assert one.head is other.head
+    assert 0 <= maker.prefix_length([one, other]) - len(one.head) < 20
+    assert one.prompt == [*one.head, *one.rest]
+    assert one.rest != other.rest
+
+
 def test_the_prefix_leaves_each_sample_a_token() -> None:
     maker = encoder()
     samples, _ = maker.encode(bare(["北京", "上海"]))
     prefix = maker.prefix_length(samples)
-    short = Sample("x", "", samples[0].prompt[:5], [], [])
+    short = Sample("x", "", [], samples[0].prompt[:5], [], [])
     assert prefix > 5
     assert maker.prefix_length([*samples, short]) == 4
-    other = Sample("x", "", [-1, *samples[0].prompt], [], [])
+    other = Sample("x", "", [], [-1, *samples[0].prompt], [], [])
     assert maker.prefix_length([*samples, other]) == 0
 
 

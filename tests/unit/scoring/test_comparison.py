@@ -6,7 +6,9 @@ import base64
 import csv
 import dataclasses
 import io
+import itertools
 import json
+import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ import markupsafe
 import pytest
 from paired_runs import gold, outcomes, predictions
 
+from omniner import progress
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import comparison_page
@@ -93,6 +96,22 @@ def test_a_pair_is_tested_the_same_whatever_else_is_compared(three: tuple[list[S
     assert alone.tested[0].significance == comparison.tested[1].significance
     assert comparison.tested[0].p_corrected == min(1, 2 * comparison.tested[0].significance.figures["micro.f1"][5])
     assert (comparison.posts, comparison.unit_of_chance) == (50, "posts")
+
+
+def test_long_comparisons_say_how_far_they_are(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200,000 sentences take half a minute for each run to be scored and tested."""
+    clock = itertools.count(0, 11)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    sentences = gold(20, 3)
+    said = predictions(sentences, outcomes(sentences, 4, 0.6))
+    with caplog.at_level(logging.INFO, "omniner"):
+        compare_runs([System(name, sentences, said) for name in ("a", "b")], METRICS, ERRTA, SETTINGS)
+    lines = "\n".join(caplog.messages)
+    assert re.search(r"1 of 2 predictions files scored, .* left", lines)
+    assert re.search(r"200 of 400 draws that test b, .* left", lines)
+    assert "400 of 400 draws that test b" in lines
 
 
 def test_a_run_without_offsets_is_measured_as_the_others() -> None:

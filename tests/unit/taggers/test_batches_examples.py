@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Encoding, pre_tokenizers
 
+from omniner import progress
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
@@ -25,6 +28,15 @@ def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> S
 
 def sentence(*entities: tuple[int, int, str], id: str = "s", text: str = "张三在北京大学") -> Sentence:
     return Sentence(id, text, [Entity(text[start:end], category, start, end) for start, end, category in entities])
+
+
+def test_encoding_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200,000 sentences take half a minute."""
+    clock = itertools.count(0, 11)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with caplog.at_level(logging.INFO, "omniner"):
+        encoder(100, "fail").encode([sentence(id="a"), sentence(id="b")])
+    assert caplog.messages[-1].startswith("2 of 2 sentences encoded, ")
 
 
 def test_an_example_has_inputs_tags_and_gold() -> None:
