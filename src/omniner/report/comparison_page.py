@@ -1,8 +1,8 @@
-"""The figures of a comparison of runs, and its page.
+"""Draw the figures of a comparison of runs, and write its page.
 
-Figures: errors by type in each run, and for each run but the first the gains and losses by category. The page shows
-them with the tables of `comparison_tables` and a browser of the changed sentences (`pages/comparison.html`,
-`pages/comparison.js`).
+The figures show the errors by type in each run and, for each run except the first, the gains and losses by category.
+The page shows them with the tables of `comparison_tables` and a browser of the changed sentences
+(`pages/comparison.html`, `pages/comparison.js`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from omniner.wording import Wording, translated
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-BASELINE = GREY  # and nobody else's colour
-COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)  # of the other runs; when they are used up, again with hatches
+BASELINE = GREY  # colour of the baseline only
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY)  # of the other runs; after the last they repeat with hatches
 HATCHES = ("", "////", "xxxx", "....")
-MOST_CHANGED = 40  # categories of the figure of gains and losses; more cannot be read
+MOST_CHANGED = 40  # maximum categories in the figure of gains and losses; more would not be readable
 
 
 def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> dict[str, Chart]:
-    """The figures by name; a run in which no category changed has none of gains and losses."""
+    """Return the figures by name; a run in which no category changed has no figure of gains and losses."""
     count, mode = len(comparison.results), comparison.results[comparison.baseline].mode
     types = len(comparison.results[comparison.baseline].errta.by_type)
     title = Wording("Errors by type (ERRTA {mode}) in {sentences:sentence}", mode=mode, sentences=comparison.sentences)
@@ -62,14 +62,14 @@ def draw_comparison_figures(comparison: RunComparison, language: str = "en") -> 
 
 
 def _most_changed(run: TestedRun) -> list[tuple[str, Difference]]:
-    """The categories whose F1 changed most, the largest gain first."""
+    """Return the categories whose F1 changed most, the largest gain first."""
     changed = [(name, row) for name, row in run.significance.categories.items() if row.difference]
     kept = sorted(changed, key=lambda item: (-abs(item[1].difference), item[0]))[:MOST_CHANGED]
     return sorted(kept, key=lambda item: (-item[1].difference, item[0]))
 
 
 def _errors(figure: Figure, comparison: RunComparison, language: str) -> None:
-    """Grouped bars: one group per type, one bar per run."""
+    """Draw grouped bars: one group per error type, one bar per run."""
     ax = figure.subplots()
     types = list(comparison.results[comparison.baseline].errta.by_type)
     count = len(comparison.results)
@@ -89,14 +89,14 @@ def _errors(figure: Figure, comparison: RunComparison, language: str) -> None:
 
 
 def _filling(place: int) -> dict[str, Any]:
-    """How the bars of a run are filled: no two runs in the same way, up to 25 of them."""
+    """Return how the bars of a run are filled; the filling is unique for up to 25 runs."""
     round_, colour = divmod(place - 1, len(COLOURS))
     hatch = HATCHES[round_ % len(HATCHES)] if place else ""
     return {"facecolor": COLOURS[colour] if place else BASELINE, "hatch": hatch, "edgecolor": "#ffffff", "linewidth": 0}
 
 
 def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: set[str], language: str) -> None:
-    """Differences of F1 with their intervals; those that stay significant after the correction are filled."""
+    """Draw differences of F1 with their intervals; those that are significant after the correction are filled."""
     ax = figure.subplots()
     for place, (name, row) in zip(range(len(rows))[::-1], rows, strict=True):
         colour = BLUE if row.difference > 0 else ORANGE
@@ -112,11 +112,11 @@ def _categories(figure: Figure, rows: Sequence[tuple[str, Difference]], sure: se
 
 @dataclass(frozen=True)
 class ComparisonFacts:
-    """What the page says beside the figures."""
+    """Facts about a comparison that its page shows."""
 
     name: str
-    created: str  # time, as people read it
-    details: Mapping[str, str]  # shown in this order: where each run comes from, the test set, ...
+    created: str  # formatted time
+    details: Mapping[str, str]  # shown in this order: source of each run, the test set, ...
     unknown_config: bool  # whether some run has no configuration
     warnings: Sequence[str] = ()  # shown before those of the comparison itself
 
@@ -127,15 +127,15 @@ def render_comparison_page(
     """Write the page.
 
     Args:
-        comparison: what `compare_runs` gave.
-        tables: what `build_comparison_tables` made of it.
-        facts: what else to say.
+        comparison: result of `compare_runs`.
+        tables: result of `build_comparison_tables`.
+        facts: further facts to show.
         language: zh | en.
     """
     sure = [run.p_corrected < comparison.settings.alpha for run in comparison.tested]
     sure += [False] if comparison.annotators else []
     lines = (str(translated(line, language)).replace("->", "→") for line in comparison_summary(comparison))
-    lines = (re.sub(r"(?<![\w.=/-])-(?=\d)", "−", line) for line in lines)  # as in the tables; a name keeps its hyphens
+    lines = (re.sub(r"(?<![\w.=/-])-(?=\d)", "−", line) for line in lines)  # as in the tables; not hyphens in names
     values = {
         "facts": facts,
         "key_numbers": _key_numbers(comparison),
@@ -152,7 +152,7 @@ def render_comparison_page(
 
 
 def comparison_warnings(comparison: RunComparison) -> Sequence[str]:
-    """What a reader must know before believing the tables."""
+    """Return warnings about limits of the comparison that a reader of the tables must know."""
     settings = comparison.settings
     partial = coverage_notes(comparison.annotators, comparison.sentences)
     least = {run.name: smallest_p(settings.permutations, run.significance.family) for run in comparison.tested}
@@ -169,7 +169,7 @@ def comparison_warnings(comparison: RunComparison) -> Sequence[str]:
 
 
 def comparison_method(comparison: RunComparison) -> list[str]:
-    """How the differences were tested, in words."""
+    """Return sentences that explain how the differences were tested."""
     settings, chance = comparison.settings, comparison.unit_of_chance
     whole = Wording("{sentences:sentence} (no posts known)", sentences=comparison.sentences)
     if chance == "posts":
@@ -207,7 +207,7 @@ def comparison_method(comparison: RunComparison) -> list[str]:
 
 
 def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
-    """Name, F1 and difference of each run, then the mean of the annotators."""
+    """Return name, F1 and difference of each run, then the mean of the annotators."""
     cards = []
     tested = {run.name: run for run in comparison.tested}
     for name, result in comparison.results.items():
@@ -228,7 +228,7 @@ def _key_numbers(comparison: RunComparison) -> list[tuple[str, str, str]]:
 
 
 def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: ComparisonFacts) -> dict[str, Any]:
-    """What the script of the page works on."""
+    """Return the data for the script of the page."""
     sentences, flips = _changed(comparison)
     total = sum(len(run.gained) + len(run.lost) for run in comparison.tested)
     kept = Wording(
@@ -243,7 +243,7 @@ def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: Compari
     shown = {**tables, "config": replace(tables["config"], empty=differ)}
     return {
         "runs": list(comparison.results),
-        "tables": {name: table for name, table in shown.items() if name != "flips"},  # they have a browser
+        "tables": {name: table for name, table in shown.items() if name != "flips"},  # shown in a browser
         "sentences": sentences,
         "flips": flips,
         "kept": "" if len(flips) == total else kept,
@@ -251,11 +251,11 @@ def _data(comparison: RunComparison, tables: Mapping[str, Table], facts: Compari
 
 
 def _changed(comparison: RunComparison) -> tuple[list[Any], list[Any]]:
-    """Sentences `[id, text, gold]`, each once, and flips with places in the lists of entities for what is wrong.
+    """Return the changed sentences as `[id, text, gold]`, each once, and the flips.
 
-    A flip is `[run, gained, sentence, wrong gold, baseline's answer, wrong there, run's answer, wrong there, types]`;
-    the run is its place in `results`, the sentence its place in the list, the types are those of the errors of the one
-    that has it wrong.
+    A flip is `[run, gained, sentence, wrong gold, baseline's answer, wrong there, run's answer, wrong there, types]`.
+    `run` is an index into `results`, `sentence` one into the list of sentences; wrong entities are indexes into the
+    lists of entities; the types are those of the errors of the side that is wrong.
     """
     before = comparison.results[comparison.baseline]
     old_types = _types(before)
@@ -286,7 +286,7 @@ _NOTHING = SentenceErrors(0, [], [])
 
 
 def _types(result: ScoreResult) -> dict[str, list[str]]:
-    """The types of the errors in each sentence, by id."""
+    """Return the types of the errors in each sentence, by id."""
     found: dict[str, list[str]] = {}
     for error in result.errta.errors:
         types = found.setdefault(error.sentence_id, [])
@@ -296,7 +296,7 @@ def _types(result: ScoreResult) -> dict[str, list[str]]:
 
 
 def _errors_by_sentence(result: ScoreResult) -> dict[str, SentenceErrors]:
-    """What is wrong in each sentence, by id."""
+    """Return the wrong entities of each sentence with errors, by id."""
     return {result.scored[one.sentence]: one for one in result.comparison.sentence_errors}
 
 
@@ -307,5 +307,5 @@ def _answer(result: ScoreResult, name: str) -> list[Any]:
 
 
 def _spread(names: Sequence[str], most: int) -> list[str]:
-    """At most so many, evenly over the list: always the same ones."""
+    """Return at most `most` names, evenly spread over the list; the choice is deterministic."""
     return [names[i * len(names) // most] for i in range(most)] if len(names) > most else list(names)

@@ -1,13 +1,14 @@
-"""The tables of a comparison of runs, and what it comes to in words; below, those of a sweep over seeds.
+"""Build the tables and the summary of a comparison of runs, and the table and figure of a sweep over seeds.
 
-After the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their change
-(Table 5), precision, recall and F1 by run (Table 6); beside them the tests, gains and losses by category, every
-sentence that became right or wrong, and the keys in which the runs' configurations differ. Where annotators are
-compared with the runs, Tables 4 and 6 have their mean and standard deviation. The best of the runs is bold in both.
+Tables as in the OmniNER2025 paper: precision, recall and F1 by primary and run (its Table 4), error counts with their
+change (Table 5), and precision, recall and F1 by run (Table 6). Further tables show the tests, gains and losses by
+category, every sentence that became right or wrong, and the keys in which the runs' configurations differ. If
+annotators are compared with the runs, Tables 4 and 6 have their mean and standard deviation. The best run is bold in
+both.
 
-Runs of a sweep that differ in nothing but `seed` are one row of its table and one line of its figure. The standard
-deviation is that of a sample (n - 1): it says how far one more run with another seed may lie off, not how sure the mean
-is; a single run has none.
+Runs of a sweep that differ only in `seed` are one row of its table and one line of its figure. The standard deviation
+is that of a sample (n - 1): it shows how far another run with a new seed may deviate, not how precise the mean is; a
+single run has none.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from omniner.wording import Wording, counted
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-ALL = Wording("all")  # the row of everything together
+ALL = Wording("all")  # name of the row with the totals
 
 METRICS = (
     "test/f1",
@@ -61,11 +62,11 @@ METRICS = (
     "parse/failed",
     "val/best_f1",
 )
-SHOWN = "test/f1"  # in the figure
-CHOSEN_BY = ("val/best_f1", SHOWN)  # what says which configuration is the best
-_COUNTED = "parse/"  # metrics that are no share
-LABEL = 60  # characters of a configuration in text and figure
-_KEY = re.compile(r"(?<!\S)\+*([\w.@/-]+)(?==)")  # in such a configuration
+SHOWN = "test/f1"  # the metric in the figure
+CHOSEN_BY = ("val/best_f1", SHOWN)  # metrics that decide which configuration is the best, the first available one
+_COUNTED = "parse/"  # prefix of metrics that are counts, not shares
+LABEL = 60  # characters of a configuration's label in text and figure
+_KEY = re.compile(r"(?<!\S)\+*([\w.@/-]+)(?==)")  # a key in such a label
 _DIFFERENCE = [
     *columns(SHARE, "baseline", "value"),
     *columns(POINTS, "difference", "low", "high"),
@@ -75,13 +76,13 @@ _NOTHING = ScoreRow(0.0, 0.0, 0.0, 0, 0, 0, 0)
 
 
 def comparison_summary(comparison: RunComparison) -> list[str]:
-    """What the comparison comes to, one sentence or two per run, and one for the people."""
+    """Return the result in words: one or two sentences per run, and one for the annotators."""
     lines = [_verdict(comparison, run) for run in comparison.tested]
     return [*lines, human_summary(comparison)] if comparison.annotators else lines
 
 
 def human_summary(comparison: RunComparison) -> str:
-    """How well people do, and how far each run is from that."""
+    """Return a sentence with the mean F1 of the annotators, and the difference of each run from it."""
     f1 = summarise_scores([result.metrics.micro.f1 for result in comparison.annotators.values()])
     figures = [Wording("mean F1 {value}", value=format_cell(f1.mean, SHARE))]
     if len(comparison.annotators) > 1:
@@ -121,11 +122,11 @@ def _verdict(comparison: RunComparison, run: TestedRun) -> str:
 
 
 def build_comparison_tables(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> dict[str, Table]:
-    """All tables.
+    """Return all tables by name.
 
     Args:
-        comparison: what `comparison.compare_runs` gave.
-        configs: keys of the runs' configurations that are not the same for all, with the value of each run.
+        comparison: result of `comparison.compare_runs`.
+        configs: configuration keys that differ between runs, with the value of each run.
     """
     human_table = build_human_table(comparison.annotators, comparison.sentences) if comparison.annotators else None
     return {
@@ -141,7 +142,7 @@ def build_comparison_tables(comparison: RunComparison, configs: Mapping[str, Seq
 
 
 def _models(comparison: RunComparison) -> Table:
-    """The paper's Table 6: every run, and its difference from the first."""
+    """Build the paper's Table 6: every run, and its difference from the first."""
     confidence = f"{100 * comparison.settings.confidence:g}%"
     heads = [*columns(TEXT, "run"), *columns(SHARE, *SCORES, "macro_f1")]
     if comparison.annotators:
@@ -171,7 +172,7 @@ def _models(comparison: RunComparison) -> Table:
 
 
 def _best(rows: Sequence[Sequence[Cell]], places: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Where the highest of the values at these places (row, column) stands; nowhere if all are the same."""
+    """Return the cells (row, column) with the highest value of the given cells; empty if all values are equal."""
     values = {place: value for place in places if isinstance(value := rows[place[0]][place[1]], float)}
     if len(set(values.values())) < 2:
         return []
@@ -179,7 +180,7 @@ def _best(rows: Sequence[Sequence[Cell]], places: Sequence[tuple[int, int]]) -> 
 
 
 def _human_row(comparison: RunComparison) -> list[Cell]:
-    """The mean of the people in the table of runs; their differences from the first run are not tested."""
+    """Return the row with the mean of the annotators; their differences from the first run are not tested."""
     people = [result.metrics for result in comparison.annotators.values()]
     base = comparison.results[comparison.baseline].metrics
     spreads = [summarise_scores([getattr(metrics.micro, name) for metrics in people]) for name in SCORES]
@@ -197,7 +198,7 @@ def _model_differences(run: TestedRun) -> list[Cell]:
 
 
 def _errors(comparison: RunComparison) -> Table:
-    """The paper's Table 5: errors of each type, and their change."""
+    """Build the paper's Table 5: errors of each type, and their change."""
     counts = {name: _error_counts(result) for name, result in comparison.results.items()}
     before = counts[comparison.baseline]
     heads = [*columns(TEXT, "type"), Column(comparison.baseline, COUNT)]
@@ -224,9 +225,9 @@ def _error_counts(result: ScoreResult) -> dict[str, int]:
 
 
 def _primaries(comparison: RunComparison) -> Table:
-    """The paper's Table 4: precision, recall and F1 of each primary, the whole category right.
+    """Build the paper's Table 4: precision, recall and F1 of each primary, where the whole category must be right.
 
-    Where categories stand under no primaries, those of the table are the categories.
+    If categories have no primaries, the rows are the categories.
     """
     level = "primary" if comparison.has_levels else "category"
     heads = [*columns(TEXT, level), *columns(COUNT, "gold")]
@@ -246,7 +247,7 @@ def _primaries(comparison: RunComparison) -> Table:
     for place, (name, found) in enumerate(lines):
         support = max(row.support for row in found if row is not None)
         scores: list[Cell] = [cell for row in found for cell in (row[:3] if row is not None else [NONE] * 3)]
-        if people:  # the last line is everything together, which a primary may be called, too
+        if people:  # the last line is the total; a primary may have the same name
             scores += people.get(name if place < len(names) else MICRO, [NONE] * 6)
         rows.append([name, support, *scores])
     runs = len(comparison.results)
@@ -260,7 +261,7 @@ def _primaries(comparison: RunComparison) -> Table:
 
 
 def _human_cells(comparison: RunComparison) -> dict[str, list[Cell]]:
-    """Mean and standard deviation of precision, recall and F1 over people, by primary; empty without people."""
+    """Return mean and standard deviation of precision, recall and F1 over annotators, by primary; empty without any."""
     found: dict[str, list[Cell]] = {}
     for name, rows in human_rows(comparison.annotators).items() if comparison.annotators else ():
         spreads = [summarise_scores([getattr(row, score) for row in rows.values()]) for score in SCORES]
@@ -284,7 +285,7 @@ def _difference_cells(row: Difference) -> list[Cell]:
 
 
 def _categories(comparison: RunComparison) -> Table:
-    """Gains and losses of F1 by category, the largest gain first."""
+    """Build the table of gains and losses of F1 by category, the largest gain first."""
     heads = [*columns(TEXT, "run", "category"), *columns(COUNT, "gold"), *_DIFFERENCE]
     heads += [*columns(P_VALUE, "p_corrected"), *columns(CHANGE, "tp_change", "fp_change", "fn_change")]
     before = comparison.results[comparison.baseline].metrics.categories
@@ -304,7 +305,7 @@ def _categories(comparison: RunComparison) -> Table:
 
 
 def _flips(comparison: RunComparison) -> Table:
-    """Every sentence that became right or wrong."""
+    """Build the table of all sentences that became right or wrong."""
     heads = columns(TEXT, "run", "change", "id", "sentence", "gold", "baseline", "run_answer")
     before = comparison.results[comparison.baseline]
     rows: list[list[Cell]] = []
@@ -330,14 +331,14 @@ def _config(comparison: RunComparison, configs: Mapping[str, Sequence[Any]]) -> 
 
 
 class SweepRun(NamedTuple):
-    """One run: what sets its configuration apart (empty: nothing but the seed), and its metrics; None = it failed."""
+    """A run of a sweep: the overrides that distinguish its configuration, without the seed; metrics (None = failed)."""
 
     label: str
     metrics: Mapping[str, float] | None
 
 
 def distinguishing_overrides(runs: Sequence[Sequence[str]], without: Sequence[str]) -> list[str]:
-    """What sets each run apart: those of its overrides that are not the same in all runs, `without` these keys."""
+    """Return for each run the overrides that are not the same in all runs, leaving out the keys in `without`."""
     given = [dict(override.partition("=")[::2] for override in overrides) for overrides in runs]
     keys = dict.fromkeys(key for item in given for key in item if key not in without)
     varying = [key for key in keys if len({item.get(key) for item in given}) > 1]
@@ -345,7 +346,7 @@ def distinguishing_overrides(runs: Sequence[Sequence[str]], without: Sequence[st
 
 
 def sweep_runs(runs: Sequence[tuple[Sequence[str], Mapping[str, float] | None]]) -> list[SweepRun]:
-    """Runs given as overrides and metrics, named by what sets their configurations apart: all but the seed."""
+    """Label runs, given as overrides and metrics, by the overrides that distinguish them, except the seed."""
     labels = distinguishing_overrides([overrides for overrides, _ in runs], ("seed",))
     return [SweepRun(label, metrics) for label, (_, metrics) in zip(labels, runs, strict=True)]
 
@@ -360,11 +361,11 @@ def _groups(runs: Sequence[SweepRun]) -> dict[str, list[Mapping[str, float]]]:
 
 
 def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
-    """One row per configuration: runs that finished and failed, then mean and standard deviation of each metric.
+    """Build a table with one row per configuration: finished and failed runs, mean and standard deviation per metric.
 
     Args:
-        runs: of a sweep.
-        name: stands for a configuration that nothing sets apart.
+        runs: the runs of a sweep.
+        name: label of the configuration if all runs differ only in the seed.
     """
     names = [metric for metric in METRICS if any(run.metrics and metric in run.metrics for run in runs)]
     heads = [*columns(TEXT, "configuration"), *columns(COUNT, "n", "failed")]
@@ -385,10 +386,11 @@ def build_seed_table(runs: Sequence[SweepRun], name: str) -> Table:
 
 
 def best_configuration(table: Table, *, comparable: bool) -> tuple[int, str]:
-    """The best row of a seed table, and the metric that says so; the first row and no metric where none can.
+    """Return the best row of a seed table and the metric that decides; the first row and an empty metric if none can.
 
-    F1 on dev says it, as a sweep must not choose by test; where nothing was trained, there is only F1 on test.
-    Configurations that are not `comparable`, scored on other gold, have no best one: it would be the easiest corpus.
+    F1 on dev decides, because a sweep must not choose by test; if nothing was trained, there is only F1 on test.
+    Configurations that are not `comparable`, because they were scored on different gold, have no best one: it would
+    only be the one with the easiest corpus.
     """
     done = [number for number, row in enumerate(table.rows) if row[1]]
     for metric in CHOSEN_BY if comparable and len(table.rows) > 1 else ():
@@ -399,7 +401,7 @@ def best_configuration(table: Table, *, comparable: bool) -> tuple[int, str]:
 
 
 def _means(table: Table, metric: str) -> dict[int, float]:
-    """The mean of a metric in each row of a seed table that has it."""
+    """Return the mean of a metric by row number, for the rows of a seed table that have it."""
     if (name := f"{metric} mean") not in table.names:
         return {}
     column = table.names.index(name)
@@ -407,9 +409,9 @@ def _means(table: Table, metric: str) -> dict[int, float]:
 
 
 def seed_metrics(table: Table, *, comparable: bool) -> dict[str, float]:
-    """What a sweep is sorted by in a list of runs: the means of its best configuration, under their own names.
+    """Return the metrics of a sweep's parent run: the means of its best configuration, under their own names.
 
-    Their standard deviations are `<metric>_sd`. Where no metric says which of several is the best, there are none.
+    Their standard deviations are `<metric>_sd`. Empty if no metric decides which of several configurations is the best.
     """
     row, metric = best_configuration(table, comparable=comparable)
     if not metric and len(table.rows) > 1:
@@ -423,9 +425,9 @@ def seed_metrics(table: Table, *, comparable: bool) -> dict[str, float]:
 
 
 def seed_markdown(table: Table, length: int, *, comparable: bool) -> str:
-    """The best configuration in a sentence, then the table in Markdown, the best first.
+    """Return a sentence about the best configuration, then the table in Markdown, the best first.
 
-    The last rows are left out beyond `length` characters.
+    The last rows are left out if the text would have more than `length` characters.
     """
     best, metric = best_configuration(table, comparable=comparable)
     body = _seed_rows(table, [str(row[0]) for row in table.rows])
@@ -449,7 +451,7 @@ def seed_markdown(table: Table, length: int, *, comparable: bool) -> str:
 
 
 def _fitting(labels: Sequence[str]) -> list[str]:
-    """Labels for a line of text: keys without their section, then cut, but never so that two become the same."""
+    """Shorten labels: remove the sections of keys, then cut the text; different labels stay different."""
     if all(len(label) <= LABEL for label in labels):
         return list(labels)
     keys = {key for label in labels for key in _KEY.findall(label)}
@@ -463,7 +465,7 @@ def _fitting(labels: Sequence[str]) -> list[str]:
 
 
 def seed_lines(table: Table) -> list[str]:
-    """The table as lines for a terminal: `mean ± sd`, rates in per cent."""
+    """Return the table as lines for a terminal: `mean ± sd`, rates in per cent."""
     body = _seed_rows(table, _fitting([str(row[0]) for row in table.rows]))
     return Table("", columns(TEXT, *_seed_heads(table)), body).aligned()
 
@@ -473,7 +475,7 @@ def _seed_heads(table: Table) -> list[str]:
 
 
 def _seed_rows(table: Table, labels: Sequence[str]) -> list[list[Cell]]:
-    """The rows of a seed table under these labels, with `mean ± sd` as one cell."""
+    """Return the rows of a seed table with these labels, and with `mean ± sd` in one cell."""
     metrics = _seed_heads(table)[3:]
     return [
         [label, str(row[1]), str(row[2]), *map(_cell, metrics, row[3::2], row[4::2])]
@@ -490,9 +492,9 @@ def _cell(metric: str, mean: object, deviation: object) -> str:
 
 
 def draw_seed_figure(runs: Sequence[SweepRun], name: str) -> Chart | None:
-    """F1 on test, a line per configuration; None: no F1.
+    """Return the figure of F1 on test, one line per configuration; None if there is no F1.
 
-    A configuration of several seeds has a point for each, and its mean with one standard deviation.
+    A configuration with several seeds has a point for each, and its mean with one standard deviation.
     """
     groups = {
         label or name: values

@@ -1,7 +1,7 @@
-"""The figures of measured corpora, their page, the same in Markdown, and what the terminal shows.
+"""Draw the figures of measured corpora, and write their page, the same in Markdown, and the text for the terminal.
 
-Figures: mentions by category, and lengths of sentences. The page (`pages/corpus.html`, `pages/corpus.js`) shows Table 3
-and the checks of all corpora, and everything else of the corpus that is chosen.
+The figures show mentions by category, and lengths of sentences. The page (`pages/corpus.html`, `pages/corpus.js`) shows
+Table 3 and the checks of all corpora, and everything else for the selected corpus.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus], language: str = "en") -> dict[str, Chart]:
-    """The figures by name; a corpus without mentions has none of categories."""
+    """Return the figures by name; a corpus without mentions has no figure of categories."""
     made: dict[str, Chart] = {}
     for one in surveyed:
         name, statistics = one.statistics.name, one.statistics
@@ -47,7 +47,7 @@ def draw_corpus_figures(surveyed: Sequence[SurveyedCorpus], language: str = "en"
 
 
 def _categories(figure: Figure, rows: Sequence[CategoryStats], language: str) -> None:
-    """Bars on a logarithmic axis, since counts differ by powers of ten."""
+    """Draw bars on a logarithmic axis, because counts differ by powers of ten."""
     from matplotlib.ticker import NullLocator
 
     ax = figure.subplots()
@@ -70,10 +70,10 @@ def _lengths_chart(surveyed: SurveyedCorpus, language: str) -> Chart:
 
 
 def shares_by_length(surveyed: SurveyedCorpus, bins: int) -> tuple[Ints, dict[str, Floats]]:
-    """Edges of at most `bins` length classes in characters, and each split's share of sentences in each class.
+    """Return the edges of at most `bins` length classes, in characters, and each split's share of sentences per class.
 
-    A class holds the lengths from its first edge up to the one before the next; each has as many whole numbers, or
-    some would hold one more than their neighbours. The last class takes in all sentences beyond the 99th percentile.
+    A class includes its first edge, but not the next one. All classes contain equally many whole numbers; otherwise
+    some would have one more than others. The last class also contains all sentences beyond the 99th percentile.
     """
     statistics = surveyed.statistics
     length = statistics.flat.length
@@ -105,7 +105,7 @@ def render_corpus_page(
     tables: Mapping[str, Table],
     language: str = "en",
 ) -> str:
-    """Write the page of the run `name`, made at the time `created`, in the language zh or en."""
+    """Write the page of the run `name`, created at the time `created`; the language is zh or en."""
     values = {
         "key_numbers": _key_numbers(surveyed, verdicts),
         "about": {one.statistics.name: one.about for one in surveyed},
@@ -181,7 +181,7 @@ def _method(surveyed: Sequence[SurveyedCorpus]) -> list[str]:
 def corpus_markdown(
     name: str, surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]
 ) -> str:
-    """The same for reading and for version control, without the charts."""
+    """Return the content of the page as Markdown, without the charts, for reading and for version control."""
     parts = [f"# {escape_markdown(name)}"]
     for one in surveyed:
         corpus = one.statistics.name
@@ -193,7 +193,7 @@ def corpus_markdown(
 
 
 def corpus_text(surveyed: Sequence[SurveyedCorpus], verdicts: Verdicts, tables: Mapping[str, Table]) -> str:
-    """Table 3 and a line for each check of each corpus."""
+    """Return Table 3 and a line for each check of each corpus, for the terminal."""
     lines = tables["table3"].aligned()
     for one in surveyed:
         lines += ["", f"{one.statistics.name}: {one.about}"]

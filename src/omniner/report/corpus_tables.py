@@ -1,8 +1,8 @@
-"""The tables of measured corpora, and the same figures as plain values.
+"""Build the tables of measured corpora, and the same values as JSON.
 
-Table 3 of the paper, and a table for each thing that was measured, each with a first column `corpus`. Tokens are
-characters (the paper does not say what its tokens are); words are the pieces between white space, the tokens of spaced
-writing. Examples name the sentence by its id; long texts are cut.
+There is Table 3 of the paper, and one table for each measurement; the first column of each is `corpus`. Tokens are
+characters (the paper does not define its tokens), or words in texts with spaces; words are the pieces between white
+space. Examples give the id of the sentence; long texts are cut.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from omniner.wording import Wording, shortened
 Rows = Iterator[list[Cell]]
 Verdicts = Mapping[str, Sequence[Verdict]]  # by corpus
 
-_LONGEST = 160  # characters of a text in a table
+_LONGEST = 160  # maximum characters of a text in a table
 _FIRST = ("train", "dev", "test")
 
 
 class _Options(NamedTuple):
-    """What the rows depend on beside their corpus: the splits of all corpora, which are columns, and limits."""
+    """What rows depend on beside their corpus: the splits of all corpora (which are columns), verdicts and settings."""
 
     splits: Sequence[str]
     verdicts: Verdicts
@@ -39,13 +39,13 @@ class _Options(NamedTuple):
 
 
 class _TableSpec(NamedTuple):
-    """A table to make.
+    """The definition of a table.
 
     Attributes:
-        title: with the setting `rare`.
-        columns: after that of the corpus, with their kinds; counts are not marked, and * stands for one by split.
-        rows: of one corpus.
-        empty: what to say where a corpus has none.
+        title: its title; `{rare}` in it is the setting of this name.
+        columns: columns after `corpus`, as `name:kind`; without a kind they are counts, and * is one count per split.
+        rows: returns the rows of one corpus.
+        empty: text shown if there are no rows.
     """
 
     title: str
@@ -57,7 +57,7 @@ class _TableSpec(NamedTuple):
 def build_corpus_tables(
     corpora: Sequence[SurveyedCorpus], verdicts: Verdicts, settings: StatsConfig
 ) -> dict[str, Table]:
-    """All tables by name; those without a row are there, too."""
+    """Return all tables by name, including those without rows."""
     options = _Options(split_names(corpora), verdicts, settings)
     return {name: _build(corpora, spec, options) for name, spec in _TABLES.items()}
 
@@ -75,13 +75,13 @@ def _build(corpora: Sequence[SurveyedCorpus], spec: _TableSpec, options: _Option
 
 
 def split_names(corpora: Sequence[SurveyedCorpus]) -> list[str]:
-    """The splits of any corpus: train, dev and test first."""
+    """Return the splits of all corpora: train, dev and test first."""
     met = dict.fromkeys(split for one in corpora for split in one.statistics.flat.splits)
     return [*(name for name in _FIRST if name in met), *(name for name in met if name not in _FIRST)]
 
 
 def corpus_numbers(surveyed: SurveyedCorpus) -> dict[str, float]:
-    """The main figures of a corpus by name, for runs to be compared by."""
+    """Return the main numbers of a corpus by name, by which runs can be compared."""
     statistics = surveyed.statistics
     texts, labels = statistics.texts.values(), statistics.labels.values()
     length, mention = statistics.flat.length, statistics.flat.mention_length
@@ -114,7 +114,7 @@ def corpus_numbers(surveyed: SurveyedCorpus) -> dict[str, float]:
 
 
 def corpus_json(corpora: Sequence[SurveyedCorpus], verdicts: Verdicts) -> dict[str, Any]:
-    """Everything as JSON object; examples are in the tables."""
+    """Return all numbers as a JSON object; examples are only in the tables."""
     return {"corpora": {one.statistics.name: _corpus_json(one, verdicts[one.statistics.name]) for one in corpora}}
 
 
@@ -150,12 +150,12 @@ def _row_json(row: CategoryStats, surveyed: SurveyedCorpus) -> dict[str, Any]:
 
 
 def tokens_of(surveyed: SurveyedCorpus) -> str:
-    """What the tokens of a corpus are."""
+    """Return the kind of tokens of a corpus: words or characters."""
     return Wording("words") if surveyed.statistics.spaced else Wording("characters")
 
 
 def _table3(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """The corpus in one row."""
+    """Yield one row with the main numbers of the corpus."""
     statistics = surveyed.statistics
     texts = list(statistics.texts.values())
     yield [
@@ -172,7 +172,7 @@ def _table3(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _verdicts(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """A row for each check."""
+    """Yield a row for each check."""
     for one in options.verdicts[surveyed.statistics.name]:
         share: Cell = NONE if one.status == SKIPPED else one.value
         yield [one.check, one.status, share, one.limit if math.isfinite(one.limit) else NONE, one.found, one.advice]
@@ -186,11 +186,11 @@ _OF_SPLITS = (
 
 
 def _splits(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """A row for each split."""
+    """Yield a row for each split."""
     for split, texts in surveyed.statistics.texts.items():
         labels = surveyed.statistics.labels[split]
         count = max(texts.sentences, 1)
-        known: list[Cell] = [NONE] * 5  # a split without labels has no counts of them
+        known: list[Cell] = [NONE] * 5  # a split without labels has no counts of entities
         if labels.labeled:
             each = round(labels.entities / labels.labeled, 2)
             placed: Cell = labels.placed / labels.entities if labels.entities else NONE
@@ -203,16 +203,16 @@ def _splits(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _categories(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """A row for each category, the most frequent first."""
+    """Yield a row for each category, the most frequent first."""
     return _category_rows(surveyed.statistics.categories, surveyed, options.splits, with_primary=True)
 
 
 def _primaries(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """A row for each primary."""
+    """Yield a row for each primary."""
     return _category_rows(surveyed.statistics.primaries, surveyed, options.splits, with_primary=False)
 
 
-# The columns of `_category_rows` behind the name, in the order of its cells
+# The columns of `_category_rows` after the name, in the order of its cells
 _OF_ROWS = (
     "count * share:share mean median p95 longest surfaces exclusive:share entropy span_distinct boundary_distinct"
 )
@@ -221,7 +221,7 @@ _OF_ROWS = (
 def _category_rows(
     rows: Sequence[CategoryStats], surveyed: SurveyedCorpus, splits: Sequence[str], with_primary: bool
 ) -> Rows:
-    """Rows of categories, or of primaries, the most frequent first."""
+    """Yield the rows of categories or of primaries, the most frequent first."""
     primaries = {row.name: primary_of(row.name) for row in surveyed.statistics.categories}
     if not with_primary and all(name == primary for name, primary in primaries.items()):
         return  # a corpus without primaries
@@ -236,14 +236,14 @@ def _category_rows(
 
 
 def _surfaces(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """The most ambiguous surfaces."""
+    """Yield the most ambiguous surfaces."""
     for one in surveyed.statistics.surfaces:
         kinds = ", ".join(f"{name} {count:,}" for name, count in one.categories)
         yield [one.text, one.mentions, round(one.entropy, 3), kinds]
 
 
 def _seen(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """How much of each split train has."""
+    """Yield for each split how many of its mentions train has."""
     for split, seen in surveyed.statistics.seen.items():
         if total := seen.mentions:
             share = seen.surface / total
@@ -251,7 +251,7 @@ def _seen(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _leaks(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """A row for each two splits."""
+    """Yield a row for each pair of splits with the sentences that they share."""
     statistics = surveyed.statistics
     for one, other in split_pairs(statistics):
         total = max(statistics.texts[statistics.flat.splits[one]].sentences, 1)
@@ -264,7 +264,7 @@ def _leaks(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _near(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Texts that are nearly the same."""
+    """Yield pairs of texts that are nearly the same."""
     texts = surveyed.statistics.flat.texts
     for pair in surveyed.statistics.near.examples if surveyed.statistics.near else ():
         one, other = ([_where(surveyed, text), _cut(texts[text])] for text in (pair.left, pair.right))
@@ -272,14 +272,14 @@ def _near(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _where(surveyed: SurveyedCorpus, text: int) -> str:
-    """In which splits a text stands, and how often."""
+    """Return in which splits a text occurs, and how often."""
     counts = surveyed.statistics.counts[text]
     pairs = zip(surveyed.statistics.flat.splits, counts.tolist(), strict=True)
     return ", ".join(f"{split} {count:,}" if count > 1 else split for split, count in pairs if count)
 
 
 def _repeats(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """The texts that stand most often."""
+    """Yield the texts that occur most often."""
     statistics = surveyed.statistics
     for text in most_repeated(statistics.counts, options.settings.top).tolist():
         times = int(statistics.counts[text].sum())
@@ -287,7 +287,7 @@ def _repeats(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _disagreements(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Equal texts with different labels."""
+    """Yield equal texts with different labels."""
     flat = surveyed.statistics.flat
     for one in surveyed.statistics.disagreements[: options.settings.top]:
         labels = []
@@ -299,14 +299,14 @@ def _disagreements(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _posts(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Posts in two splits or more."""
+    """Yield posts that are in two or more splits."""
     flat = surveyed.statistics.flat
     for sentence, splits in surveyed.statistics.split_posts[: options.settings.top]:
         yield [str(flat.sentences[sentence].post_id), ", ".join(flat.splits[split] for split in splits)]
 
 
 def _overlaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Mentions over one another, by their categories."""
+    """Yield overlapping mentions, counted by their categories."""
     flat = surveyed.statistics.flat
     counts: Counter[tuple[str, str, str]] = Counter()
     first: dict[tuple[str, str, str], Overlap] = {}
@@ -322,7 +322,7 @@ def _overlaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Surfaces with something at an end that does not belong there."""
+    """Yield surfaces that begin or end with white space or punctuation."""
     flat = surveyed.statistics.flat
     for kind, mentions in surveyed.statistics.edges.items():
         pairs = [(int(flat.surface[m]), int(flat.category[m])) for m in mentions]
@@ -340,7 +340,7 @@ def _edges(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _gaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Categories that are rare in the training split, or absent from a labelled one."""
+    """Yield categories that are rare in the training split, or absent from a labelled split."""
     statistics = surveyed.statistics
     labelled = [number for number, one in enumerate(statistics.labels.values()) if one.labeled]
     base = training_split(statistics)
@@ -352,20 +352,20 @@ def _gaps(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _odd(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """The odd characters."""
+    """Yield the odd characters."""
     for odd in surveyed.statistics.odd:
         name = unicodedata.name(chr(odd.point), "no name")
         yield [f"U+{odd.point:04X}", name, Wording(odd.kind), odd.times, odd.sentences, _id(surveyed, odd.example)]
 
 
 def _emoji(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """The most frequent emoji."""
+    """Yield the most frequent emoji."""
     for emoji, count in surveyed.statistics.emoji[: options.settings.top]:
         yield [emoji, count]
 
 
 def _outliers(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """The longest of the far too long sentences."""
+    """Yield the longest outliers in sentence length."""
     flat = surveyed.statistics.flat
     for one in surveyed.statistics.outliers[: options.settings.top]:
         sentence = flat.sentences[one.sentence]
@@ -374,7 +374,7 @@ def _outliers(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _issues(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Issues by code, with the first of each."""
+    """Yield the number of issues of each code, with the first one."""
     first: dict[str, str] = {}
     for issue in surveyed.issues:
         first.setdefault(issue.code, _cut(str(issue)))
@@ -383,7 +383,7 @@ def _issues(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _by_split(surveyed: SurveyedCorpus, counts: Sequence[int], splits: Sequence[str]) -> list[Cell]:
-    """Counts of this corpus's splits under the columns of all."""
+    """Return the counts of this corpus's splits in the columns of all splits."""
     known = dict(zip(surveyed.statistics.flat.splits, counts, strict=True))
     return [known.get(split, NONE) for split in splits]
 
@@ -393,7 +393,7 @@ def _id(surveyed: SurveyedCorpus, sentence: int) -> str:
 
 
 def _cut(text: str) -> str:
-    """A text for a table."""
+    """Cut a text to the length allowed in a table."""
     return shortened(text, _LONGEST)
 
 

@@ -1,9 +1,9 @@
-"""The tables of work on labels: filtered and divided corpora, agreement of annotators, human performance.
+"""Build the tables of curation tasks: filtered and divided corpora, agreement of annotators, human performance.
 
-A filter shows what was taken out as too easy and which labels are doubted; a division the sizes of its parts and every
-category's share in each, as deviations (share of a category's mentions that a part has, minus the share it was to
-have). Agreement shows figures with intervals, pairs, categories, error types of every pair, disputed surfaces, and
-where the guidelines should say more: frequent disagreements of one type, put as the question that they leave open.
+For a filter they show the sentences removed as too easy and the doubted labels; for a division, the sizes of its parts
+and, for every category, how much its share in each part deviates (share of the category's mentions in the part, minus
+the target share). For agreement they show measures with intervals, pairs, categories, error types of every pair,
+disputed surfaces, and questions that the guidelines should answer: frequent disagreements of one type.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from omniner.scoring.error_types import ERROR_TYPES, Phrases, error_types
 from omniner.scoring.metrics import ErrtaError, ScoreResult
 from omniner.wording import Wording, counted
 
-EXAMPLES = 5  # ids named beside a difference
+EXAMPLES = 5  # number of ids named for a difference
 
-_CASES = 3  # surfaces named in one suggestion
+_CASES = 3  # number of surfaces named in a suggestion
 _MEANING = {
     "alpha.characters": "Krippendorff's alpha over characters",
     "alpha.spans": "Krippendorff's alpha over the spans that anyone marked",
@@ -40,7 +40,7 @@ _MEANING = {
 
 
 def build_filter_tables(filtered: FilterResult) -> dict[str, Table]:
-    """All tables by name."""
+    """Return all tables of a filter by name."""
     return {
         "numbers": _numbers(filtered),
         "folds": _folds(filtered),
@@ -52,7 +52,7 @@ def build_filter_tables(filtered: FilterResult) -> dict[str, Table]:
 
 
 def filter_json(filtered: FilterResult) -> dict[str, Any]:
-    """The figures as JSON object."""
+    """Return the numbers of a filter as a JSON object."""
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     return {
         "before": before,
@@ -68,12 +68,12 @@ def filter_json(filtered: FilterResult) -> dict[str, Any]:
 
 
 def dropped_to_json(dropped: Iterable[RareCategory]) -> list[dict[str, Any]]:
-    """The lines of `dropped.jsonl`: every mention that was taken out of the kept sentences."""
+    """Return the lines of `dropped.jsonl`: every mention that was removed from the kept sentences."""
     return [{"id": id, **entity_to_json(entity)} for one in dropped for id, entity in one.mentions]
 
 
 def filter_summary(filtered: FilterResult) -> list[str]:
-    """The main figures in words."""
+    """Return the main numbers of a filter in words."""
     total, removed, needed = len(filtered.verdicts), len(filtered.removed), len(filtered.folds) - 1
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     mean = sum(scores["f1"] for scores in filtered.folds) / len(filtered.folds)
@@ -130,7 +130,7 @@ def _votes(filtered: FilterResult) -> Table:
 
 
 def _suspects(filtered: FilterResult) -> Table:
-    """A row per difference; the order is that of the suspects."""
+    """Build the table of doubted labels, one row per difference, in the order of the suspects."""
     ids: dict[tuple[str, tuple[tuple[str, str], ...]], list[str]] = {}
     for one in filtered.suspects:
         ids.setdefault((one.review.doubt, one.review.difference), []).append(one.review.sentence.id)
@@ -149,7 +149,7 @@ def _suspects(filtered: FilterResult) -> Table:
 
 
 def _by(filtered: FilterResult, what: str, name_of: Callable[[str], str]) -> Table:
-    """The mentions of each category or primary before and after; the most thinned out first."""
+    """Build the table of mentions of each category or primary before and after, the most reduced first."""
     before = _mentions((verdict.sentence for verdict in filtered.verdicts), name_of)
     after = _mentions(filtered.kept, name_of)
     easy = _mentions(filtered.removed, name_of)
@@ -166,7 +166,7 @@ def _mentions(sentences: Iterable[Sentence], name_of: Callable[[str], str]) -> C
 
 
 def filter_metrics(filtered: FilterResult) -> dict[str, float]:
-    """What the run logs."""
+    """Return the metrics of a filter for the tracked run."""
     before, after = _counts(verdict.sentence for verdict in filtered.verdicts), _counts(filtered.kept)
     values: dict[str, float] = {f"filter/before/{name}": count for name, count in before.items()}
     values |= {f"filter/kept/{name}": count for name, count in after.items()}
@@ -180,12 +180,12 @@ def filter_metrics(filtered: FilterResult) -> dict[str, float]:
 
 
 def build_split_tables(sentences: Sequence[Sentence], division: Division) -> dict[str, Table]:
-    """All tables by name."""
+    """Return all tables of a division by name."""
     return {"sizes": _sizes(sentences, division), "categories": _split_categories(sentences, division)}
 
 
 def mentions_by_part(sentences: Sequence[Sentence], division: Division) -> dict[str, list[int]]:
-    """Category -> its mentions in each part, by name."""
+    """Return for each category the number of its mentions in each part, sorted by category."""
     counts: Counter[tuple[str, int]] = Counter()
     for sentence, part in zip(sentences, division.parts, strict=True):
         counts.update((entity.category, part) for entity in sentence.entities)
@@ -194,7 +194,7 @@ def mentions_by_part(sentences: Sequence[Sentence], division: Division) -> dict[
 
 
 def split_json(sentences: Sequence[Sentence], division: Division) -> dict[str, Any]:
-    """The figures as JSON object."""
+    """Return the numbers of a division as a JSON object."""
     table, (largest, posts) = mentions_by_part(sentences, division), _groups(division)
     return {
         "sentences": dict(zip(division.names, division.sizes, strict=True)),
@@ -209,7 +209,7 @@ def split_json(sentences: Sequence[Sentence], division: Division) -> dict[str, A
 
 
 def split_summary(sentences: Sequence[Sentence], division: Division) -> list[str]:
-    """The main figures in words."""
+    """Return the main numbers of a division in words."""
     table, (largest, posts) = mentions_by_part(sentences, division), _groups(division)
     total = len(sentences)
     sizes = zip(division.names, division.sizes, division.targets, strict=True)
@@ -230,7 +230,7 @@ def split_summary(sentences: Sequence[Sentence], division: Division) -> list[str
 
 
 def worst_deviation(division: Division, table: dict[str, list[int]]) -> tuple[float, str, str]:
-    """The largest deviation: points / 100, part, category."""
+    """Return the largest deviation of a category from its share: (deviation, part, category)."""
     found = [
         (count / sum(counts) - share, part, name)
         for name, counts in table.items()
@@ -257,7 +257,7 @@ def _sizes(sentences: Sequence[Sentence], division: Division) -> Table:
 
 
 def _split_categories(sentences: Sequence[Sentence], division: Division) -> Table:
-    """Farthest from their shares first."""
+    """Build the table of categories, those farthest from their shares first."""
     groups: Counter[str] = Counter()
     for members in division.groups:
         groups.update({entity.category for position in members for entity in sentences[position].entities})
@@ -272,7 +272,7 @@ def _split_categories(sentences: Sequence[Sentence], division: Division) -> Tabl
 
 
 class Suggestion(NamedTuple):
-    """An open question of the guidelines: its type, what it is about, how often it came up, its commonest cases."""
+    """An open question of the guidelines: its type, categories, frequency and commonest cases, and advice."""
 
     type: str
     about: str
@@ -282,7 +282,7 @@ class Suggestion(NamedTuple):
 
 
 def build_agreement_tables(agreement: Agreement) -> dict[str, Table]:
-    """All tables by name."""
+    """Return all tables of annotator agreement by name."""
     return {
         "figures": _figures(agreement),
         "pairs": _pairs(agreement),
@@ -294,12 +294,12 @@ def build_agreement_tables(agreement: Agreement) -> dict[str, Table]:
 
 
 def none_if_nan(value: float) -> float | None:
-    """A figure for JSON: undefined ones are null."""
+    """Return a value for JSON, in which an undefined one is null."""
     return None if math.isnan(value) else value
 
 
 def agreement_json(agreement: Agreement) -> dict[str, Any]:
-    """The figures, categories and error counts as JSON object."""
+    """Return the measures, categories and error counts as a JSON object."""
     return {
         "annotators": agreement.names,
         "sentences": agreement.sentences,
@@ -402,7 +402,10 @@ def _suggestions(agreement: Agreement) -> Table:
 
 
 def suggest_rules(errors: Iterable[ErrtaError]) -> list[Suggestion]:
-    """What the guidelines leave open, the most frequent first; depends on no order, and on no direction."""
+    """Return the open questions of the guidelines, the most frequent first.
+
+    The order of the errors, and which annotator of a pair counts as gold, have no effect.
+    """
     cases: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     advice: dict[str, Phrases] = {}
     for error in errors:
@@ -428,11 +431,11 @@ def _size(side: tuple[Entity, ...]) -> tuple[int, str]:
 
 
 def build_human_table(results: Mapping[str, ScoreResult], sentences: int) -> Table:
-    """Mean and spread per primary and for the whole, and the F1 of each person.
+    """Build the table of human performance: mean and spread per primary and in total, and the F1 of each annotator.
 
     Args:
-        results: by person.
-        sentences: of the whole gold.
+        results: scores by annotator.
+        sentences: number of gold sentences.
     """
     rows: list[list[Cell]] = []
     for name, scores in human_rows(results).items():

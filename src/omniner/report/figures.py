@@ -1,13 +1,14 @@
-"""How charts are drawn: one style, by matplotlib, as PNG pictures for the tracker and as SVG inside pages.
+"""Draw charts in one style with matplotlib, as PNG pictures for the tracker and as SVG inside pages.
 
-Nothing of the user's matplotlib settings leaks in or out, no window system is needed, and the same chart gives the same
-bytes. In a page a chart is real text and follows light, dark and paper: its colours are those of the style sheet.
+The user's matplotlib settings have no effect and are not changed, no window system is needed, and the same chart gives
+the same bytes. In a page, the text of a chart is real text, and its colours come from the style sheet, so that they fit
+light mode, dark mode and print.
 
-Chinese letters are there on a machine without a Chinese font: Noto Sans CJK SC (SIL Open Font License) comes with the
-package `mplfonts`, which is only looked up, never imported: it asks for more packages than are needed. `font_families`
-makes the font known to matplotlib; `font_face` cuts it down to the characters that a page shows, at most 2,500, which
-add 0.9 MB: the least used characters then take whatever font the reader's machine has. Colour emoji are not in the
-font; browsers bring their own, figures show `�` for what no font has.
+Chinese letters are drawn even on a machine without a Chinese font: Noto Sans CJK SC (SIL Open Font License) comes with
+the package `mplfonts`. This package is only located, not imported, because its import needs more packages.
+`font_families` registers the font with matplotlib; `font_face` reduces it to the characters that a page shows, at most
+2,500, which add 0.9 MB; rarer characters use a font of the reader's machine. Colour emoji are not in the font: browsers
+have their own, and figures show `�` for characters that no font has.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ if TYPE_CHECKING:
 
 INK, FAINT = "#22272e", "#6b7280"
 _EDGE, _GRID = "#c5cad3", "#e6e8ec"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)  # colours of lines beside each other
-LABEL_WIDTH = 28  # places of a name in a figure: so many Latin letters, or half as many Chinese ones
-MOST_ROWS = 200  # rows of a figure; a longer image cannot be drawn or looked at
+SERIES = (BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY)  # colours of the lines of a chart
+LABEL_WIDTH = 28  # width of a name in a figure, in columns: a Latin letter takes one, a Chinese one two
+MOST_ROWS = 200  # maximum rows of a figure; a longer image cannot be drawn or viewed
 
 FONT_FAMILY = "Noto Sans CJK SC"
 FONT_FILE = "NotoSansCJKsc-Regular.otf"
-FACE = "OmniNER Han"  # what `page.css` calls the part of the font that comes with a page
-FIRST_HAN = 0x2460  # what is before it, Latin letters, quotation marks, arrows, stays with the reader's own fonts
-MOST_CHARACTERS = 2500  # characters put into a page: 0.9 MB
+FACE = "OmniNER Han"  # name in `page.css` of the part of the font that is embedded in a page
+FIRST_HAN = 0x2460  # characters before it (Latin letters, quotation marks, arrows) use the reader's own fonts
+MOST_CHARACTERS = 2500  # maximum characters of the embedded font: 0.9 MB
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-# What follows an emoji and is nothing alone: variation selectors, skin tones, a joiner with what it joins.
+# Parts of an emoji that mean nothing alone: variation selectors, skin tones, and a joiner with the following character.
 _EMOJI_PARTS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]|\u200d.")
-# Tables a browser does not need to draw single characters.
+# Tables of the font that a browser does not need to draw single characters.
 _DROPPED = (b"GSUB", b"GPOS", b"GDEF", b"BASE", b"VORG", b"vmtx", b"vhea", b"DSIG")
-_LICENCE_NAMES = (13, 14)  # its text, and where it can be read
+_LICENCE_NAMES = (13, 14)  # name ids of the licence's text and its address
 
 _STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -64,7 +65,7 @@ _STYLE: dict[str, Any] = {
     "grid.color": _GRID,
     "grid.linewidth": 0.7,
     "text.color": INK,
-    "text.parse_math": False,  # a $ in a category is a $
+    "text.parse_math": False,  # a $ in a category is no markup
     "xtick.color": FAINT,
     "ytick.color": FAINT,
     "xtick.labelcolor": INK,
@@ -83,7 +84,7 @@ _IN_PAGES: dict[str, Any] = {
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
 }
-# What a colour is called in the style sheet of the pages.
+# Names of the colours in the style sheet of the pages.
 _VARIABLES = {
     INK: "ink",
     FAINT: "soft",
@@ -99,7 +100,7 @@ _VARIABLES = {
     GREY: "right",
 }
 
-_FONT = re.compile(r"(font-family: |font: (?:\w+ )*[\d.]+px )(?:&apos;|[^;\"])*")  # written so by 3.11 and by 3.9
+_FONT = re.compile(r"(font-family: |font: (?:\w+ )*[\d.]+px )(?:&apos;|[^;\"])*")  # as matplotlib 3.11 and 3.9 write it
 _COLOUR_OF = {colour.lower(): f"var(--{name})" for colour, name in _VARIABLES.items()}
 
 
@@ -108,7 +109,7 @@ class Chart:
     """A figure that can be drawn as a picture or inside a page.
 
     Args:
-        title: what is shown, and how many; above the picture, and the caption in a page. Empty: `draw` sets titles.
+        title: title of the picture and caption in a page, with the amount of data; empty = `draw` sets titles.
         size: width and height in inches.
         draw: draws on an empty figure.
     """
@@ -118,11 +119,11 @@ class Chart:
     draw: Callable[[Figure], None]
 
     def png(self) -> bytes:
-        """Draw a PNG picture with its title."""
+        """Return a PNG picture with the title."""
         return self._save("png", {}, {"Software": None}, self.title)
 
     def svg(self, label: str = "") -> str:
-        """Draw SVG markup for a page, without the title; `label` says what it shows to who cannot see it."""
+        """Return SVG markup for a page, without the title; `label` describes it for screen readers."""
         absent = dict.fromkeys(("Date", "Creator", "Format", "Type"))
         text = self._save("svg", _IN_PAGES, absent, "").decode("utf-8")
         text = text[text.index("<svg") :]
@@ -148,7 +149,7 @@ class Chart:
                 figure.axes[0].set_title(title)
             buffer = io.BytesIO()
             if format == "png":
-                # `savefig` would first go over everything once more, for backends that do not lay out while drawing
+                # `savefig` would draw everything twice, for backends that do not do the layout while drawing
                 canvas: Any = FigureCanvasAgg(figure)
                 canvas.print_png(buffer, metadata=metadata)
             else:
@@ -157,7 +158,7 @@ class Chart:
 
 
 def _page_markup(tag: re.Match[str]) -> str:
-    """A tag of matplotlib's SVG as a page takes it: its colours and font, two decimals, no ids that are not used."""
+    """Adapt a tag of matplotlib's SVG to a page: its colours and font, two decimals, no unused ids."""
     text = re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0])
     if text.startswith("<g "):
         text = re.sub(r' id="[^"]*"', "", text)
@@ -166,20 +167,21 @@ def _page_markup(tag: re.Match[str]) -> str:
 
 
 def drawable_text(text: str) -> str:
-    """A text that matplotlib can draw: no line breaks, `�` for what no font has.
+    """Return a text that matplotlib can draw: without line breaks, and with `�` for characters that no font has.
 
-    Most emoji are such: a whole one, with its skin tone and joiners, is one `�`. Tables and pages show what they are.
+    Most emoji are such characters: a whole emoji, with its skin tone and joiners, becomes one `�`. Tables and pages
+    show the emoji.
     """
     text = _EMOJI_PARTS.sub("", " ".join(text.split()))
     return "".join(c if ord(c) in _drawn() else UNKNOWN for c in text)
 
 
 def drawable_names(names: Sequence[str], width: int = LABEL_WIDTH) -> list[str]:
-    """Names as matplotlib can draw them, `…` for the middle of long ones, but never so that two become the same.
+    """Return names that matplotlib can draw, with `…` in the middle of long ones; different names stay different.
 
     Args:
-        names: in any order.
-        width: places of the longest; more where fewer would make two names the same.
+        names: the names, in any order.
+        width: maximum width in columns; more is used if two names would become equal.
     """
     drawn = [drawable_text(name) for name in names]
     while len(set(cut := [_without_middle(name, width) for name in drawn])) < len(set(drawn)):
@@ -201,7 +203,7 @@ def _beginning(text: str, width: int) -> str:
 
 @cache
 def font_file() -> Path:
-    """Where the Chinese font lies."""
+    """Return the path of the Chinese font."""
     spec = find_spec("mplfonts")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("mplfonts, which carries the Chinese font, is a dependency of omniner")
@@ -210,7 +212,7 @@ def font_file() -> Path:
 
 @cache
 def font_families() -> tuple[str, ...]:
-    """Font families for matplotlib, best first; the Chinese one is registered on the first call."""
+    """Return the font families for matplotlib, best first; the first call registers the Chinese one."""
     from matplotlib.font_manager import fontManager
 
     fontManager.addfont(font_file())
@@ -219,7 +221,7 @@ def font_families() -> tuple[str, ...]:
 
 @cache
 def _drawn() -> frozenset[int]:
-    """Code points that the families of `font_families` can draw."""
+    """Return the code points that the families of `font_families` can draw."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     files = [findfont(FontProperties(family=[family])) for family in font_families()]
@@ -227,7 +229,7 @@ def _drawn() -> frozenset[int]:
 
 
 def font_face(text: str) -> str:
-    """A CSS `@font-face` rule with the most used characters of a text; empty where it needs none."""
+    """Return a CSS `@font-face` rule with the most frequent characters of a text; empty if the text needs none."""
     uses = Counter(text)
     points = [point for letter in uses if (point := ord(letter)) >= FIRST_HAN]
     wanted = sorted(points, key=lambda point: (-uses[chr(point)], point))[:MOST_CHARACTERS]
@@ -239,7 +241,7 @@ def font_face(text: str) -> str:
 
 
 def _subset(points: list[int]) -> bytes:
-    """The font with only these code points; the same bytes each time."""
+    """Return the font reduced to these code points; the same bytes each time."""
     import uharfbuzz
 
     wanted = uharfbuzz.SubsetInput()

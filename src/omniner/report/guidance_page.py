@@ -1,8 +1,8 @@
-"""Guidance and prompt searches for people: as Markdown, as tables, in a few lines, and guidance as a page, too.
+"""Present guidance and prompt searches to people: as Markdown, as tables, as a summary, and as pages.
 
-Each note stands beside its evidence and says whose word it is; the page has no scripts (`pages/guidance.html`). Figures
-of a search stand beside what they rest on: every F1 with the sentences or the steps it was measured on, the best one
-with its interval and with what is left of it without the luck of the choice.
+Each note is shown with its evidence and its author; the page of guidance has no scripts (`pages/guidance.html`). The
+results of a search are shown with their basis: every F1 with the sentences or steps on which it was measured, the best
+one also with its interval and with its value corrected for the choice.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.resampling import smallest_p
 from omniner.wording import Wording, counted, translated
 
-_SHOWN = 5  # lessons in the summary
-_TRUSTED = 2  # candidates of a lesson whose teacher gave one rule: without a trial there is nothing to tell of them
+_SHOWN = 5  # number of lessons in the summary
+_TRUSTED = 2  # candidates of a lesson whose teacher gave one rule: without a trial there is nothing to show about them
 _COUNT = "{name} {count:,}"
 _VERDICTS = {"": "not asked", "gold": "gold is right", "usual": "the usual label is right", "unclear": "unclear"}
 _TEST = Wording(
@@ -45,7 +45,7 @@ _TEST = Wording(
 
 
 def guidance_summary(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str:
-    """A few lines of plain text; `questions` is the path of the file with the questions."""
+    """Return a summary in a few lines of plain text; `questions` is the path of the file with the questions."""
     scores, rest = guidance.scores, guidance.rest
     told = scores["errors"] - rest["errors"]
     lines = [
@@ -65,7 +65,7 @@ def guidance_summary(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str
 
 
 def guidance_author(guidance: Guidance) -> str:
-    """Whose word the notes are, and what it cost."""
+    """Return a sentence about the author of the notes and their cost."""
     teacher = guidance.teacher
     if teacher["kind"] == "none":
         return Wording("Notes are counted facts of the training split; no teacher was asked.")
@@ -87,7 +87,7 @@ def guidance_author(guidance: Guidance) -> str:
 
 
 def _unanswered_lines(guidance: Guidance, questions: str) -> list[str]:
-    """How to get the answers that are missing."""
+    """Return lines that explain how to supply missing answers; empty if none is missing."""
     waiting = len(guidance.failures) if "name" in guidance.teacher else guidance.teacher.get("questions")
     if not waiting:
         return []
@@ -102,7 +102,7 @@ def _unanswered_lines(guidance: Guidance, questions: str) -> list[str]:
 
 
 def _teacher_lines(guidance: Guidance) -> list[str]:
-    """What the teacher's word is worth, as far as it was tried out."""
+    """Return lines about the reliability of the teacher, as far as it was tested."""
     lines: list[str] = []
     if other := guidance.teacher.get("other"):
         lines.append(Wording("{other:answer} to questions that this run does not ask left out.", other=other))
@@ -133,7 +133,7 @@ def _teacher_lines(guidance: Guidance) -> list[str]:
 
 
 def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
-    """Tables by name: the lessons, the suspected labels, and where a teacher answered, what the notes may be."""
+    """Return tables by name: lessons and suspected labels and, if they exist, control labels and candidate notes."""
     rows: list[list[Cell]] = [
         [
             lesson.kind,
@@ -176,7 +176,7 @@ def build_guidance_tables(guidance: Guidance) -> dict[str, Table]:
 
 
 def _candidates_table(lesson: Lesson, language: str) -> Table | None:
-    """What became of the notes that a lesson may have, the chosen one bold; None where there was nothing to choose."""
+    """Return the table of a lesson's candidate notes, the chosen one bold; None if there was nothing to choose."""
     tried = [one for one in lesson.candidates if one.on_cluster.sentences]
     if not tried and len(lesson.candidates) <= _TRUSTED:
         return None
@@ -202,10 +202,10 @@ def _candidates_table(lesson: Lesson, language: str) -> Table | None:
 
 
 def guidance_markdown(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str:
-    """All of it for reading and for version control; `questions` is the path of the file with the questions."""
+    """Return guidance as Markdown, for reading and version control; `questions` is the path of the questions' file."""
     told = (
         f"    {line}" for line in guidance_summary(guidance, questions).splitlines()
-    )  # as code: it stays in lines, and plain
+    )  # as code, which keeps the lines and shows no markup
     lines = [f"# Guidance from {escape_markdown(guidance.source['name'])}", "", *told, ""]
     for number, lesson in enumerate(guidance.lessons, 1):
         lines += [f"## {number}. {escape_markdown(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
@@ -221,7 +221,7 @@ def guidance_markdown(guidance: Guidance, questions: str = QUESTIONS_FILE) -> st
 
 
 def render_guidance_page(guidance: Guidance, name: str, language: str = "en", questions: str = QUESTIONS_FILE) -> str:
-    """Write the page of the run `name`, in the language zh or en; `questions` is the path of its file with them."""
+    """Write the page of the run `name` in the language zh or en; `questions` is the path of the questions' file."""
     scores, source = guidance.scores, guidance.source
     values = {
         "guidance": guidance,
@@ -273,15 +273,15 @@ def render_guidance_page(guidance: Guidance, name: str, language: str = "en", qu
 
 
 def _title(lesson: Lesson) -> str:
-    """What goes wrong between which categories: `confusion: 品牌 → 时间`."""
+    """Return the kind of error and its categories: `confusion: 品牌 → 时间`."""
     between = " → ".join(filter(None, (lesson.gold, lesson.predicted)))
     chinese = next(entry.chinese for entry in ERROR_TYPES.values() if entry.lesson.name == lesson.kind)
-    kind = Wording.both(lesson.kind, chinese)  # not by the catalogue: split is the word for parts of a corpus there
+    kind = Wording.both(lesson.kind, chinese)  # not from the catalogue, in which "split" is a part of a corpus
     return Wording.both("{kind}: {between}", "{kind}：{between}", kind=kind, between=between)
 
 
 def _in_language(texts: Mapping[str, str], language: str) -> list[str]:
-    """The note in the language of the page; in those it has, where it lacks this one."""
+    """Return the text in this language; if it is missing, the texts in all languages that the note has."""
     return [texts[language]] if language in texts else list(texts.values())
 
 
@@ -313,7 +313,7 @@ def _about(lesson: Lesson, guidance: Guidance) -> str:
 
 
 def _types(items: Iterable[tuple[str, int]]) -> Wording:
-    """Error types with their counts."""
+    """Return error types with their counts as text."""
     return _counts((Wording.both(name, ERROR_TYPES[name].chinese), count) for name, count in items)
 
 
@@ -328,7 +328,7 @@ def _by(note: Note) -> str:
 
 
 def _marked(example: LessonExample) -> dict[str, Any]:
-    """An example with the entities of its error marked in the sentence, on both sides."""
+    """Return an example for the template: the sentence twice, with the gold and the predicted entities marked."""
     sides = (
         ("gold", Wording("gold"), "--gold", example.gold),
         ("said", Wording("predicted"), "--said", example.predicted),
@@ -368,7 +368,7 @@ _SEARCHED_ON_TEST = Wording(
 
 
 def build_search_table(result: SearchResult) -> Table:
-    """The variants by rung, the best first."""
+    """Build the table of variants with their F1 in each rung, the best first."""
     heads = [
         *columns(TEXT, "variant", Wording.both("what", "内容")),
         *columns(COUNT, "lessons"),
@@ -396,7 +396,7 @@ def build_search_table(result: SearchResult) -> Table:
 
 
 def search_summary(result: SearchResult) -> list[str]:
-    """The result in a few lines of plain text."""
+    """Return the result of a search in a few lines of plain text."""
     best, final = result.best, result.best.standings[-1]
     lines: list[str] = [
         Wording(
@@ -434,7 +434,7 @@ def _against(one: BaselineDifference, settings: CompareConfig) -> str:
 
 
 def search_warnings(result: SearchResult) -> list[str]:
-    """What the figures must be read with."""
+    """Return warnings about limits of the results of a search."""
     found: list[str] = [_SEEN] if result.split == "dev" else []
     found += [_SEARCHED_ON_TEST] if result.from_test else []
     least = min(1.0, len(result.against) * max((one.family for one in result.against), default=0)
@@ -454,12 +454,12 @@ def search_warnings(result: SearchResult) -> list[str]:
 
 
 def search_markdown(result: SearchResult, name: str, prompt: str, by_name: str) -> str:
-    """All of it as Markdown.
+    """Return the results of a search as Markdown.
 
     Args:
-        result: of the search.
-        name: of the run.
-        prompt: the best prompt as a model is told it.
+        result: result of the search.
+        name: name of the run.
+        prompt: text of the best prompt, as a model gets it.
         by_name: arguments that choose its configuration, which the run has written.
     """
     parts = [f"# {escape_markdown(name)}", "\n".join(f"- {escape_markdown(line)}" for line in search_summary(result))]
@@ -522,5 +522,5 @@ def _method(result: SearchResult) -> list[str]:
 
 
 def _block(content: str) -> str:
-    """Text as it is: indented, which nothing in it can end."""
+    """Return text as an indented Markdown block, which no content can end."""
     return "\n".join(f"    {line}" for line in content.split("\n"))

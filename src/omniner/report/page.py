@@ -1,8 +1,8 @@
-"""The skeleton of the HTML pages: one file that needs no network, no server and no Chinese font.
+"""Render HTML pages: each is one file that needs no network, no server and no Chinese font.
 
-The templates stand in `pages/` (jinja2, autoescaped). What the scripts of a page show travels as one JSON block in
-which `<` is escaped, and reaches the page as text only (`page.js`); a content security policy admits these scripts by
-their digest and no address at all. The Chinese letters of the page come with it (`font_face`), which is most of its
+The templates are in `pages/` (jinja2, autoescaped). The data for a page's scripts is one JSON block in which `<` is
+escaped, and the scripts insert it only as text (`page.js`). A content security policy allows only these scripts, by
+their digest, and no network address. The Chinese letters of the page are embedded (`font_face`), which is most of its
 cost: about 1 s.
 """
 
@@ -29,7 +29,7 @@ from omniner.wording import TAGS, Wording, translated
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_SPOKEN = re.compile(r'\bsay\(("(?:[^"\\]|\\.)*")')  # a text in a script
+_SPOKEN = re.compile(r'\bsay\(("(?:[^"\\]|\\.)*")')  # a translatable text in a script
 
 
 def render_page(
@@ -45,21 +45,21 @@ def render_page(
     """Write a page.
 
     Args:
-        template: name of the file with the sections, which `page.html` surrounds.
+        template: name of the template of the sections, which is put into `page.html`.
         kind: report, comparison, statistics or guidance; the class of the page in its style sheet.
         name: the heading.
-        created: the time, as people read it.
-        values: what the template shows; escaped there.
-        data: what the scripts work on: an object of plain values, wordings and tables.
-        scripts: names of the files of scripts, in the order in which they run; empty for a page without any.
-        language: zh | en, of the wordings in values and data, and of what templates and scripts say.
+        created: formatted time.
+        values: values for the template, which escapes them.
+        data: data for the scripts: an object of plain values, wordings and tables.
+        scripts: file names of the scripts, in the order in which they run; empty for a page without scripts.
+        language: zh | en; language of the wordings in values and data, and of the texts in templates and scripts.
     """
     from markupsafe import Markup
 
     script = "".join(map(_asset, scripts))
     if data is not None:
         data = _plain({**data, "words": _words(script, language)}, language)
-    # `<` never stands in the block, so neither `</script` nor `<!--` can end it early.
+    # Without `<` in the block, neither `</script` nor `<!--` can end it early.
     block = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     nav: list[tuple[str, str]] = []  # filled by the sections of the template
     environment = _environment(language)
@@ -79,7 +79,7 @@ def render_page(
         css=Markup(_asset("page.css")),
         version=omniner.__version__,
     )
-    # The whole page is asked for its letters: the frame around the sections says something, too.
+    # The font must cover the whole page, because the frame around the sections contains text, too.
     font = font_face(page(font=""))
     return storable(page(font=Markup(font)))
 
@@ -92,14 +92,14 @@ def render_summary_page(
     texts: Sequence[tuple[str, str]],
     language: str = "en",
 ) -> str:
-    """Write a page of a few lines, tables and texts, for results that need no page of their own kind.
+    """Write a page with a few lines, tables and texts, for results that have no page of their own kind.
 
     Args:
-        kind: of results.
-        name: of the run.
-        lines: what came of it.
-        tables: by name.
-        texts: title and content of each, shown as they are.
+        kind: kind of results.
+        name: name of the run.
+        lines: a summary of the results.
+        tables: tables by name.
+        texts: title and content of texts that are shown unchanged.
         language: zh | en.
     """
     titles = [(key, Wording(key.replace("_", " ").capitalize())) for key in tables]
@@ -111,7 +111,7 @@ def render_summary_page(
 
 @cache
 def _environment(language: str) -> Environment:
-    """Templates show wordings in the language of the page; their own texts are `{{ say("...") }}`."""
+    """Return the environment of templates that show wordings in this language; `{{ say("...") }}` marks their texts."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -127,7 +127,7 @@ def _environment(language: str) -> Environment:
 
 
 def _plain(data: Any, language: str) -> Any:
-    """Plain values for the scripts of a page in that language."""
+    """Convert data to plain values for the scripts of a page in this language."""
     match data:
         case Table():
             return data.to_json(language)
@@ -139,7 +139,7 @@ def _plain(data: Any, language: str) -> Any:
 
 
 def _words(script: str, language: str) -> dict[str, str]:
-    """What the scripts say with `say("...")`, and the names of error types, in the language of the page."""
+    """Return translations of the scripts' texts, `say("...")`, and the names of error types in this language."""
     texts = [json.loads(text) for text in _SPOKEN.findall(script)]
     words = {text: Wording(text).of(language) for text in texts if language != "en"}
     return words | {name: entry.label.of(language) for name, entry in ERROR_TYPES.items()}
@@ -150,7 +150,7 @@ def _asset(name: str) -> str:
 
 
 def _policy(script: str) -> str:
-    """Only this inline script may run, and nothing may be fetched."""
+    """Return a content security policy that allows only this inline script and no network access."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     allowed = f"'sha256-{digest}'" if script else ""
     return (
@@ -160,11 +160,11 @@ def _policy(script: str) -> str:
 
 
 def marked_pieces(text: str, entities: Iterable[Entity]) -> list[tuple[str, bool, list[str]]]:
-    """Cut a sentence at the borders of its entities, for pages without scripts.
+    """Cut a sentence at the bounds of its entities, for pages without scripts.
 
     Returns:
-        Each piece, whether an entity covers it, and the categories of the entities that end with it. A surface that
-        has no offsets stands where it first occurs, one that does not occur behind the sentence.
+        Each piece, whether an entity covers it, and the categories of the entities that end with it. A surface without
+        offsets is marked where it first occurs; one that does not occur is added after the sentence.
     """
     placed, nowhere = [], []
     for one in entities:
@@ -180,12 +180,12 @@ def marked_pieces(text: str, entities: Iterable[Entity]) -> list[tuple[str, bool
 
 
 def entity_values(found: Entity) -> list[Any]:
-    """An entity as the scripts take it."""
+    """Return an entity in the form that the scripts use."""
     return list(found) if found.start is not None else [found.text, found.category]
 
 
 def entity_places(wrong: Iterable[Entity], entities: list[Any]) -> list[int]:
-    """Where these entities stand in the list; one that the scorer changed or repaired is added to it."""
+    """Return the indexes of these entities in the list; one that the scorer changed or repaired is added to it."""
     found = []
     for item in map(entity_values, wrong):
         if item not in entities:

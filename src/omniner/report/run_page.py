@@ -1,8 +1,8 @@
-"""The report of a scored run: its figures, and the page that shows them with its tables.
+"""Draw the figures of a scored run, and write its report page with figures and tables.
 
-Figures are drawn of what the run has: a scored file has no learning curves, a perfect one no errors. Six figures of 90
+Only figures with data are drawn: a scored file has no learning curves, a perfect run no errors. Six figures with 90
 categories take about 3 s. The page shows the scores, the tables of `build_run_tables`, heat maps, learning curves and a
-browser of examples (`pages/run.html`, `pages/run.js`); it takes about 1 s to write.
+browser of examples (`pages/run.html`, `pages/run.js`); writing it takes about 1 s.
 """
 
 from __future__ import annotations
@@ -38,31 +38,31 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Curve = Sequence[tuple[int, float]]  # (step, value)
-Panels = list[tuple[Wording, dict[str, Curve]]]  # title and curves of each
+Panels = list[tuple[Wording, dict[str, Curve]]]  # (title, curves by metric) of each panel
 
 _SCORED, _LOSS = Wording("Scores in per cent"), Wording("Loss")  # titles of the panels
 _SCORES = ("val/f1", "val/precision", "val/recall")  # curves of the first panel
-MOST_CONFUSED = 20  # categories of the confusion figure; more cannot be read
+MOST_CONFUSED = 20  # maximum categories in the confusion figure; more would not be readable
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a report says about its run beside the scores."""
+    """Facts about a run that its report shows beside the scores."""
 
     name: str
-    created: str  # time, as people read it
+    created: str  # formatted time
     details: Mapping[str, str]  # shown in this order: model, data, git state, ...
     config: str  # YAML; may be empty
-    issues: Mapping[str, int]  # code -> count, of reading the data as well as of scoring
+    issues: Mapping[str, int]  # code -> count, from reading the data and from scoring
 
 
 def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language: str = "en") -> dict[str, Chart]:
-    """The figures that this result has something for, by name.
+    """Return the figures for which this result has data, by name.
 
     Args:
         result: what `scoring.scorer.score_loaded` gave.
-        curves: values over steps by metric name; may be empty.
-        language: zh | en, of titles and labels.
+        curves: (step, value) pairs by metric; may be empty.
+        language: zh | en; language of titles and labels.
     """
     made: dict[str, Chart] = {}
     if panels := _curve_panels(curves):
@@ -98,7 +98,7 @@ def draw_run_figures(result: ScoreResult, curves: Mapping[str, Curve], language:
 
 
 def errors_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Primaries (most errors first) and their errors of each type, in the order of `errta.by_type`."""
+    """Return primaries, most errors first, and their error counts: [primaries, types as in `errta.by_type`]."""
     types = {name: i for i, name in enumerate(result.errta.by_type)}
     rows: dict[str, npt.NDArray[np.int64]] = {}
     for error in result.errta.errors:
@@ -111,7 +111,10 @@ def errors_by_primary(result: ScoreResult) -> tuple[list[str], npt.NDArray[np.in
 
 
 def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """The `top` categories with most confusions, neighbours of one primary together, and gold x predicted counts."""
+    """Return the `top` most confused categories and their counts: [gold, predicted].
+
+    They are sorted by name, so that categories of one primary are adjacent.
+    """
     counts = count_confusions(result.errta.errors)
     names = sorted(_by_confusions(counts)[:top])
     place = {name: i for i, name in enumerate(names)}
@@ -123,7 +126,7 @@ def most_confused(result: ScoreResult, top: int) -> tuple[list[str], npt.NDArray
 
 
 def _by_confusions(counts: Mapping[tuple[str, str], int]) -> list[str]:
-    """Categories, the most confused first."""
+    """Return the categories, the most confused first."""
     involved: Counter[str] = Counter()
     for pair, count in counts.items():
         involved.update(dict.fromkeys(pair, count))
@@ -131,7 +134,7 @@ def _by_confusions(counts: Mapping[tuple[str, str], int]) -> list[str]:
 
 
 def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
-    """F1, precision and recall on dev, and the losses below; everything else is in the tracker."""
+    """Return panels with F1, precision and recall on dev, and with losses; other metrics are only in the tracker."""
     scores: dict[str, Curve] = {
         name: [(step, 100 * value) for step, value in curves[name]] for name in _SCORES if curves.get(name)
     }
@@ -140,7 +143,7 @@ def _curve_panels(curves: Mapping[str, Curve]) -> Panels:
 
 
 def _curves(figure: Figure, panels: Panels, language: str) -> None:
-    """One panel below the other, over the same steps."""
+    """Draw the panels below each other, with the same steps as x-axis."""
     from matplotlib.ticker import MaxNLocator
 
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -159,7 +162,7 @@ def _curves(figure: Figure, panels: Panels, language: str) -> None:
 
 
 def _mark_best(ax: Axes, lines: Mapping[str, Curve]) -> str:
-    """Mark the best F1; its value and step for the title, where no curve runs through them."""
+    """Mark the best F1; return its value and step for the title, where no curve can hide them."""
     found = [(value, -step) for step, value in lines.get(_SCORES[0], ())]
     if not found:
         return ""
@@ -181,13 +184,13 @@ def _f1_chart(result: ScoreResult, language: str) -> Chart:
 
 
 def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float, language: str) -> None:
-    """Horizontal bars, best on top, with F1 and support of each category at the right edge."""
+    """Draw horizontal bars, the best on top, with F1 and support of each category at the right edge."""
     ax = figure.subplots()
     places = np.arange(len(rows))
     values = [100 * row.f1 for _, row in rows]
     ax.barh(places, values, height=0.72, color=[BLUE if row.support else GREY for _, row in rows])
     for place, (_, row) in enumerate(rows):
-        inside: Any = {"va": "center", "ha": "right", "fontsize": 7.5, "in_layout": False}  # need no room of their own
+        inside: Any = {"va": "center", "ha": "right", "fontsize": 7.5, "in_layout": False}  # no extra room
         ax.text(109, place, f"{100 * row.f1:.1f}", **inside)
         ax.text(119, place, f"{row.support:,}", color=FAINT, **inside)
     for right, heading in ((109, "F1"), (119, Wording("gold").of(language))):
@@ -202,7 +205,7 @@ def _f1(figure: Figure, rows: Sequence[tuple[str, ScoreRow]], micro: float, lang
 
 
 def _types(figure: Figure, result: ScoreResult, language: str) -> None:
-    """Bars in the fixed order of types, with count and share."""
+    """Draw bars in the fixed order of error types, with count and share."""
     counts = {name: count.errors for name, count in result.errta.by_type.items()}
     total = sum(counts.values())
     ax = figure.subplots()
@@ -220,7 +223,7 @@ def _types(figure: Figure, result: ScoreResult, language: str) -> None:
 def _by_primary(
     figure: Figure, result: ScoreResult, names: list[str], counts: npt.NDArray[np.int64], language: str
 ) -> None:
-    """Heat map; the colour follows the square root, so that the rare ones can be seen beside the frequent."""
+    """Draw a heat map of errors by primary and type; see `_heat`."""
     ax = figure.subplots()
     columns = [ERROR_TYPES[name].label.of(language) for name in result.errta.by_type]
     _heat(ax, counts, 7.5)
@@ -230,7 +233,7 @@ def _by_primary(
 
 
 def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64], language: str) -> None:
-    """Heat map of gold x predicted without the diagonal: only what went wrong."""
+    """Draw a heat map of gold x predicted categories without the diagonal: only confusions."""
     from matplotlib.patches import Rectangle
 
     ax = figure.subplots()
@@ -238,14 +241,17 @@ def _confusion(figure: Figure, names: list[str], counts: npt.NDArray[np.int64], 
     shown = drawable_names(names)
     ax.set_xticks(np.arange(len(names)), shown, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(np.arange(len(names)), shown)
-    for i in range(len(names)):  # nothing can stand on the diagonal
+    for i in range(len(names)):  # the diagonal has no confusions
         ax.add_patch(Rectangle((i - 0.5, i - 0.5), 1, 1, facecolor="#eceef1", edgecolor="none"))
     ax.set_xlabel(Wording("predicted category").of(language))
     ax.set_ylabel(Wording("gold category").of(language))
 
 
 def _heat(ax: Axes, counts: npt.NDArray[np.int64], size: float) -> None:
-    """Cells in shades of blue with their count written in them; zero stays white and empty."""
+    """Draw cells in shades of blue with their counts; cells with 0 are white and empty.
+
+    The colour follows the square root of the count, so that small counts are visible beside large ones.
+    """
     from matplotlib.colors import LinearSegmentedColormap
 
     shades = LinearSegmentedColormap.from_list("shades", ["#ffffff", "#cfe3f1", "#5ba3d0", "#0072B2", "#00395a"])
@@ -258,7 +264,7 @@ def _heat(ax: Axes, counts: npt.NDArray[np.int64], size: float) -> None:
     ax.grid(visible=False)
     ax.spines[:].set_visible(False)
     rows, columns = counts.shape
-    # two collections of lines: a tick at every border would cost a label and a marker each
+    # two collections of lines are faster than ticks at every border, which would each have a label and a marker
     border: Any = {"colors": "#f0f1f4", "linewidths": 0.8, "zorder": 0.9}
     ax.vlines(np.arange(columns + 1) - 0.5, -0.5, rows - 0.5, **border)
     ax.hlines(np.arange(rows + 1) - 0.5, -0.5, columns - 0.5, **border)
@@ -277,9 +283,9 @@ def render_run_page(
     Args:
         result: what `scoring.scorer.score_loaded` gave.
         tables: what `build_run_tables` made of it.
-        facts: what else to say about the run.
-        curves: values over steps by metric name; may be empty.
-        errta: how many examples per type the page holds.
+        facts: further facts about the run.
+        curves: (step, value) pairs by metric; may be empty.
+        errta: says how many examples per type the page contains.
         language: zh | en.
     """
     panels = _curve_panels(curves)
@@ -298,7 +304,7 @@ def render_run_page(
 
 
 def _key_numbers(result: ScoreResult) -> list[tuple[str, str, str]]:
-    """Title, value and note (an interval where there is one)."""
+    """Return (title, value, note) of the key numbers; the note is an interval if there is one."""
     metrics, parse = result.metrics, result.parse
     notes = {name: f"{low:.2%} – {high:.2%}" for name, (low, high) in metrics.intervals.items()}
     other = []
@@ -375,7 +381,7 @@ def _identity(result: ScoreResult) -> str:
 
 
 def _last_values(panels: Panels) -> Wording:
-    """The caption of the learning curves: where each of them ends."""
+    """Return the caption of the learning curves with the last value of each."""
     ends = []
     for _, lines in panels:
         for name, values in lines.items():
@@ -385,7 +391,7 @@ def _last_values(panels: Panels) -> Wording:
 
 
 def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, errta: ErrtaConfig) -> dict[str, Any]:
-    """What the script of the page works on."""
+    """Return the data for the script of the page."""
     primaries, by_primary = errors_by_primary(result)
     sentences, examples = _examples(result, errta.examples)
     errors = len(result.errta.errors)
@@ -421,7 +427,7 @@ def _data(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts, err
 
 
 def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFacts) -> dict[str, Table]:
-    """The tables of the run but that of examples, some with what a reader of the page needs beside."""
+    """Return the tables for the page: all except examples, some with additional columns."""
     counts, suspects = tables["errta_counts"], tables["suspected_annotation"]
     title = Wording(
         "{errors:error} by type (ERRTA {mode}), and the false negatives (FN) and positives (FP) they account for. A "
@@ -449,7 +455,7 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
 
 
 def _confused_pairs(result: ScoreResult) -> dict[str, Any]:
-    """Categories, the most confused first, and `[gold, predicted, count]` by their places."""
+    """Return the categories, the most confused first, and `[gold, predicted, count]` with indexes into them."""
     counts = count_confusions(result.errta.errors)
     names = _by_confusions(counts)
     place = {name: number for number, name in enumerate(names)}
@@ -458,10 +464,10 @@ def _confused_pairs(result: ScoreResult) -> dict[str, Any]:
 
 
 def _examples(result: ScoreResult, per_type: int) -> tuple[list[Any], list[Any]]:
-    """Sentences as `[id, text, gold, predicted]`, each once, and examples as `[type, sentence, gold, predicted]`.
+    """Return sentences `[id, text, gold, predicted]`, each once, and examples `[type, sentence, gold, predicted]`.
 
-    Types and sentences are places in their lists; gold and predicted of an example are places in the sentence's
-    lists, so that the page marks the entities of this error among all others.
+    Types and sentences of examples are indexes into their lists; gold and predicted of an example are indexes into the
+    sentence's lists of entities, so that the page can mark the entities of this error among all others.
     """
     chosen = examples_of_cells(result.errta.errors, per_type)
     place: dict[str, int] = {}

@@ -1,12 +1,12 @@
-"""One kind of table for everything that is shown: on a page, as CSV, in the tracker, as Markdown and as LaTeX.
+"""Define `Table`, used for pages, CSV, the tracker, Markdown and LaTeX, and build the tables of a scored run.
 
-A `Table` is rows of values with a title and, per column, what these values are. `format_cell` prints one as papers do
-(0.8531 as 85.31, a difference of shares as +1.20 points). In Markdown and LaTeX no name from a corpus or a
-configuration acts as markup.
+A `Table` has rows of values, a title and, for each column, the kind of its values. `format_cell` formats a value as in
+papers (0.8531 as 85.31, a difference of shares as +1.20 points). Names from a corpus or a configuration are escaped, so
+that they cannot act as markup in Markdown or LaTeX.
 
-`build_run_tables` makes those of a scored run: what its page, the CSV files and the tracker all show. An error counts
-for the category of its first gold entity, or for the predicted one where nothing was there (`redundant`), so that
-every error is in one row. Each table is one pass over the errors: 50,000 errors of 19,557 sentences take 0.4 s.
+`build_run_tables` builds the tables that the page, the CSV files and the tracker show for a scored run. An error counts
+for the category of its first gold entity, or for the predicted one if there is no gold (`redundant`), so that every
+error is in one row. Each table takes one pass over the errors: 50,000 errors of 19,557 sentences take 0.4 s.
 """
 
 from __future__ import annotations
@@ -31,27 +31,27 @@ from omniner.wording import Wording, counted, text_width, translated
 
 Cell = str | int | float
 
-# What the values of a column are.
+# Kinds of values of a column.
 TEXT, COUNT, CHANGE = "text", "count", "change"  # a change is a difference of counts
-FIGURE, SHARE, POINTS = "figure", "share", "points"  # printed as 0.8531, as 85.31, and as a difference of shares
+FIGURE, SHARE, POINTS = "figure", "share", "points"  # shown as 0.8531, as 85.31, and as a difference of shares
 PERCENT, P_VALUE = "percent", "p"
 
 NONE = ""  # no value: a change from 0 has no percentage
 
-MARKDOWN_ROWS = 100  # of a table in a Markdown text; the CSV has them all
-PAGE_ROWS = 5000  # of a table on a page, or what a model said 200,000 times would make one that no browser opens
-LATEX_ROWS = 40  # of a table that fits on a page
+MARKDOWN_ROWS = 100  # maximum rows of a table in Markdown; the CSV has all
+PAGE_ROWS = 5000  # maximum rows of a table on a page: browsers could not open one with 200,000 rows
+LATEX_ROWS = 40  # maximum rows of a table that fits on a printed page
 
 
 class Column(NamedTuple):
-    """The name of a column, and what its values are."""
+    """The name of a column, and the kind of its values."""
 
     name: str
     kind: str
 
 
 def columns(kind: str, *names: str) -> list[Column]:
-    """Columns of one kind; a name that the user gave is a `Column` of its own, so that no page translates it."""
+    """Return translatable columns of one kind; for names given by users, make a `Column`, which is not translated."""
     return [Column(name if isinstance(name, Wording) else Wording(name), kind) for name in names]
 
 
@@ -60,11 +60,11 @@ class Table:
     """Rows of text and numbers under named columns.
 
     Args:
-        title: what is shown, in one line.
+        title: title in one line.
         columns: one for each cell of a row.
-        rows: the values; a text in a column of numbers is shown as it is.
-        best: cells (row, column) that are printed bold.
-        empty: what to say where there is no row.
+        rows: the values; a text in a column of numbers is shown unchanged.
+        best: cells (row, column) that are bold.
+        empty: text shown if there are no rows.
     """
 
     title: str
@@ -79,14 +79,14 @@ class Table:
         return [column.name for column in self.columns]
 
     def formatted(self) -> list[list[str]]:
-        """The rows as people read them."""
+        """Return the rows with formatted cells."""
         kinds = [column.kind for column in self.columns]
         return [[format_cell(cell, kind) for cell, kind in zip(row, kinds, strict=True)] for row in self.rows]
 
     def to_json(self, language: str = "en") -> dict[str, Any]:
-        """Plain values of the first `PAGE_ROWS` rows, as the scripts of the pages take them; the title says so.
+        """Return plain values for the scripts of the pages: the first `PAGE_ROWS` rows; the title says if some are cut.
 
-        Columns keep their names, and get headings beside.
+        Columns have their names and, in addition, translated headings.
         """
         title, rows = self.title, self.rows[:PAGE_ROWS]
         if len(rows) < len(self.rows):
@@ -105,9 +105,9 @@ class Table:
         }
 
     def to_csv(self) -> str:
-        """CSV with a header line; a lone surrogate is written as an escape so that UTF-8 can hold it.
+        """Return CSV with a header line; a lone surrogate is written as an escape, because UTF-8 cannot hold it.
 
-        A spreadsheet takes text that begins like a formula for one, whoever wrote it: an apostrophe goes before it.
+        Text that looks like a formula gets an apostrophe before it, so that no spreadsheet executes it.
         """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
@@ -116,7 +116,7 @@ class Table:
         return storable(buffer.getvalue())
 
     def to_markdown(self, most: int = MARKDOWN_ROWS) -> str:
-        """The first `most` rows as a Markdown table; says how many follow, or that there is none."""
+        """Return the first `most` rows as a Markdown table, with the number of rows left out; `None.` without rows."""
         if not self.rows:
             return "None."
         lines = [[escape_markdown(name) for name in self.names], ["---"] * len(self.columns)]
@@ -128,7 +128,7 @@ class Table:
         return f"{text}\nand {counted(left, 'more row')}\n" if left > 0 else text
 
     def aligned(self) -> list[str]:
-        """Lines for a terminal: text to the left, numbers to the right; a Chinese letter takes two places."""
+        """Return lines for a terminal: text aligned left, numbers right; a Chinese letter takes two columns."""
         rows = [self.names, *self.formatted()]
         widths = [max(map(text_width, column)) for column in zip(*rows, strict=True)]
         lines = []
@@ -141,9 +141,9 @@ class Table:
         return lines
 
     def to_latex(self, label: str) -> str:
-        """A table for a document with `booktabs` and, where it has Chinese in it, `ctex`.
+        """Return LaTeX for a document with the package `booktabs` and, for Chinese, `ctex`.
 
-        A table of more rows than a page holds is a `longtable`.
+        A table with more rows than fit on a page is a `longtable`.
         """
         kinds = [column.kind for column in self.columns]
         alignment = "".join("l" if kind == TEXT else "r" for kind in kinds)
@@ -169,13 +169,13 @@ class Table:
 
 
 def _heading(name: str, language: str) -> str:
-    """A column's name as people read it; names that a user gave keep their `_`."""
+    """Return a column's heading: its translated name with spaces for `_`; names given by users keep their `_`."""
     ours = isinstance(name, Wording) and not name.values
     return str(translated(name, language)).replace("_", " ") if ours else str(translated(name, language))
 
 
 def format_cell(cell: Cell, kind: str) -> str:
-    """A value as papers print it; a p-value keeps three digits, however small."""
+    """Return a value as papers print it; a p-value below 0.001 has three significant digits."""
     if isinstance(cell, str):
         return cell
     match kind:
@@ -197,20 +197,20 @@ def format_cell(cell: Cell, kind: str) -> str:
 
 
 def entities_text(entities: Iterable[Entity]) -> str:
-    """Entities for people: `上海/地址_城市 [3, 5)`, one after the other."""
+    """Return entities as text: `上海/地址_城市 [3, 5)`, separated by semicolons."""
     return "; ".join(
         f"{e.text}/{e.category}" + (f" [{e.start}, {e.end})" if e.start is not None else "") for e in entities
     )
 
 
 def summary_markdown(title: str, summary: Sequence[str], tables: Mapping[str, Table]) -> str:
-    """A Markdown text: a title, a list of sentences, and the tables."""
+    """Return a Markdown text with a title, a list of sentences, and the tables."""
     lines = [f"# {escape_markdown(title)}", *(f"- {escape_markdown(line)}" for line in summary)]
     return "\n".join(lines) + "\n\n" + tables_markdown(tables)
 
 
 def tables_markdown(tables: Mapping[str, Table]) -> str:
-    """The tables as Markdown, one section each; long ones are cut and say so."""
+    """Return the tables as Markdown, one section each; long ones are cut, with a remark."""
     sections = (f"## {escape_markdown(table.title)}\n\n{table.to_markdown()}\n" for table in tables.values())
     return storable("\n".join(sections))
 
@@ -231,20 +231,20 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "`": r"\textasciigrave{}",
-    "-": "{-}",  # no ligatures: -- in a name is no range
-    "[": "{[}",  # a row that begins with a bracket or a star is no argument of the line break before it
+    "-": "{-}",  # prevents ligatures: -- in a name is not a dash
+    "[": "{[}",  # otherwise it would be an argument of the `\\` before it, at the beginning of a row
     "]": "{]}",
     "*": "{*}",
 }
 
 
 def escape_markdown(text: str) -> str:
-    """Text in one line that Markdown shows as it is, without markup of its own."""
+    """Return text on one line, escaped so that Markdown shows it unchanged."""
     escaped = "".join(_MARKDOWN.get(letter, letter) for letter in " ".join(text.split()))
-    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", "&#95;", escaped)  # between two letters it is one of a word
+    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", "&#95;", escaped)  # within a word it is no markup
     escaped = escaped.replace("](", "]&#40;")  # no links
-    escaped = re.sub(r" (?=#+$)", r" \\", escaped)  # marks behind a heading are no part of it
-    # what begins a line may not make it a heading, a list, a quotation, a rule or the target of a link
+    escaped = re.sub(r" (?=#+$)", r" \\", escaped)  # hash marks at the end of a heading would be removed
+    # the beginning of a line must not make it a heading, a list, a quotation, a rule or the target of a link
     return re.sub(r"^(\d{0,9})([#+.)-]+(?= |$)|[>\[])", r"\1\\\2", escaped)
 
 
@@ -255,7 +255,7 @@ def _no_formula(cell: Cell) -> Cell:
 
 
 def escape_latex(text: str) -> str:
-    """Text that LaTeX prints as it is: control characters and line breaks become blanks."""
+    """Return text escaped so that LaTeX prints it unchanged; control characters and line breaks become spaces."""
     one_line = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\s]+", " ", text)
     return "".join(_LATEX.get(letter, letter) for letter in one_line)
 
@@ -263,13 +263,13 @@ def escape_latex(text: str) -> str:
 def build_run_tables(
     result: ScoreResult, errta: ErrtaConfig, taxonomy: Taxonomy | None, train: Sequence[Sentence]
 ) -> dict[str, Table]:
-    """All tables of a result.
+    """Return all tables of a result by name.
 
     Args:
         result: what `scoring.scorer.score_loaded` gave.
-        errta: how many examples and how many rows of frequent confusions to keep.
-        taxonomy: English names beside the categories; `None` leaves them blank.
-        train: further gold sentences in which to look for the usual label of a surface; may be empty.
+        errta: says how many examples and how many rows of frequent confusions to show.
+        taxonomy: gives the English names of categories; without it they are empty.
+        train: further gold sentences from which the usual labels of surfaces are counted; may be empty.
     """
     english = taxonomy.english if taxonomy else {}
     by_category = Counter((error.type, category_of(error)) for error in result.errta.errors)
@@ -291,12 +291,12 @@ def build_run_tables(
 
 
 def count_confusions(errors: Iterable[ErrtaError]) -> Counter[tuple[str, str]]:
-    """In how many errors a gold category was answered with another one, whatever the type of the error."""
+    """Count the errors in which a gold category was confused with another one, whatever the type of the error."""
     return Counter(pair for error in errors for pair in _confused(error))
 
 
 def _confused(error: ErrtaError) -> set[tuple[str, str]]:
-    """The pairs of categories that one error confuses: each once, into however many pieces an answer is cut."""
+    """Return the pairs of categories that an error confuses; each pair once, even if the answer has several pieces."""
     return {
         (gold.category, predicted.category)
         for gold in error.gold
@@ -306,11 +306,11 @@ def _confused(error: ErrtaError) -> set[tuple[str, str]]:
 
 
 def examples_of_cells(errors: Sequence[ErrtaError], per_type: int) -> dict[str, list[ErrtaError]]:
-    """`examples_by_type`, and one error more for every cell of the heat maps that would have none.
+    """Return `examples_by_type`, and additional errors so that every cell of the heat maps has an example.
 
-    A cell is a type with a category, or a pair of confused categories. Sentences that are there already are taken
-    first, then those that fill most cells: a page holds every sentence once. Who wants no examples, `per_type` 0, gets
-    none.
+    A cell is a type with a category, or a pair of confused categories. Errors in sentences that are already included
+    come first, then those in sentences that fill most cells, because a page contains every sentence only once. With
+    `per_type` 0 there are no examples.
     """
     chosen = examples_by_type(errors, per_type)
     if not per_type:
@@ -330,14 +330,14 @@ def examples_of_cells(errors: Sequence[ErrtaError], per_type: int) -> dict[str, 
 
 
 def _cells(error: ErrtaError) -> set[tuple[str, ...]]:
-    """The cells of the heat maps that count an error."""
+    """Return the cells of the heat maps that count an error."""
     return {("type", error.type, category_of(error)), *_confused(error)}
 
 
 def examples_by_type(errors: Iterable[ErrtaError], per_type: int) -> dict[str, list[ErrtaError]]:
-    """At most `per_type` errors of each type: every k-th one with the categories in order.
+    """Return at most `per_type` errors of each type: every k-th one of the errors sorted by category.
 
-    So categories are present in proportion to their errors, and the same errors always give the same choice.
+    So categories are represented in proportion to their errors, and the choice is deterministic.
     """
     by_type: dict[str, list[ErrtaError]] = defaultdict(list)
     for error in errors:
@@ -412,7 +412,7 @@ def _overlap(result: ScoreResult) -> Table:
 
 
 def _impossible(result: ScoreResult, most: int) -> Table:
-    """Each surface and category once, the most frequent first within a kind."""
+    """Build the table of impossible answers: each surface and category once, the most frequent first within a kind."""
     found = Counter((answer.kind, answer.entity.text, answer.entity.category) for answer in result.errta.impossible)
     first: dict[tuple[str, str, str], str] = {}
     for answer in result.errta.impossible:
@@ -440,7 +440,7 @@ def _impossible(result: ScoreResult, most: int) -> Table:
 def _by(
     result: ScoreResult, errors: Mapping[tuple[str, str], int], column: str, name_of: Callable[[str], str]
 ) -> Table:
-    """Errors of each type by what `name_of` makes of the category; most errors first."""
+    """Build the table of errors of each type, grouped by `name_of(category)`; most errors first."""
     types = list(result.errta.by_type)
     place = {name: i for i, name in enumerate(types)}
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(types))
@@ -490,7 +490,7 @@ def _confused_surfaces(errors: Iterable[ErrtaError], top: int) -> Table:
 
 
 def _joined_categories(side: Sequence[Entity]) -> str:
-    # nearly every side has one entity or none, and a run has tens of thousands of errors
+    # fast path: nearly every side has one entity, and a run has tens of thousands of errors
     return side[0].category if len(side) == 1 else " + ".join([entity.category for entity in side])
 
 
@@ -506,7 +506,7 @@ def _examples_table(result: ScoreResult, per_type: int) -> Table:
 
 
 def _suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Table:
-    """Gold labels other than the usual one of their surface, and how often the model gives the usual one."""
+    """Build the table of gold labels that differ from the usual one of their surface."""
     rows: list[list[Cell]] = [list(suspect) for suspect in find_suspected_labels(result, train)]
     heads = [*columns(TEXT, "surface", "gold", "usual"), *columns(SHARE, "usual_share")]
     heads += [*columns(COUNT, "seen", "count", "model_says_usual"), *columns(TEXT, "example_id")]
