@@ -275,7 +275,7 @@ def test_a_person_answers_the_questions(guided: tuple[Path, Path, Path], tmp_pat
     assert (
         f"Without an answer: {len(questions)} questions. Write each answer in place of null in {shown}" in first.stdout
     )
-    assert f"Next: the same command with teacher=file teacher.file={shown}" in first.stdout
+    assert f"Next: the same command with teacher=file teacher.file={shown} as its teacher" in first.stdout
     assert shown in (folder / "guidance.html").read_text(encoding="utf-8")
 
     stray = {**questions[0], "id": "0123"}
@@ -294,8 +294,9 @@ def test_a_person_answers_the_questions(guided: tuple[Path, Path, Path], tmp_pat
     assert "Without an answer: 2 questions." in result.stdout
 
     path.write_text(path.read_text(encoding="utf-8").replace("先通读整句", "先数一数"), encoding="utf-8")
-    changed = guidance(folder_of(omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path), tmp_path))
-    assert "taking the predictions" not in result.stderr
+    again = omniner(*asked, "teacher.file=answers.jsonl", cwd=tmp_path)
+    changed = guidance(folder_of(again, tmp_path))
+    assert "taking the predictions" not in again.stderr
     assert changed["lessons"][2]["note"]["rule"]["zh"].startswith("先数一数")
 
 
@@ -306,7 +307,7 @@ def test_answers_in_the_folder_of_the_questions_need_no_new_predictions(
     asked = ["task=guide", f"run={run}", "teacher=file", "tracking=off"]
     folder = folder_of(omniner(*asked, cwd=tmp_path), tmp_path)
     path = answered(folder / "answers.jsonl", questions_of(folder))
-    anew = omniner(*asked, f"teacher.file={path}", "output_dir=anew", cwd=tmp_path)
+    anew = omniner(*asked, f"teacher.file={path}", "name=other", "output_dir=anew", cwd=tmp_path)
     assert f"taking the predictions of {folder}" in anew.stderr
     assert "sentences predicted in" not in anew.stderr
     known = folder / "predictions.jsonl"

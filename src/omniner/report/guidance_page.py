@@ -97,7 +97,7 @@ def _unanswered_lines(guidance: Guidance, questions: str) -> list[str]:
             waiting=waiting,
             path=questions,
         ),
-        Wording("Next: the same command with teacher=file teacher.file={path}", path=questions),
+        Wording("Next: the same command with teacher=file teacher.file={path} as its teacher", path=questions),
     ]
 
 

@@ -19,6 +19,7 @@ them and calls at least half of them wrong, its doubts are ignored.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -31,7 +32,7 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
-from omniner.files import append_lines, read_json, whole_lines, write_json
+from omniner.files import read_json, write_json, writing
 from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, cluster_errors
 from omniner.guidance.lessons import (
     GUIDANCE_FILE,
@@ -195,7 +196,7 @@ def _predict_and_score(
 ) -> ScoreResult:
     """Tag the sentences with the model of the run, score the predictions and sort their errors."""
     if config.teacher.kind == "file":  # the run that writes the questions and the one that reads answers label alike
-        config = replace(config, teacher=replace(config.teacher, file=None, model=None))
+        config = replace(config, name="", teacher=replace(config.teacher, file=None, model=None))
     _take_predictions(context, provenance(config, model, sentences))
     predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)
     jsonl.write(context.folder / GOLD, sentences)
@@ -227,11 +228,14 @@ def _take_predictions(context: Context, wanted: Mapping[str, Any]) -> None:
     answers, path = context.config.teacher.file, context.folder / PREDICTIONS
     if not answers or path.exists():
         return
-    asked = Path(answers).parent
-    if (asked / PREDICTIONS).is_file() and (asked / PROVENANCE).is_file() and read_json(asked / PROVENANCE) == wanted:
+    asked, note = Path(answers).parent, {}
+    with contextlib.suppress(UserError):  # absent or damaged: nobody knows what its predictions depend on
+        note = read_json(asked / PROVENANCE)
+    if note == wanted and (asked / PREDICTIONS).is_file():
         log.info("taking the predictions of %s", asked)
         write_json(path.with_name(PROVENANCE), wanted)
-        append_lines(path, whole_lines(asked / PREDICTIONS))
+        with writing(path, "wb") as file:
+            file.write((asked / PREDICTIONS).read_bytes())
 
 
 def _warn_of_other_train(checkpoint: Path, corpus: Corpus) -> None:
@@ -421,6 +425,10 @@ def _check(config: Config) -> None:
     if answers and folder and Path(folder).resolve() in Path(answers).resolve().parents:
         found = f"{answers} stands in the folder of this run, which may replace it"
         raise UserError("teacher.file", found, "Name another output_dir, or a copy of the file elsewhere.")
+    if answers and config.teacher.kind == "file":
+        from omniner.guidance.teachers.file import check_answers_file
+
+        check_answers_file(Path(answers))
     if config.guide.trials:
         _check_trials(config)
 

@@ -129,8 +129,6 @@ def test_all_mistakes_are_named_and_nothing_is_taken(tmp_path: Path) -> None:
     path = written(
         tmp_path / "answers.jsonl",
         {"id": IDS[0], "answer": {"rule": "好"}},
-        {"id": IDS[1], "answer": {"rule": ""}},
-        {"id": IDS[2], "answer": "我不知道"},
         "rule: 好",
         "[1]",
         {"id": IDS[3], "anwser": {"rule": "好"}},
@@ -143,16 +141,30 @@ def test_all_mistakes_are_named_and_nothing_is_taken(tmp_path: Path) -> None:
         read(path)
     assert raised.value.where == f"{path}:2"
     assert raised.value.found.split("; ") == [
-        f"the answer to {IDS[1]} is not as asked for: rule: the length must be at least 1, not 0",
-        f"line 3: the answer to {IDS[2]} is not as asked for: it holds no JSON object",
-        "line 4: not JSON (Expecting value)",
-        "line 5: an object with id and answer is expected, not [1]",
-        "line 6: the key answer is missing",
-        "line 7: id must be a text, not 7",
-        "line 8: answer must be an object, or a text with one, not 7",
-        f"line 9: {IDS[0]} is answered in line 1, too, and otherwise",
+        "not JSON on one line (Expecting value)",
+        "line 3: an object with id and answer is expected, not [1]",
+        "line 4: the key answer is missing",
+        "line 5: id must be a text, not 7",
+        "line 6: answer must be an object, or a text with one, not 7",
+        f"line 7: {IDS[0]} is answered in line 1, too, and otherwise",
     ]
     assert "no answer of the file was taken" in raised.value.fix
+
+
+def test_all_answers_that_are_not_as_asked_for_are_named(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "answers.jsonl",
+        {"id": IDS[0], "answer": {"rule": "好"}},
+        {"id": IDS[1], "answer": {"rule": ""}},
+        {"id": IDS[2], "answer": "我不知道"},
+    )
+    with pytest.raises(UserError) as raised:
+        read(path)
+    assert raised.value.where == f"{path}:2"
+    assert raised.value.found.split("; ") == [
+        f"the answer to {IDS[1]} is not as asked for: rule: the length must be at least 1, not 0",
+        f"line 3: the answer to {IDS[2]} is not as asked for: it holds no JSON object",
+    ]
 
 
 def test_of_many_mistakes_the_first_are_named(tmp_path: Path) -> None:
@@ -180,7 +192,7 @@ def test_a_file_of_another_run_is_refused(line: str, found: str, tmp_path: Path)
 def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     path.write_bytes(b"\n\xff\n")
-    with pytest.raises(UserError, match=r"answers\.jsonl:2: not JSON"):
+    with pytest.raises(UserError, match=r"answers\.jsonl:2: not UTF-8"):
         read(path)
 
 
@@ -205,3 +217,19 @@ def test_a_file_that_is_not_there_or_would_be_replaced_is_refused_at_once(tmp_pa
     with pytest.raises(UserError, match=r"^teacher\.file: .* stands in the folder of this run, which may replace it"):
         compose.load([*asked, f"teacher.file={path}", f"output_dir={tmp_path}"])
     assert compose.load([*asked, f"teacher.file={path}", f"output_dir={tmp_path}/new"]).teacher.file == str(path)
+
+
+def test_a_file_that_no_question_could_use_is_refused_before_anything_is_labelled(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    asked = ["task=guide", "run=x", "teacher=file", f"teacher.file={path}"]
+    path.write_text(json.dumps({"id": "0123"}) + "\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"answers\.jsonl:1: the key answer is missing"):
+        compose.load(asked)
+    path.write_bytes(b'\n{"id": "0123", "answer": "' + "好".encode("gb18030") + b'"}\n')
+    with pytest.raises(UserError, match=r"answers\.jsonl:2: not UTF-8\. .*iconv"):
+        compose.load(asked)
+
+
+def test_joined_files_of_answers_lose_no_line(tmp_path: Path) -> None:
+    lines = ["\ufeff" + json.dumps({"id": name, "answer": {"rule": name}}) for name in IDS[:2]]
+    assert read(written(tmp_path / "answers.jsonl", *lines)).answers == {"q0": {"rule": IDS[0]}, "q1": {"rule": IDS[1]}}

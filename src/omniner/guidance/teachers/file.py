@@ -101,18 +101,32 @@ def _take(result: TeacherAnswers, questions: Sequence[Question], answer: FileAns
     return wrong if value is None else next(filter(None, (result.take(one, value) for one in questions)), "")
 
 
+def check_answers_file(path: Path) -> None:
+    """Raise a `UserError` if a line is no answer, whatever the questions are: no sentence is labelled in vain."""
+    mistakes = _Mistakes(path)
+    _read_answers(path, mistakes)
+    mistakes.check()
+
+
 def _read_answers(path: Path, mistakes: _Mistakes) -> dict[str, FileAnswer]:
     """Read a file; return its answers by the ids of their questions, and collect its mistakes."""
     with explaining(path):
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines()
+        data = path.read_bytes()
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fix = "Convert it to UTF-8, for example with iconv -f GB18030 -t UTF-8."
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{number}", "not UTF-8", fix) from error
     found: dict[str, FileAnswer] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
+    for number, line in enumerate(data.splitlines(), start=1):
+        text = line.decode("utf-8").removeprefix("\ufeff").strip()  # also inside a file that was joined of several
+        if not text:
             continue
         try:
-            item = json.loads(line.decode("utf-8"))
+            item = json.loads(text)
         except (ValueError, RecursionError) as error:
-            mistakes.found[number] = f"not JSON ({getattr(error, 'msg', error)})"
+            mistakes.found[number] = f"not JSON on one line ({getattr(error, 'msg', error)})"
             continue
         if wrong := _find_wrong(item, found):
             mistakes.found[number] = wrong
