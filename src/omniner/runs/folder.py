@@ -300,6 +300,12 @@ def _refusal(path: Path, digest: str, config: Config) -> UserError:
     return UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")
 
 
+def other_corpus(path: Path, found: str) -> UserError:
+    """Return the error for an unfinished run in a folder that began with other sentences; `found` says with which."""
+    found = f"{found}: the files have changed, or another version of OmniNER read them differently"
+    return UserError(path, found, "Put the corpus back as it was, or start over with resume=never.")
+
+
 def outputs_of(task: str) -> list[str]:
     """Return the names of the files and folders that a run of this task may have written."""
     tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # an unknown task may have written any of them

@@ -314,9 +314,13 @@ def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:
 def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, theirs: Sequence[Sentence]) -> UserError:
     """Return the error for two test sets that differ."""
     units = ["span" if has_places(sentences) else "pair" for sentences in (ours, theirs)]
-    if units[0] != units[1] and _pairs(ours) == _pairs(theirs):
+    if _pairs(ours) == _pairs(theirs):
         found = f"{source.name} is measured by {units[0]} and {other.name} by {units[1]}: only one gold has offsets"
         fix = "Name the predictions files of both, and the gold with offsets for them: gold=<file>."
+        if units[0] == units[1]:
+            found = f"the gold of {other.name} has the entities of {source.name} at other places; versions of OmniNER "
+            found += "locate those of files without offsets differently"
+            fix = "Name the predictions files of both, and one gold for them: gold=<file>."
         return UserError("runs", found, fix)
     digests = [content_digest(_bare(sentences)) for sentences in (ours, theirs)]
     found = f"{other.name} was tested on other sentences than {source.name} (digests {digests[1]} and {digests[0]}"
@@ -333,9 +337,9 @@ def _different(source: RunFiles, ours: Sequence[Sentence], other: RunFiles, thei
     return UserError("runs", found, fix)
 
 
-def _pairs(sentences: Sequence[Sentence]) -> list[list[tuple[str, str]]]:
-    """Return the (text, category) pairs of each sentence's entities, sorted."""
-    return [sorted(entity[:2] for entity in sentence.entities) for sentence in sentences]
+def _pairs(sentences: Sequence[Sentence]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return each sentence's text, and the (text, category) pairs of its entities, sorted."""
+    return [(sentence.text, sorted(entity[:2] for entity in sentence.entities)) for sentence in sentences]
 
 
 def config_differences(sources: Sequence[RunFiles]) -> dict[str, list[Any]]:

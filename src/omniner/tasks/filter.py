@@ -36,7 +36,7 @@ from omniner.report.tables import summary_markdown
 from omniner.runs import children, outputs
 from omniner.runs.children import Job, Outcome
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
-from omniner.runs.folder import PREDICTIONS
+from omniner.runs.folder import PREDICTIONS, other_corpus
 from omniner.scoring.comparison import SCORES
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.scorer import choose_scale, settle_scale
@@ -98,8 +98,7 @@ def _check_same_corpus(context: Context, corpus: WholeCorpus) -> None:
     """Raise a `UserError` if the corpus has changed since the folds of this unfinished run were trained."""
     path = context.folder / STATE
     if path.exists() and read_json(path) != {"digest": corpus.digest}:
-        found = "the corpus is not the one that this unfinished run began with"
-        raise UserError(context.folder, found, "Put it back as it was, or start over with resume=never.")
+        raise other_corpus(context.folder, "the corpus is not the one that this unfinished run began with")
     write_json(path, {"digest": corpus.digest})
 
 

@@ -65,7 +65,7 @@ from omniner.report import guidance_page
 from omniner.runs import children
 from omniner.runs.children import Job
 from omniner.runs.context import Context, Task, model_label, model_settings
-from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
+from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS, other_corpus
 from omniner.scoring.comparison import System, compare_runs
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.resampling import post_numbers
@@ -401,8 +401,7 @@ def write_rungs(context: Context, rungs: Sequence[Rung], train: Sequence[Sentenc
     for path, sentences in ((folder / TRAIN, train), (folder / DEV, rungs[-1].sentences)):
         before = whole_lines(path)
         if before and before != [to_line(sentence_to_json(sentence)) for sentence in sentences]:
-            found = "the corpus is not the one that this unfinished search began with"
-            raise UserError(context.folder, found, "Put it back as it was, or start over with resume=never.")
+            raise other_corpus(context.folder, "the corpus is not the one that this unfinished search began with")
     jsonl.write(folder / TRAIN, train)
     jsonl.write(folder / DEV, rungs[-1].sentences)
     if not context.config.search.train:

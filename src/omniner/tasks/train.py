@@ -26,7 +26,7 @@ from omniner.files import append_lines, read_json, whole_records, write_json, wr
 from omniner.records import content_digest
 from omniner.runs import ranks
 from omniner.runs.context import Context, Task, always, model_label, model_settings
-from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON
+from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, other_corpus
 from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
@@ -89,8 +89,7 @@ def _check_same_corpus(folder: Path, corpus: Corpus) -> None:
     """Raise a `UserError` if train or dev has changed since this unfinished training began; else record digests."""
     note, now = folder / TRAINED_ON, {split: content_digest(corpus.splits[split]) for split in ("train", "dev")}
     if (folder / _LAST).is_file() and note.is_file() and read_json(note) != now:
-        found = "train or dev is not what this unfinished training began with"
-        raise UserError(folder, found, "Put the corpus back as it was, or start over with resume=never.")
+        raise other_corpus(folder, "train or dev is not what this unfinished training began with")
     write_json(note, now)
 
 

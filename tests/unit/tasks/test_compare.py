@@ -353,6 +353,16 @@ def test_runs_in_different_units_are_refused_by_name(tmp_path: Path) -> None:
     aligned(settings(*files, gold=tmp_path / "base" / "gold.jsonl"), tmp_path)  # what the message says to do
 
 
+def test_gold_that_was_located_in_another_way_is_told_from_other_sentences(tmp_path: Path) -> None:
+    """Two versions of OmniNER may find the entities of one file at different places."""
+    golds = [[Sentence("a", "大理在大理", [Entity("大理", "地点", start, start + 2)]), *GOLD[1:]] for start in (0, 3)]
+    runs = [str(folder(tmp_path / name, gold)) for name, gold in zip(("base", "other"), golds, strict=True)]
+    with pytest.raises(UserError, match=r"the gold of other has the entities of base at other places.*gold=<file>"):
+        aligned(settings(*runs), tmp_path)
+    files = [f"a={tmp_path / 'base' / 'predictions.jsonl'}", f"b={tmp_path / 'other' / 'predictions.jsonl'}"]
+    aligned(settings(*files, gold=tmp_path / "base" / "gold.jsonl"), tmp_path)  # what the message says to do
+
+
 @pytest.mark.parametrize(
     ("gold", "found"),
     [
