@@ -309,5 +309,5 @@ def _why_no_teacher_reads(config: Config, name: str) -> str:
 
 
 def keys_of_teachers() -> dict[str, str]:
-    """Return for each kind of teacher the key of `teacher` that says where it is."""
-    return {kind: TEACHERS.peek(kind, "key") for kind in TEACHERS}
+    """Return for each kind of teacher the key of `teacher` that says where it is, if it has one."""
+    return {kind: key for kind in TEACHERS if (key := TEACHERS.peek(kind, "key"))}

@@ -19,7 +19,7 @@ import json
 import logging
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -134,7 +134,8 @@ class TeacherKind:
     Args:
         name: name of the module, and of its choice in `conf/teacher`.
         description: the docstring of the module.
-        key: the key of `teacher` that says where the teacher is; other kinds must not set it.
+        key: the key of `teacher` that says where the teacher is; other kinds must not set it. Empty if nothing need be
+            said.
         missing: (what was found, what to do) for the error if the key has no value; None = it may have none.
         teach: answers the questions of a run, given its configuration and the file that records the cost.
     """
@@ -145,6 +146,12 @@ class TeacherKind:
     missing: tuple[str, str] | None
     teach: Callable[[Config, Sequence[Question], Path], TeacherAnswers]
 
+    def __post_init__(self) -> None:
+        """Raise a `ValueError` if `teacher` has no such key: every check of a configuration would fail on it."""
+        known = [field.name for field in fields(TeacherConfig) if field.name != "kind"]
+        if self.key not in ("", *known):
+            raise ValueError(f"teacher.{self.key} is no key; take '' or one of {', '.join(known)}")
+
     @property
     def meaning(self) -> str:
         """Return in one line what this kind of teacher is."""
@@ -154,7 +161,7 @@ class TeacherKind:
 def check_teacher(config: TeacherConfig) -> None:
     """Raise a `UserError` if the key that a teacher needs has no value; imports nothing heavy."""
     key, missing = (TEACHERS.peek(config.kind, field) for field in ("key", "missing"))
-    if missing and not getattr(config, key):
+    if key and missing and not getattr(config, key):
         raise UserError(f"teacher.{key}", *missing)
 
 

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,6 +60,23 @@ def test_a_teacher_that_is_added_is_known_everywhere(oracle: TeacherKind) -> Non
         compose.load(["task=guide", "run=x", "guide.trials=3"])
     with pytest.raises(UserError, match=r"teacher\.kind: .*Choose one of: none, file, hf, openai, oracle"):
         compose.load(["task=guide", "run=x", "teacher.kind=nobody"])
+
+
+def test_a_teacher_that_is_added_may_need_no_key(oracle: TeacherKind) -> None:
+    always = TEACHERS.add(replace(oracle, name="always_there", key="", missing=None))
+    try:
+        asked = compose.load(["task=guide", "run=x", "teacher.kind=always_there"])
+        assert compose.without_effect(asked) == {}
+        asked = compose.load(["task=guide", "run=x", "teacher.kind=always_there", "teacher.url=http://there/v1"])
+        assert list(compose.without_effect(asked)) == ["teacher.url"]
+    finally:
+        TEACHERS.remove(always.name)
+
+
+@pytest.mark.parametrize("key", ["temple", "kind"])
+def test_the_key_of_a_teacher_is_one_of_the_group(oracle: TeacherKind, key: str) -> None:
+    with pytest.raises(ValueError, match=rf"^teacher\.{key} is no key; take '' or one of url, model, .*, file$"):
+        replace(oracle, key=key)
 
 
 def read(path: Path | None, **changes: Any) -> TeacherAnswers:
