@@ -26,7 +26,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import HeadConfig, TuningConfig
-from omniner.config.overrides import check_own_choices, explain_override, override_line, read_arguments
+from omniner.config.overrides import (
+    check_own_choices,
+    explain_override,
+    explain_own_file,
+    override_line,
+    read_arguments,
+)
 from omniner.config.rules import JUDGED, checked, keys_of_teachers, refuse, why_unread
 from omniner.config.run_config import read_mapping
 from omniner.config.validate import flat, validate
@@ -55,9 +61,11 @@ def load(overrides: Sequence[str]) -> Config:
         overrides: as on the command line: `["data=cluener", "seed=7"]`.
 
     Raises:
-        UserError: for the first wrong key, or for a module of `OMNINER_EXTENSIONS` that cannot be imported.
+        UserError: for the first wrong key, for a file of the user's own groups that is no YAML, or for a module of
+            `OMNINER_EXTENSIONS` that cannot be imported.
     """
     from hydra.errors import HydraException
+    from yaml import YAMLError
 
     load_extensions()
     try:
@@ -66,18 +74,27 @@ def load(overrides: Sequence[str]) -> Config:
         if explained := explain_override(error, overrides, conf_folder()):
             raise explained from error
         raise UserError("overrides", one_line(error), "Give them as on the command line.") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        if (explained := explain_own_file(error, _arguments(overrides))) is None:
+            raise
+        raise explained from error
     return to_config(composed)
 
 
 def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
     """Compose a configuration as the command line does, without checking its values."""
-    own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
-    arguments = [*own, *read_arguments(overrides, conf_folder())]
+    arguments = _arguments(overrides)
     check_own_choices(arguments, conf_folder())
     if _of_job is not None or any("hydra." in one or "${" in one for one in arguments):
         return _composed_by_hydra(arguments)
     choices = frozenset((file, file.stat().st_mtime_ns) for file in conf_folder().rglob("*.yaml"))
     return copy.deepcopy(_composed_before(tuple(arguments), choices))
+
+
+def _arguments(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides in the form that Hydra reads, after the folders of the user that the environment names."""
+    own = [f"hydra.searchpath=[{os.environ[SEARCH_PATH]}]"] if os.environ.get(SEARCH_PATH) else []
+    return [*own, *read_arguments(overrides, conf_folder())]
 
 
 @lru_cache(maxsize=64)
