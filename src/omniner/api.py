@@ -116,8 +116,8 @@ def write(
         What the format could not hold, one issue for each sentence or kind of field.
 
     Raises:
-        UserError: the format is unknown or does not hold such records, two predictions have one id, or `path` cannot be
-            written.
+        UserError: the format is unknown or does not hold such records, two predictions or two of `sentences` have one
+            id, a prediction is of another text than its sentence, or `path` cannot be written.
     """
     from omniner.corpus import formats
     from omniner.files import write_json_lines
@@ -127,10 +127,11 @@ def write(
     items = records_or_rows(records, "records")
     _check_writable(format)
     predictions = [item for item in items if isinstance(item, Prediction)]
-    by_id = {
-        sentence.id: sentence for sentence in records_of(Sentence, [] if sentences is None else sentences, "sentences")
-    }
-    _check_ids(predictions, None if sentences is None else by_id)
+    theirs = None if sentences is None else records_of(Sentence, sentences, "sentences")
+    by_id = {sentence.id: sentence for sentence in theirs or ()}
+    _check_ids(predictions, theirs)
+    if theirs is not None:
+        _check_places(predictions, by_id)
     if format == "jsonl" and predictions:
         texts = {name: sentence.text for name, sentence in by_id.items()}
         write_json_lines(path, (prediction_to_json(item, texts.get(item.id)) for item in predictions))
@@ -151,14 +152,28 @@ def _tagged(sentence: Sentence, prediction: Prediction) -> Sentence:
     return tagged_sentence(sentence, prediction)
 
 
-def _check_ids(predictions: Sequence[Prediction], sentences: Mapping[str, Sentence] | None) -> None:
-    """Raise a `UserError` if two predictions belong to one sentence, or one belongs to none of the given sentences."""
+def _check_ids(predictions: Sequence[Prediction], sentences: Sequence[Sentence] | None) -> None:
+    """Raise a `UserError` if two predictions have one id, or not exactly one of the given sentences has it."""
+    known = Counter(item.id for item in sentences or ())
     for name, times in Counter(item.id for item in predictions).items():
         if times > 1:
             fix = "Predict all texts in one call, or Sentence records with ids of their own."
             raise UserError("records", f"{times} predictions have the id {name!r}", fix)
-        if sentences is not None and name not in sentences:
-            raise UserError("sentences", f"none has the id {name!r} of a prediction", "Give those that were tagged.")
+        if sentences is not None and known[name] != 1:
+            found = f"{known[name] or 'none'} {'have' if known[name] else 'has'} the id {name!r} of a prediction"
+            raise UserError("sentences", found, "Give those that were tagged, each with an id of its own.")
+
+
+def _check_places(predictions: Iterable[Prediction], sentences: Mapping[str, Sentence]) -> None:
+    """Raise a `UserError` for an entity that does not stand at its place in the text: it is of another sentence."""
+    for item in predictions:
+        text = sentences[item.id].text
+        for surface, _, start, end in item.entities:
+            if start is not None and text[start:end] != surface:
+                found = (
+                    f"{text[start:end]!r} stands at [{start}, {end}) of {item.id!r}, and {surface!r} in its prediction"
+                )
+                raise UserError("sentences", found, "Give those that were tagged.")
 
 
 def _check_writable(format: str) -> None:
@@ -203,7 +218,8 @@ class TrainResult:
 def train(overrides: Sequence[str] = ()) -> TrainResult:
     """Train a model, predict and score the reported split, and write the report, as the command line does.
 
-    How it goes is logged as `omniner`, at level INFO; where nobody has set up logging, it is written to stderr.
+    How it goes is logged as `omniner`, at level INFO, unless the program has set another level for this logger; where
+    nobody has set up logging, it is written to stderr.
 
     Args:
         overrides: arguments of the command line, such as `["model=qwen2_0_5b", "data=cluener", "seed=7"]`.
@@ -215,11 +231,11 @@ def train(overrides: Sequence[str] = ()) -> TrainResult:
         UserError: a mistake in a key, a file or a label.
     """
     from omniner.files import read_json
-    from omniner.run import run
+    from omniner.run import alone, run
     from omniner.runs.folder import read_state
 
     config = _compose("task=train", *_words(overrides))
-    with logged():
+    with alone, logged():
         folder = run(config).resolve()
     return TrainResult(folder, dict(read_json(folder / "scores.json")), str(read_state(folder).get("run_id") or ""))
 
@@ -284,9 +300,10 @@ class Model:
         """
         if batch_size < 1:
             raise UserError("batch_size", f"{batch_size} texts cannot be tagged together", "Give 1 or more.")
-        stream, free = stream_of_texts(texts), count()
+        stream, free, first = stream_of_texts(texts), count(), 0
         while batch := list(islice(stream, batch_size)):
-            yield from self._tag(sentences_to_tag(batch, free))
+            yield from self._tag(sentences_to_tag(batch, free, first))
+            first += len(batch)
 
 
 _TRAINED = ("model", "head", "prompt", "tuning", "data")  # sections that cannot change after training

@@ -188,22 +188,24 @@ def records_or_rows(given: Any, where: str) -> list[Sentence] | list[Prediction]
     return records_of(Sentence, given, where) if is_text else records_of(Prediction, given, where)
 
 
-def sentences_to_tag(texts: Any, numbers: Iterator[int] | None = None) -> list[Sentence]:
+def sentences_to_tag(texts: Any, numbers: Iterator[int] | None = None, first: int = 0) -> list[Sentence]:
     """Convert texts and `Sentence` records to sentences with unique ids.
 
     Args:
         texts: from the caller.
         numbers: of the ids that bare texts get; by default from 0 on.
+        first: the number of the first item in the caller's list or stream, for messages.
 
     Raises:
         UserError: an item is neither, or two records have the same id.
     """
     items = listed("texts", texts, _TEXTS)
     for number, item in enumerate(items):
+        place = f"texts[{first + number}]"
         if not isinstance(item.text if isinstance(item, Sentence) else item, str):
-            raise UserError(f"texts[{number}]", f"{_shown(item)} is no text", _TEXTS)
+            raise UserError(place, f"{_shown(item)} is no text", _TEXTS)
         if isinstance(item, Sentence):
-            items[number] = _with_texts(item, f"texts[{number}]")
+            items[number] = _with_texts(item, place)
     ids = Counter(item.id for item in items if isinstance(item, Sentence))
     for name, times in ids.items():
         if times > 1:

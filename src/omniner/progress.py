@@ -20,13 +20,17 @@ _is_logged: ContextVar[bool] = ContextVar("is_logged", default=False)
 def logged() -> Iterator[None]:
     """Log what the block shows: its caller is a program, whose standard output is its own.
 
-    Where nobody has set up logging, as in a notebook, what is logged goes to stderr for the time of the block.
+    Where nobody has set up logging, as in a notebook, what is logged goes to stderr for the time of the block. Handlers
+    of the program get it from level INFO on, unless the program has set a level for the logger `omniner`. Two blocks
+    must not run at the same time: the second would rely on the handler of the first.
     """
     token = _is_logged.set(True)
     handler, level = None if log.hasHandlers() else logging.StreamHandler(), log.level
     if handler is not None:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S"))
         log.addHandler(handler)
+    # A single logging.warning() gives the root logger a handler, but leaves its level at WARNING.
+    if level == logging.NOTSET and not log.isEnabledFor(logging.INFO):
         log.setLevel(logging.INFO)
     try:
         yield
@@ -34,7 +38,7 @@ def logged() -> Iterator[None]:
         _is_logged.reset(token)
         if handler is not None:
             log.removeHandler(handler)
-            log.setLevel(level)
+        log.setLevel(level)
 
 
 _SLOW = 0.1  # items per second; slower rates are given per minute

@@ -94,7 +94,7 @@ def execute(config: Config) -> int:
     return 0
 
 
-_alone = threading.RLock()  # training changes settings of the whole process; reentrant: a callback may start a training
+alone = threading.RLock()  # training changes settings of the whole process; reentrant: a callback may start a training
 
 
 def run(config: Config) -> Path:
@@ -107,7 +107,7 @@ def run(config: Config) -> Path:
         return _perform(config)[0]
     from omniner.compute.torch_settings import preserved_generators, preserved_settings
 
-    with _alone, preserved_settings(), preserved_generators():
+    with alone, preserved_settings(), preserved_generators():
         return _perform(config)[0]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,8 +23,9 @@ from scripted_server import Answer, Seen, reply, serving
 from tests.conftest import ROOT
 
 import omniner
-from omniner import models
+from omniner import api, models, run
 from omniner.config import compose, run_config
+from omniner.config.groups import Config
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
 from omniner.files import write_text
@@ -575,6 +578,26 @@ def test_what_only_the_command_line_can_do_is_refused_before_it_is_done(tmp_path
         assert "-m" not in str(refused.value)
 
 
+def test_what_a_training_logs_is_set_up_when_its_turn_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one in another thread would rely on the handler of the first, which goes with it."""
+    turns = []
+
+    @contextlib.contextmanager
+    def logged() -> Iterator[None]:
+        with ThreadPoolExecutor(1) as another:
+            turns.append(another.submit(run.alone.acquire, blocking=False).result())
+        yield
+
+    def refused(config: Config) -> Path:
+        raise UserError("run", "not now", "Wait.")
+
+    monkeypatch.setattr(api, "logged", logged)
+    monkeypatch.setattr(run, "run", refused)
+    with pytest.raises(UserError, match="not now"):
+        omniner.train([f"output_dir={tmp_path}"])
+    assert turns == [False]
+
+
 def test_choices_of_ones_own_are_found_where_an_override_says(tmp_path: Path) -> None:
     (tmp_path / "语料" / "data").mkdir(parents=True)
     (tmp_path / "语料" / "data" / "ours.yaml").write_text("defaults: [sample]\nname: ours\n")
@@ -582,6 +605,19 @@ def test_choices_of_ones_own_are_found_where_an_override_says(tmp_path: Path) ->
     with pytest.raises(UserError, match="no choice is called 'ours'"):
         omniner.score(ANSWERS, GOLD, words)
     assert omniner.score(ANSWERS, GOLD, [f"hydra.searchpath=[{tmp_path / '语料'}]", *words]).metrics.intervals == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [(b"name: a\n\troot: b\n", ":2: not YAML"), ("# a\n# 语料\n".encode("gb18030"), ":2: not UTF-8")],
+)
+def test_a_choice_of_ones_own_that_cannot_be_read_is_named(content: bytes, found: str, tmp_path: Path) -> None:
+    (tmp_path / "语料" / "data").mkdir(parents=True)
+    file = tmp_path / "语料" / "data" / "ours.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        omniner.score(ANSWERS, GOLD, [f"hydra.searchpath=[{tmp_path / '语料'}]", "data=ours"])
+    assert str(refused.value).startswith(f"{file}{found}")
 
 
 def test_a_choice_of_ones_own_that_would_be_passed_over_is_refused(tmp_path: Path) -> None:

@@ -102,6 +102,23 @@ def test_predictions_are_written_with_their_sentences_in_any_format(tmp_path: Pa
         omniner.write(answers, tmp_path / "x.jsonl", sentences=GOLD[:1])
 
 
+@pytest.mark.parametrize(
+    ("sentences", "found"),
+    [
+        ([*GOLD, Sentence("2", "又一句")], "2 have the id '2' of a prediction"),
+        ([GOLD[0], Sentence("2", "明天去丽江")], r"'丽江' stands at \[3, 5\) of '2', and '大理' in its prediction"),
+    ],
+)
+@pytest.mark.parametrize("format", ["jsonl", "conll"])
+def test_predictions_are_not_written_with_other_sentences(
+    format: str, sentences: list[Sentence], found: str, tmp_path: Path
+) -> None:
+    answers = [Prediction(one.id, one.entities) for one in GOLD]
+    with pytest.raises(UserError, match=f"^sentences: {found}"):
+        omniner.write(answers, tmp_path / "x", format, sentences=sentences)
+    assert not (tmp_path / "x").exists()
+
+
 def test_entities_as_gliner_gives_them_are_taken() -> None:
     said = [{"start": 3, "end": 5, "text": "大理", "label": "address", "score": 0.98}]
     found = omniner.score([Prediction("2", said)], GOLD[1:])  # type: ignore[arg-type]
@@ -124,9 +141,14 @@ def test_a_stream_is_tagged_as_it_comes() -> None:
     found = model.pipe(stream(), batch_size=2)
     assert (next(found).id, asked) == ("text-0", [0, 1])
     assert [one.id for one in found] == ["1", "text-1", "text-2", "text-3"]
-    for given, size, where in (("好", 2, "texts: a text"), ([], 0, "batch_size: 0")):
+    for given, size, where in (
+        ("好", 2, "texts: a text"),
+        ([], 0, "batch_size: 0"),
+        (["好", "好", "好", None], 2, r"texts\[3\]: None"),
+        (["好", "好", Sentence(None, "好")], 2, r"texts\[2\]\.id: None"),  # type: ignore[arg-type]
+    ):
         with pytest.raises(UserError, match=f"^{where}"):
-            list(model.pipe(given, size))
+            list(model.pipe(given, size))  # type: ignore[arg-type]
 
 
 def test_records_are_compared_on_the_gold_of_a_run(tmp_path: Path) -> None:

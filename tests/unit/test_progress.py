@@ -119,6 +119,25 @@ def test_what_is_shown_is_printed_or_logged_for_a_program(
     assert (logger.level, list(logger.handlers)) == before
 
 
+def test_a_handler_of_the_root_logger_alone_does_not_silence_a_program(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One logging.warning() sets it up, and leaves the level at WARNING."""
+    stream, logger = io.StringIO(), logging.getLogger("omniner")
+    monkeypatch.setattr(logger.root, "handlers", [logging.StreamHandler(stream)])
+    assert (logger.level, logger.root.level) == (logging.NOTSET, logging.WARNING)
+    with progress.logged():
+        progress.show("scores")
+    logger.info("later")
+    assert (stream.getvalue(), logger.level) == ("scores\n", logging.NOTSET)
+    monkeypatch.setattr(logger, "level", logging.WARNING)  # as the program wants it
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
+    with progress.logged():
+        progress.show("more scores")
+    assert stream.getvalue() == "scores\n"
+    assert capsys.readouterr() == ("", "")
+
+
 def test_who_has_set_up_logging_decides_what_is_seen(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
