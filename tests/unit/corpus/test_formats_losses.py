@@ -204,9 +204,56 @@ def test_a_quote_that_swallows_rows_between_commas_is_told(tmp_path: Path) -> No
     sentences, issues = read(path, "entity_table")
     assert len(sentences) < 40
     assert "bad-csv" in codes(issues)
+    swallowed = rows.replace("5,我爱北京5,北京,地点\n6,我爱北京6,", '5,"我爱北京5,北京,人名\n6,我爱北京6",', 1)
+    path.write_text("id,text,entity,category\n" + swallowed, encoding="utf-8")
+    assert [(issue.code, issue.line) for issue in read(path, "entity_table")[1]] == [("bad-csv", 7)]
     path.write_text('sentence,label\n"Hello, you\nthere","[]"\n"好, 的","[]"\n', encoding="utf-8")
     sentences, issues = read(path, "omniner_csv")
     assert ([sentence.text for sentence in sentences], issues) == (["Hello, you\nthere", "好, 的"], [])
+
+
+EXTRACT = "2021,北京\n2022,上海\n2023,小满\n广州"  # each line of its cell has as many commas as a row
+
+
+@pytest.mark.parametrize(
+    ("header", "texts"),
+    [
+        ("label,sentence", [f"小满{number}\nb,c\nd,e\nf,g" for number in range(20)]),
+        ("sentence,label", [EXTRACT, *["去喝小满"] * 10]),
+        ("note_id,sentence,label", ["Hello, you\nthere, my", "Hello you,\nthere, my"]),
+    ],
+)
+def test_quoted_cells_may_have_the_commas_of_rows(tmp_path: Path, header: str, texts: list[str]) -> None:
+    path = tmp_path / "x.csv"
+    rows = [{"note_id": str(number), "sentence": f'"{text}"', "label": "[]"} for number, text in enumerate(texts)]
+    lines = [header, *(",".join(row[name] for name in header.split(",")) for row in rows)]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    sentences, issues = read(path, "omniner_csv")
+    assert ([sentence.text for sentence in sentences], issues) == (texts, [])
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["word first", "label first"])
+@pytest.mark.parametrize("between", [["小"], ["小", "满"], list("我爱小满")])
+def test_quotes_that_are_words_between_commas_swallow_no_row_silently(
+    tmp_path: Path, between: list[str], order: int
+) -> None:
+    words = ["去", '"', *between, '"', "。"]
+    path = tmp_path / "x.csv"
+    lines = [",".join([word, "O"][::order]) for word in ["char", *words]]
+    lines[0] = ",".join(["char", "label"][::order])
+    path.write_text("\n".join([*lines, ",", *lines[1:]]) + "\n", encoding="utf-8")
+    assert codes(read(path, "auto")[1])["bad-csv"] == 2
+
+
+@pytest.mark.parametrize("row", ["[],{}", "{},[]", "7,{},[]"])
+def test_a_text_that_begins_with_a_quote_swallows_no_row_silently(tmp_path: Path, row: str) -> None:
+    names = {"{}": "sentence", "[]": "label", "7": "note_id"}
+    path = tmp_path / "x.csv"
+    lines = [row.format(text) for text in ["去北京", '"我爱北京', "好", '去北京"', "好"]]
+    path.write_text("\n".join([",".join(names[one] for one in row.split(",")), *lines]) + "\n", encoding="utf-8")
+    sentences, issues = read(path, "omniner_csv")
+    assert [sentence.text for sentence in sentences] == ["去北京", "好"]
+    assert [(issue.code, issue.line) for issue in issues] == [("bad-csv", 3)]
 
 
 ITEM = {"text": "去喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]}
@@ -235,6 +282,28 @@ def test_a_torn_last_item_is_one_record(tmp_path: Path) -> None:
     assert (len(sentences), issue.unread) == (4, 0)
 
 
+@pytest.mark.parametrize("rest", ["]", ";", "\n// end\n"])
+@pytest.mark.parametrize("form", ["[{}]", "{}"], ids=["list", "values in a row"])
+def test_a_rest_without_an_item_is_no_lost_record(tmp_path: Path, form: str, rest: str) -> None:
+    path = tmp_path / "x.json"
+    whole = json.dumps(ITEM, indent=1)
+    path.write_text(form.format((", " if form == "[{}]" else "\n").join([whole] * 10)) + rest, encoding="utf-8")
+    sentences, [issue] = read(path, "jsonl")
+    assert (len(sentences), issue.code, issue.unread) == (10, "not-read", 0)
+    assert "the rest, in which no item begins, is not read" in issue.message
+
+
+@pytest.mark.parametrize(
+    ("end", "fate"),
+    [("", "the file ends there"), (",", "the file ends there"), ('] {"text": "好"}', "the last item is left out")],
+)
+def test_an_item_is_called_left_out_only_if_there_is_one(tmp_path: Path, end: str, fate: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps([ITEM] * 5)[:-1] + end, encoding="utf-8")
+    sentences, [issue] = read(path, "jsonl")
+    assert (len(sentences), issue.code, issue.message.endswith(f"; {fate}")) == (5, "bad-json", True)
+
+
 @pytest.mark.parametrize("between", ["", "\n"])
 def test_lists_behind_one_another_are_read(tmp_path: Path, between: str) -> None:
     path = tmp_path / "x.json"
@@ -260,6 +329,10 @@ def test_files_joined_with_their_byte_order_marks_lose_no_line(tmp_path: Path) -
     path.write_text(2 * ("\ufeff" + json.dumps(ITEM) + "\n"), encoding="utf-8")
     sentences, issues = read(path, "auto")
     assert (len(sentences), issues) == (2, [])
+    for joined in (json.dumps([ITEM] * 2), json.dumps(ITEM, indent=1) * 2):
+        path.write_text(2 * f"\ufeff{joined}\n" + "\ufeff", encoding="utf-8")
+        sentences, issues = read(path, "auto")
+        assert (len(sentences), issues) == (4, [])
     path.write_text(2 * "\ufeff北\tB-A\n京\tI-A\n\n", encoding="utf-8")
     sentences, issues = read(path, "auto")
     assert ([sentence.text for sentence in sentences], issues) == (["北京", "北京"], [])

@@ -30,6 +30,7 @@ _DAMAGED = 0.1  # largest share of lines with damaged bytes; more are lines in a
 _ONE = 1.5  # times the mean size of an item: a longer rest of a list has several
 MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
 _LIKE_A_POST = re.compile(r"(?:doc|document|post|note|article|帖子|文档|文章)[_-]?(?:id|name)?", re.IGNORECASE)
+_BEGIN = re.compile(r'[\[{"]')  # of an item of a list: an object, a list or a string
 _SHOWN = 60  # characters of foreign text quoted in a message
 
 
@@ -230,7 +231,12 @@ def _located(text: str, values: Iterator[tuple[int, Any]], log: IssueLog) -> Ite
             yield line, value
             count += 1
         elif count and len(text) - position <= _ONE * (position - begin) / count:
-            log.add("bad-json", f"{value}; the last item is left out", line)
+            rest = text[position:].strip()
+            if rest and not _BEGIN.search(rest):
+                log.add("not-read", f"{value}; the rest, in which no item begins, is not read", line)
+            else:
+                fate = "the last item is left out" if rest else "the file ends there"
+                log.add("bad-json", f"{value}; {fate}", line)
         else:
             unread = (len(text) - position) / len(text)
             rest = f"{unread:.0%} of the file, to line {text.rstrip().count(chr(10)) + 1:,}, is not read"
@@ -246,7 +252,7 @@ def _values_in_a_row(text: str, position: int) -> Iterator[tuple[int, Any]]:
             yield position, error
             return
         yield position, value
-        position = skip_space(text, end)
+        position = skip_space(text, end, _BETWEEN)
         if text.startswith(",", position):
             position = skip_space(text, position + 1)
 
@@ -350,7 +356,7 @@ def list_items(text: str, position: int, is_inside: bool = False) -> Iterator[tu
                 return
             if text[position] == ",":
                 position = skip_space(text, position + 1)
-        position = skip_space(text, position + 1)
+        position = skip_space(text, position + 1, _BETWEEN)
         if is_inside or position == len(text):
             return
         if text[position] != "[":
@@ -410,11 +416,12 @@ def _finite(text: str) -> float:
 
 _DECODER = json.JSONDecoder(object_pairs_hook=unique_keys, parse_constant=_refuse, parse_float=_finite)
 _SPACE = re.compile(r"[ \t\n\r]*")
+_BETWEEN = re.compile("[ \t\n\r\ufeff]*")  # files may be joined with their byte order marks
 
 
-def skip_space(text: str, start: int) -> int:
-    """Return the position of the first character from `start` on that is not JSON white space."""
-    match = _SPACE.match(text, start)
+def skip_space(text: str, start: int, space: re.Pattern[str] = _SPACE) -> int:
+    """Return the position of the first character from `start` on that is not `space` (of JSON)."""
+    match = space.match(text, start)
     return match.end() if match else start
 
 

@@ -19,7 +19,7 @@ from omniner.wording import counted
 
 _START = 4096  # the first character that is not white space must be within these bytes
 _HEADER = 2000  # the header row must end within these characters
-_ROW_LIKE = 4  # commas in lines that look like rows, but are one quoted cell: fewer may be commas of its text
+_ROW_LIKE = 3  # commas of a quoted text that stand as those of rows would: fewer may do so by chance
 
 
 def delimiter_of(header: str) -> str:
@@ -78,7 +78,6 @@ def table_rows(text: str, log: IssueLog, delimiter: str = ",") -> Iterator[tuple
 def _read_quoted(lines: Sequence[str], delimiter: str) -> _Reading:
     """Read rows whose cells may be quoted; quoted cells may contain delimiters and newlines."""
     found = _Reading()
-    enough = 1 if delimiter == "\t" else _ROW_LIKE
     previous = csv.field_size_limit(MAX_LINE)  # the module's limit applies to the whole process: restore it
     try:
         reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
@@ -92,14 +91,32 @@ def _read_quoted(lines: Sequence[str], delimiter: str) -> _Reading:
                 found.broken.append((str(error), first, reader.line_num))
                 continue
             last, width = reader.line_num, len(found.rows[0][1]) if found.rows else 0
-            inner = [line.count(delimiter) for line in lines[first - 1 : last]] if last > first else []
-            if set(inner) == {width - 1} and sum(inner) >= enough:
+            if last > first and _swallows_rows(row, lines[first - 1 : last], width, delimiter):
                 message = f"the quote that opens in line {first} closes in line {last}, over lines that look like rows"
                 found.broken.append((message, first, last))
             elif row:
                 found.rows.append((first, row))
     finally:
         csv.field_size_limit(previous)
+
+
+def _swallows_rows(row: Sequence[str], lines: Sequence[str], width: int, delimiter: str) -> bool:
+    """Whether a stray quote made one row of lines that are rows: each has the delimiters of a row, and more tells so.
+
+    The lines of a quoted text may have as many commas by chance, but hardly as many tabs.
+    """
+    split = [line.rstrip("\r\n").split(delimiter) for line in lines]
+    if any(len(cells) != width for cells in split):
+        return False
+    in_text = (len(lines) - 1) * (width - 1)
+    if delimiter == "\t" or (width > 2 and in_text >= _ROW_LIKE) or len(row) != width:
+        return True
+    if any(cell.startswith(delimiter) for cell in row):  # the quote is a token, and its cell ends behind it
+        return True
+    columns = zip(*split, strict=True)  # a value that stands in several lines is that of a label, not of a text
+    return any(
+        value and sum(cell.strip('"') == value for cell in cells) > 1 for value, cells in zip(row, columns, strict=True)
+    )
 
 
 def _read_unquoted(lines: Sequence[str]) -> _Reading:
