@@ -74,6 +74,7 @@ def execute(config: Config) -> int:
     Returns:
         The exit status.
     """
+    ranks.drop_empty_variables()
     if share := os.environ.get(ranks.SHARE):
         from omniner.tasks.predict import predict_share
 
@@ -103,6 +104,7 @@ def run(config: Config) -> Path:
     If the task trains or torch is loaded already, torch's settings and the states of random generators are restored
     afterwards, and calls from several threads take turns.
     """
+    ranks.drop_empty_variables()
     if config.task.name != "train" and "torch" not in sys.modules:
         return _perform(config)[0]
     from omniner.compute.torch_settings import preserved_generators, preserved_settings

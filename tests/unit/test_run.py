@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
 import sys
 import threading
 from collections.abc import Sequence
@@ -175,6 +176,30 @@ def test_a_run_whose_output_nobody_reads_is_finished(done: list[RunFolder], monk
         monkeypatch.setattr(sys, "stdout", gone)
         assert run.execute(compose.load([])) == 0
     assert [folder.path.exists() for folder in done] == [True]
+
+
+def test_lightning_finds_no_empty_variable_of_ranks(tmp_path: Path) -> None:
+    """It reads some when it is imported and others when its trainer is made, each as a number."""
+    code = """
+import os
+from omniner import run
+from omniner.config import compose
+
+def perform(config):
+    import pytorch_lightning as pl
+    pl.Trainer(accelerator="cpu", devices=1, strategy="ddp", logger=False)
+    return "", ""
+
+run._perform = perform
+run.execute(compose.load(["task=stats"]))
+os.environ["RANK"] = ""
+run.run(compose.load(["task=stats"]))
+assert "RANK" not in os.environ
+"""
+    names = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "SLURM_NTASKS", "JSM_NAMESPACE_RANK")
+    empty = os.environ | dict.fromkeys(names, "")
+    done = subprocess.run([sys.executable, "-c", code], env=empty, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID", "LOCAL_RANK", "NODE_RANK"])

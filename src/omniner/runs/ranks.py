@@ -38,6 +38,8 @@ RUN_FOLDER = "OMNINER_RUN_FOLDER"  # the run's folder, for non-zero ranks
 SHARE = "OMNINER_PREDICTION_SHARE"  # the file to which a worker process writes its share of the predictions
 HELPER = "OMNINER_HELPER"  # set in a process that was started here and ends with its main process
 _FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
+_NUMBERS = (*_FURTHER, "SLURM_NTASKS", "GROUP_RANK", "JSM_NAMESPACE_RANK")  # that Lightning reads
+_LOCAL = ("LOCAL_RANK", "SLURM_LOCALID")
 _PATIENCE = 120.0  # seconds for ranks to end after the main process has finished its part
 _MENDING = 3.0  # seconds to wait for the main process's own error after a worker's failure, and the other way round
 _HANGING = 30.0  # seconds until a main process that hangs is ended
@@ -69,6 +71,21 @@ def further_rank() -> str:
     """Return the variable that makes this process a non-zero rank, such as `RANK=1`; empty if it is not one."""
     given = ((name, os.environ.get(name, "")) for name in _FURTHER)  # set but empty = not set
     return next((f"{name}={rank}" for name, rank in given if rank not in ("", "0")), "")
+
+
+def is_beside_first() -> bool:
+    """Return whether this process is a rank on a machine that has another first rank."""
+    return any(os.environ.get(name, "") not in ("", "0") for name in _LOCAL)
+
+
+def drop_empty_variables() -> None:
+    """Remove the variables of ranks that are set but empty, which are as good as not set, from the environment.
+
+    Lightning reads them as numbers as soon as it is imported.
+    """
+    for name in _NUMBERS:
+        if os.environ.get(name) == "":
+            del os.environ[name]
 
 
 @contextlib.contextmanager

@@ -103,6 +103,8 @@ def fit_as_rank(config: Config) -> None:
             "ranks that were started from outside (torchrun, SLURM) cannot agree on a folder by themselves",
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
+    if ranks.is_beside_first():
+        log.setLevel(logging.ERROR)  # the first rank of this machine gives the same warnings
     folder = Path(os.environ.get(ranks.RUN_FOLDER) or config.output_dir or "")
     corpus = sources.load_for_training(config.data)
     prompt = None

@@ -18,6 +18,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, HeadConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import read_json, write_json, write_text
+from omniner.runs import ranks
 from omniner.runs.folder import STATE
 
 LINE = json.dumps({"text": "去喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]})
@@ -39,6 +40,35 @@ def test_issues_of_the_corpus_are_listed_before_the_training(
     found = [json.loads(line) for line in (folder / "issues.jsonl").read_text(encoding="utf-8").splitlines()]
     assert ("train.jsonl", 2, "bad-json") in [(Path(one["file"]).name, one["line"], one["code"]) for one in found]
     assert "1 bad-json" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0", ranks.HELPER: "1"}, ["failed"]),
+        ({"RANK": "3", "LOCAL_RANK": "1"}, ["failed"]),
+        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}, ["failed"]),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, ["cut", "failed"]),  # nobody else tells of that machine
+    ],
+)
+def test_one_rank_of_a_machine_warns(
+    variables: dict[str, str],
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fit(*_given: Any, **_named: Any) -> None:
+        models.log.warning("cut")
+        models.log.error("failed")
+
+    monkeypatch.setattr(models, "fit", fit)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = compose.load([f"output_dir={tmp_path}", "data.size={train: 4, dev: 2, test: 2}"])
+    with caplog.at_level("INFO", "omniner"):  # puts the level back
+        run.execute(config)
+    assert [message for message in caplog.messages if message in ("cut", "failed")] == told
 
 
 def test_a_training_does_not_go_on_with_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
