@@ -19,14 +19,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
 from omniner.compute.devices import Devices, choose_devices
 from omniner.compute.torch_settings import settings_for
 from omniner.config.groups import Config
-from omniner.config.model_groups import BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
+from omniner.config.model_groups import BiLSTMConfig, CausalConfig, DecodingConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import read_json
@@ -86,16 +86,17 @@ def fit(
     """
     from omniner.training.fit import fit_module
 
-    config, devices = plan_memory(config, prepare_devices(config))
+    planned, devices = plan_memory(config, prepare_devices(config))
     module: Learner
     data: TrainingData[Any]
     with launch(devices.per_node):
         if config.llm is None:
-            module, data = prepare_tagger(config, corpus)
+            module, data = prepare_tagger(planned, corpus)
         else:
             assert prompt is not None, "a causal model is told what to do"
-            module, data = prepare_llm(config, devices, corpus, prompt)
-        return fit_module(config, devices, module, data, folder, logger, callbacks)
+            module, data = prepare_llm(planned, devices, corpus, prompt)
+            module.decoding = _plan_answers(config.decoding, planned, devices, module)
+        return fit_module(planned, devices, module, data, folder, logger, callbacks)
 
 
 def prepare_devices(config: Config) -> Devices:
@@ -109,8 +110,13 @@ def prepare_devices(config: Config) -> Devices:
     return devices
 
 
-def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
+def plan_memory(config: Config, devices: Devices, longest: int | None = None) -> tuple[Config, Devices]:
     """Resolve `auto` settings so that training of a causal model fits into its GPUs; otherwise change nothing.
+
+    Args:
+        config: the whole configuration.
+        devices: those of the training.
+        longest: tokens of train's longest answer; None = unknown.
 
     Raises:
         UserError: it cannot fit; the message names settings that would.
@@ -124,12 +130,40 @@ def plan_memory(config: Config, devices: Devices) -> tuple[Config, Devices]:
     from omniner.llm.loading import load_settings
 
     pack = memory.usual_pack(config.tuning.pack_tokens)
-    count = memory.MemoryCount(load_settings(config.llm), config.tuning.method, devices, pack, config.decoding)
+    settings = load_settings(config.llm)
+    count = memory.MemoryCount(settings, config.tuning.method, devices, pack, config.decoding, longest)
     plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room)
     message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
     log.info(message, plan.needs, room / memory.GIB, plan, plan.slots)
     planned = _with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)
     return planned, devices._replace(strategy=plan.strategy)
+
+
+def _plan_answers(
+    wanted: DecodingConfig, planned: Config, devices: Devices, module: GenerativeModule
+) -> DecodingConfig:
+    """Plan the answers of evaluations again if those of train are longer than the first plan assumes.
+
+    Args:
+        wanted: as in the configuration, before the first plan.
+        planned: the configuration with the first plan.
+        devices: with the strategy of the first plan.
+        module: how it learns is no longer changed.
+
+    Returns:
+        `wanted` with a number of slots.
+
+    Raises:
+        UserError: such answers do not fit beside what training keeps.
+    """
+    from omniner.llm.samples import answer_cap
+
+    longest = module.causal.longest_answer
+    if wanted.max_new_tokens or answer_cap(longest) == answer_cap(None):
+        return planned.decoding
+    trainer = dataclasses.replace(planned.trainer, strategy=cast(Any, devices.strategy))
+    chosen = dataclasses.replace(planned, decoding=wanted, tuning=module.tuning, trainer=trainer)
+    return plan_memory(chosen, devices, longest)[0].decoding
 
 
 def _with_slots(config: Config, slots: int) -> Config:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ from omniner.compute.devices import Devices
 from omniner.errors import UserError
 from omniner.llm import memory
 from omniner.llm.memory import GIB, MemoryCount, PackSize, Probe
+from omniner.records import Entity, Sentence
 
 SIZES = {
     "0.5b": (896, 4864, 24, 14, 2, 151936),
@@ -170,6 +174,51 @@ def test_what_cannot_fit_is_refused_with_what_would() -> None:
         chosen("7b", "full", 80, world=8, wanted="ddp")
     with pytest.raises(UserError, match=r"Take tuning=qlora"):
         chosen("7b", "lora", 12)
+
+
+@pytest.fixture
+def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
+    """Begins a training whose answers are longer than 512 tokens, on a GPU with room for 256 of 512 tokens; gives what
+    evaluations then decode with, and the longest answer.
+    """
+    from omniner import models
+    from omniner.llm import loading
+    from omniner.training import fit
+
+    room = {"bytes": 0.0}
+    monkeypatch.setattr(memory, "device_memory", lambda _: room["bytes"])
+    monkeypatch.setattr(fit, "fit_module", lambda config, devices, module, *_: module)
+
+    def begin(*overrides: str) -> tuple[Any, int]:
+        config = small_corpus.configuration("qwen2_tiny", "tuning.pack_tokens=256", *overrides)
+        assert config.llm is not None
+        on = models.prepare_devices(config)
+        count = MemoryCount(
+            loading.load_settings(config.llm), config.tuning.method, on, memory.usual_pack(256), config.decoding
+        )
+        tuning = dataclasses.replace(config.tuning, gradient_checkpointing=False)
+        room["bytes"] = count.needs(tuning, "auto", 256).total / 0.92
+        text, corpus = "张三" * 200, small_corpus.corpus(8, 2)
+        long = [Entity("张三", "人", at, at + 2) for at in range(0, len(text), 2)]
+        corpus.splits["train"][0] = Sentence("long", text, long)
+        module: Any = models.fit(config, corpus, small_corpus.prompt(config, corpus), tmp_path, None, [])
+        return module.decoding, module.causal.longest_answer
+
+    return begin
+
+
+def test_longer_answers_of_train_leave_room_for_fewer_side_by_side(begun: Callable[..., Any]) -> None:
+    decoding, longest = begun("decoding.slots=auto", "decoding.max_new_tokens=auto")
+    assert longest > 512
+    assert decoding.slots < 256
+    assert decoding.max_new_tokens is None
+    decoding, _ = begun("decoding.slots=auto", "decoding.max_new_tokens=512")
+    assert decoding.slots == 256
+
+
+def test_longer_answers_that_do_not_fit_are_refused_before_training(begun: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match=r"^tuning: .* are needed at least"):
+        begun("decoding.slots=256", "decoding.max_new_tokens=auto")
 
 
 def test_a_gpu_that_is_too_small_is_noticed_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
