@@ -33,6 +33,11 @@ class UserError(ValueError):
         self.where, self.found, self.fix = (_shown(text) for text in (masked(str(where)), masked(found), fix))
         super().__init__(f"{self.where}: {self.found}. {self.fix}")
 
+    @property
+    def refuses_text(self) -> bool:
+        """Whether a text is at fault, such as one that is too long; otherwise any other text would fail as well."""
+        return self.where.startswith("encoding.")
+
     def __reduce__(self) -> tuple[type[UserError], tuple[str, str, str]]:
         # Sweep launchers send exceptions between processes; the default would call us with one argument.
         return (type(self), (self.where, self.found, self.fix))

@@ -77,6 +77,9 @@ class TaggerComponent(Pipe):
         """Tag documents, `batch_size` of them at a time.
 
         For each refused text, spaCy's error handler is called; the others are tagged.
+
+        Raises:
+            UserError: no document can be tagged, because a server or a GPU fails, for example.
         """
         documents = enumerate(stream)
         while batch := list(islice(documents, batch_size)):
@@ -86,10 +89,16 @@ class TaggerComponent(Pipe):
                     yield doc
 
     def _predict(self, batch: Sequence[tuple[int, Doc]]) -> list[Prediction | None]:
-        """Return the predictions of numbered documents; None for a document whose text is refused."""
+        """Return the predictions of numbered documents; None for a document whose text is refused.
+
+        Raises:
+            UserError: no document can be tagged, because a server or a GPU fails, for example.
+        """
         try:
             return [*self.model.predict([Sentence(f"document {number}", doc.text) for number, doc in batch])]
         except UserError as error:
+            if not error.refuses_text:
+                raise
             if len(batch) > 1:
                 return [prediction for one in batch for prediction in self._predict([one])]
             handle: Callable[..., object] = self.get_error_handler()

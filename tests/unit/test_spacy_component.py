@@ -75,6 +75,21 @@ def test_a_document_that_is_refused_goes_to_the_error_handler_alone(monkeypatch:
     assert failed == [("omniner", [TEXT * 9], "encoding.max_length: 1 sentence longer than 40: document 2. Raise it.")]
 
 
+def test_what_no_text_is_to_blame_for_is_asked_once_and_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    nlp = pipeline(monkeypatch, spacy.blank("zh"))
+    asked: list[int] = []
+
+    def gone(self: Answers, texts: Iterable[Sentence]) -> list[Prediction]:
+        asked.append(len(list(texts)))
+        raise UserError("decoding.url", "no answer from http://x/v1", "Start the server.")
+
+    monkeypatch.setattr(Answers, "predict", gone)
+    nlp.set_error_handler(lambda *_: None)
+    with pytest.raises(UserError, match=r"^decoding\.url: no answer"):
+        list(nlp.pipe([TEXT] * 4, batch_size=4))
+    assert asked == [4]
+
+
 def test_it_names_its_labels_and_is_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
     nlp = pipeline(monkeypatch, spacy.blank("zh"))
     assert nlp.pipe_labels["omniner"] == ["品牌", "地点", "机构"]

@@ -24,6 +24,7 @@ from typing import Any, TypeVar, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from omniner.config import run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import HeadConfig, TuningConfig
 from omniner.config.overrides import (
@@ -79,6 +80,12 @@ def load(overrides: Sequence[str]) -> Config:
             raise
         raise explained from error
     return to_config(composed)
+
+
+def read(path: Path) -> Config:
+    """Read a run's `config.yaml`, see `run_config.read`."""
+    # not called here: MLflow models that earlier versions saved hold a copy of code that does
+    return run_config.read(path)
 
 
 def compose_unchecked(overrides: Sequence[str]) -> DictConfig:

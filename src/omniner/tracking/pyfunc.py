@@ -1,10 +1,13 @@
 """An MLflow model of a trained tagger or language model: `mlflow.pyfunc.load_model(...).predict(["一句话"])`.
 
-MLflow executes this file to create the model ("models from code"), so nothing is pickled: the model is this code, the
-checkpoint and the run's configuration. It takes texts and returns the entities of each as `Mention` objects.
+MLflow keeps a file of Python with a model and executes it to create the model ("models from code"), so nothing is
+pickled. Ours only names `PyfuncModel`: a copy of this code would call functions that newer versions may have renamed.
+The model is this file, the checkpoint and the run's configuration. It takes texts and returns the entities of each as
+`Mention` objects.
 """
 
 import shutil
+import tempfile
 import warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,14 +17,25 @@ from typing import Any
 warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
 
 import mlflow  # noqa: E402
+from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE  # noqa: E402
 from pydantic import BaseModel  # noqa: E402
 
 from omniner.config import run_config  # noqa: E402
 from omniner.config.model_groups import EncodingConfig  # noqa: E402
 from omniner.config.validate import validate  # noqa: E402
 from omniner.errors import UserError  # noqa: E402
+from omniner.files import write_text  # noqa: E402
 from omniner.records import Sentence, entity_to_json  # noqa: E402
 from omniner.registry import load_extensions  # noqa: E402
+
+_MODEL_FILE = '''"""The model of an OmniNER run; the installed OmniNER holds its code."""
+
+import mlflow
+
+from omniner.tracking.pyfunc import PyfuncModel
+
+mlflow.models.set_model(PyfuncModel())
+'''
 
 
 class Mention(BaseModel):
@@ -58,12 +72,18 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     def predict(
         self, context: Any, model_input: list[str], params: dict[str, str] | None = None
     ) -> list[list[Mention]]:
-        """Return the entities of each text, in the order of the texts; a text that is refused is the client's error."""
+        """Return the entities of each text, in the order of the texts.
+
+        Raises:
+            MlflowException: a text is refused, which is the client's error (status 400), or the model cannot answer,
+                which is the server's (status 500; MLflow would call any other exception the client's).
+        """
         sentences = [Sentence(f"inputs[{number}]", text) for number, text in enumerate(model_input)]
         try:
             found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
         except UserError as error:
-            raise mlflow.exceptions.MlflowException.invalid_parameter_value(str(error)) from error
+            code = INVALID_PARAMETER_VALUE if error.refuses_text else INTERNAL_ERROR
+            raise mlflow.exceptions.MlflowException(str(error), code) from error
         return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
 
 
@@ -79,15 +99,11 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
 
     if folder.exists():
         shutil.rmtree(folder)
-    mlflow.pyfunc.save_model(
-        str(folder),
-        python_model=__file__,
-        artifacts={"checkpoint": str(checkpoint), "config": str(config)},
-        model_config={"on_too_long": run_config.read(config).encoding.on_too_long},
-        pip_requirements=[f"omniner=={__version__}"],
-    )
-
-
-if __name__ != "omniner.tracking.pyfunc":
-    # MLflow is loading the model: it imports this file under another name and needs the object.
-    mlflow.models.set_model(PyfuncModel())
+    with tempfile.TemporaryDirectory() as aside:
+        mlflow.pyfunc.save_model(
+            str(folder),
+            python_model=str(write_text(Path(aside) / "omniner_model.py", _MODEL_FILE)),
+            artifacts={"checkpoint": str(checkpoint), "config": str(config)},
+            model_config={"on_too_long": run_config.read(config).encoding.on_too_long},
+            pip_requirements=[f"omniner=={__version__}"],
+        )

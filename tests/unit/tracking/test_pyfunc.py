@@ -33,6 +33,77 @@ def test_it_answers_on_the_device_that_is_there(trainer: str, tmp_path: Path, mo
     assert (config.encoding, config.model) == (trained.encoding, trained.model)
 
 
+@pytest.mark.parametrize("where", ["decoding.slots", "decoding.url"])
+def test_what_no_text_is_to_blame_for_is_a_failure_of_the_server(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(sentences: list[Sentence]) -> Iterator[list[Prediction]]:
+        raise UserError(where, "it does not answer", "Mend it.")
+
+    model = PyfuncModel()
+    monkeypatch.setattr(model, "_model", SimpleNamespace(predict=fail), raising=False)
+    with pytest.raises(mlflow.MlflowException, match="it does not answer") as failed:
+        model.predict(None, ["去"])
+    assert failed.value.get_http_status_code() == 500
+
+
+EARLIER = """from dataclasses import replace
+from pathlib import Path
+from typing import Any
+import mlflow
+from pydantic import BaseModel
+from omniner.config import compose
+from omniner.records import Sentence, entity_to_json
+from omniner.registry import load_extensions
+
+class Mention(BaseModel):
+    text: str
+    category: str
+    start: int | None = None
+    end: int | None = None
+
+class PyfuncModel(mlflow.pyfunc.PythonModel):
+    def load_context(self, context: Any) -> None:
+        from omniner.models import load_predictor
+        load_extensions()
+        config = compose.read(Path(context.artifacts["config"]))
+        config.trainer = replace(config.trainer, accelerator="auto", devices=1, nodes=1, strategy="auto")
+        self._model = load_predictor(config, Path(context.artifacts["checkpoint"]))
+
+    def predict(self, context: Any, model_input: list[str], params: Any = None) -> list[list[Mention]]:
+        sentences = [Sentence(str(number), text) for number, text in enumerate(model_input)]
+        found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
+        return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
+
+mlflow.models.set_model(PyfuncModel())
+"""
+
+
+def test_a_model_of_an_earlier_version_which_holds_its_code_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Cities:
+        def predict(self, sentences: list[Sentence]) -> Iterator[list[Prediction]]:
+            yield [Prediction(one.id, [Entity("大理", "地点", 1, 3)]) for one in sentences]
+
+    monkeypatch.setattr(models, "load_predictor", lambda config, checkpoint: Cities())
+    files = {"config": write_text(tmp_path / "config.yaml", run_config.to_yaml(compose.load([])))}
+    files["checkpoint"] = write_text(tmp_path / "best.ckpt", "weights")
+    code = write_text(tmp_path / "pyfunc.py", EARLIER)
+    artifacts = {name: str(path) for name, path in files.items()}
+    mlflow.pyfunc.save_model(
+        str(tmp_path / "model"), python_model=str(code), artifacts=artifacts, pip_requirements=["omniner"]
+    )
+    (answer,) = mlflow.pyfunc.load_model(str(tmp_path / "model")).predict(["去大理"])
+    assert [(one.text, one.start, one.end) for one in answer] == [("大理", 1, 3)]
+
+
+def test_a_model_that_is_saved_holds_no_code_that_a_later_version_could_break(tmp_path: Path) -> None:
+    config = write_text(tmp_path / "config.yaml", run_config.to_yaml(compose.load([])))
+    save_model(tmp_path / "model", write_text(tmp_path / "best.ckpt", "weights"), config)
+    [code] = (tmp_path / "model").rglob("*.py")
+    named = [line for line in code.read_text(encoding="utf-8").splitlines() if "import" in line]
+    assert named == ["import mlflow", "from omniner.tracking.pyfunc import PyfuncModel"]
+
+
 def test_a_text_that_is_too_long_is_an_error_of_the_request_or_cut_as_the_server_was_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
