@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 
-from omniner.files import write_json_lines
+from omniner.files import explaining, write_json_lines
 from omniner.guidance.clusters import describe_error, describe_facts
 from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, explain
 from omniner.records import replace_surrogates
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 QUESTIONS_FILE = "questions.jsonl"
 """The questions of a run with the accepted answers; filled in by a person, it is a file for `teacher.file`."""
+
+ANSWERS_ASIDE = "questions_answered.jsonl"
+"""Answers that a person wrote into the questions of a run and the run did not use; a file for `teacher.file`, too."""
 
 _LONGEST = 50_000  # maximum characters of an answer that are read
 _THOUGHT = "</think>"  # ends the reasoning that some models write before their answer
@@ -322,7 +325,7 @@ def tidied(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: [tidy(one) for one in item] if isinstance(item, list) else tidy(item) for key, item in value.items()}
 
 
-def write_questions(path: Path, questions: Iterable[Question], answers: Mapping[str, dict[str, Any]]) -> None:
+def write_questions(path: Path, questions: Iterable[Question], answers: Mapping[str, Any]) -> None:
     """Write the questions for a teacher and the answers so far, so that a person or another model can answer the rest.
 
     Args:
@@ -343,6 +346,53 @@ def write_questions(path: Path, questions: Iterable[Question], answers: Mapping[
             for question in questions
         ),
     )
+
+
+def held_answers(path: Path, questions: Iterable[Question]) -> dict[str, Any]:
+    """Return the answers that a file of questions holds to these questions, by their ids; a person may have written
+    them.
+    """
+    found = {name: answer for _, name, answer in _answered_lines(path)}
+    return {question.id: found[question.sha] for question in questions if question.sha in found}
+
+
+def set_answers_aside(path: Path, questions: Iterable[Question], answers: Mapping[str, Any]) -> int:
+    """Append those answers in a file to `ANSWERS_ASIDE` beside it that `write_questions` would lose.
+
+    Lines that cannot be read are taken, too. A line that is there already is not repeated.
+
+    Args:
+        path, questions, answers: see `write_questions`.
+
+    Returns:
+        Number of answers that the file loses.
+    """
+    written = {question.sha: answers[question.id] for question in questions if question.id in answers}
+    lost = [line for line, name, answer in _answered_lines(path) if name not in written or written[name] != answer]
+    aside = path.with_name(ANSWERS_ASIDE)
+    with explaining(aside):
+        before = aside.read_bytes().splitlines() if aside.is_file() else []
+        if new := [line + b"\n" for line in lost if line not in before]:
+            with aside.open("ab") as file:
+                file.writelines(new)
+    return len(lost)
+
+
+def _answered_lines(path: Path) -> Iterator[tuple[bytes, str, Any]]:
+    """Yield the lines of a file of questions that have an answer: each with the id and the answer.
+
+    A line that cannot be read has no id and counts as an answer.
+    """
+    with explaining(path):
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines() if path.is_file() else []
+    for line in filter(bytes.strip, lines):
+        try:
+            item = json.loads(line)
+            name, answer = str(item["id"]), item["answer"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            name, answer = "", line
+        if answer:
+            yield line, name, answer
 
 
 def describe_example(number: int, example: LessonExample, language: str) -> str:

@@ -44,9 +44,13 @@ from omniner.guidance.lessons import (
     write_guidance,
 )
 from omniner.guidance.questions import (
+    ANSWERS_ASIDE,
     QUESTIONS_FILE,
+    Question,
     control_question,
+    held_answers,
     lesson_question,
+    set_answers_aside,
     suspect_question,
     write_questions,
 )
@@ -350,11 +354,12 @@ def _teach(context: Context, guidance: Guidance) -> Guidance:
         *about_lessons,
         *sorted(about_labels, key=lambda question: question.sha),
     ]  # this order does not show which labels are controls
-    write_questions(context.folder / QUESTIONS_FILE, listed, {})  # now: if the teacher fails, a person can answer
+    path = context.folder / QUESTIONS_FILE
+    _write_questions(path, listed, held_answers(path, listed))  # now: if the teacher fails, a person can answer
     taught = TEACHERS[config.teacher.kind].teach(
         config, [*about_lessons, *about_labels], context.folder / _TEACHER_USAGE
     )
-    write_questions(context.folder / QUESTIONS_FILE, listed, taught.answers)
+    _write_questions(path, listed, taught.answers)
     context.publish_file(QUESTIONS_FILE)
     teacher = guidance.teacher | taught.said
     if rules > 1 and taught.teacher:
@@ -368,6 +373,15 @@ def _teach(context: Context, guidance: Guidance) -> Guidance:
         controls=controls,
         failures=taught.failures,
     )
+
+
+def _write_questions(path: Path, questions: Sequence[Question], answers: Mapping[str, Any]) -> None:
+    """Write the questions with these answers; other ones that a person has written into the file are set aside."""
+    if lost := set_answers_aside(path, questions, answers):
+        aside = path.with_name(ANSWERS_ASIDE)
+        message = "%s in %s that this run does not use: kept in %s, which teacher=file teacher.file=%s takes"
+        log.warning(message, counted(lost, "answer"), path, aside, aside)
+    write_questions(path, questions, answers)
 
 
 def _scores(result: ScoreResult) -> dict[str, Any]:
@@ -462,6 +476,7 @@ TASK = Task(
     outputs=(
         *PREDICTION_OUTPUTS,
         QUESTIONS_FILE,
+        ANSWERS_ASIDE,
         GUIDANCE_FILE,
         "guidance.md",
         "guidance.html",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,8 @@ from omniner.files import write_json, write_text
 from omniner.guidance import lessons
 from omniner.guidance.clusters import cluster_errors
 from omniner.guidance.lessons import Guidance
+from omniner.guidance.questions import ANSWERS_ASIDE, QUESTIONS_FILE
+from omniner.guidance.teacher import TeacherAnswers
 from omniner.llm.examples import choose_examples
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.records import Entity, Prediction, Sentence, content_digest
@@ -260,6 +264,60 @@ def test_what_notes_are_tried_on_is_in_no_example_and_no_count(trials: int, tmp_
     assert {surface.text for surface in lesson.facts.surfaces} == {text[1:] for text in seen if text[0] == "去"}
     assert [one.mentions for one in lesson.facts.categories] == [10 - trials, 4 - trials]
     assert lesson.count == len(lesson.surfaces) == 10  # of all its errors
+
+
+def test_what_a_person_wrote_into_the_questions_is_never_lost(
+    made: Guidance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A teacher fails, a person fills in the questions, and the same command is given again, twice."""
+    answers: dict[str, Any] = {}
+
+    def teach(*_: Any) -> TeacherAnswers:
+        if not answers:
+            raise UserError("teacher.url", "no answer", "Repeat the same command.")
+        return TeacherAnswers("big", dict(answers))
+
+    monkeypatch.setattr(guide, "TEACHERS", {"openai": SimpleNamespace(teach=teach)})
+    config = compose.load(["task=guide", "run=x", "teacher=openai", "teacher.url=http://x/v1", "tracking=off"])
+    context, path = Context(config, tmp_path, Run()), tmp_path / QUESTIONS_FILE
+    aside = tmp_path / ANSWERS_ASIDE
+
+    def attempt() -> list[Any]:
+        with pytest.raises(UserError, match="no answer"):
+            guide._teach(context, made)
+        return [json.loads(line)["answer"] for line in path.read_bytes().splitlines()]
+
+    assert set(attempt()) == {None}
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    mine, first = {"cause": "因为", "rule": "先看\u2028品牌"}, lines[0]["id"]
+    lines[0]["answer"], lines[1]["answer"] = mine, '{"rule": "时间"}'
+    other = [json.dumps({"id": "of other errors", "answer": mine}), '{"id": "unfinished", "answer": {"rule": ']
+    write_text(path, "\n".join([*(json.dumps(line, ensure_ascii=False) for line in lines), *other]))
+    for _ in range(2):
+        assert attempt() == [mine, '{"rule": "时间"}'] + [None] * (len(lines) - 2)
+    assert aside.read_text(encoding="utf-8").splitlines() == other
+    answers[made.lessons[0].question_id] = {"cause": "统计", "rule": "看时间", "doubtful": []}
+    guide._teach(context, made)
+    kept = [json.loads(line) for line in aside.read_bytes().splitlines() if line != other[1].encode()]
+    assert {(one["id"], str(one["answer"])) for one in kept[1:]} == {
+        (first, str(mine)), (lines[1]["id"], '{"rule": "时间"}')
+    }  # fmt: skip
+    assert f"2 answers in {path} that this run does not use: kept in {aside}" in caplog.text
+
+
+def test_answers_of_the_same_teacher_are_not_set_aside_when_its_run_is_resumed(
+    made: Guidance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = {one.question_id: {"cause": "统计", "rule": "看", "doubtful": []} for one in made.lessons}
+    teach = SimpleNamespace(teach=lambda *_: TeacherAnswers("big", dict(answers)))
+    monkeypatch.setattr(guide, "TEACHERS", {"openai": teach})
+    config = compose.load(["task=guide", "run=x", "teacher=openai", "teacher.url=http://x/v1", "tracking=off"])
+    written = []
+    for _ in range(2):
+        guide._teach(Context(config, tmp_path, Run()), made)
+        written.append((tmp_path / QUESTIONS_FILE).read_bytes())
+    assert written[0] == written[1]
+    assert [path.name for path in tmp_path.iterdir()] == [QUESTIONS_FILE]
 
 
 @pytest.fixture
