@@ -79,7 +79,8 @@ SERVES = """from types import SimpleNamespace
 from omniner import models
 from omniner.tracking.pyfunc import PyfuncModel
 models.load_predictor = lambda config, checkpoint: print(config.head.kind)
-PyfuncModel().load_context(SimpleNamespace(artifacts={"config": "config.yaml", "checkpoint": "best.ckpt"}))
+files = {"config": "config.yaml", "checkpoint": "best.ckpt"}
+PyfuncModel().load_context(SimpleNamespace(artifacts=files, model_config=None))
 """
 HEAD = """from omniner.registry import HEADS
 from omniner.taggers.heads import Head
