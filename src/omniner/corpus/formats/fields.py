@@ -30,7 +30,7 @@ _DAMAGED = 0.1  # largest share of lines with damaged bytes; more are lines in a
 _ONE = 1.5  # times the mean size of an item: a longer rest of a list has several
 MAX_DEPTH = 32  # levels of lists and objects kept in `meta`
 _LIKE_A_POST = re.compile(r"(?:doc|document|post|note|article|帖子|文档|文章)[_-]?(?:id|name)?", re.IGNORECASE)
-_BEGIN = re.compile(r'[\[{"]')  # of an item of a list: an object, a list or a string
+_BEGIN = re.compile(r'[\[{"]|\A(?:-?\d|-?Inf|NaN|null|true|false)')  # of an item: an object, a list, a string, ...
 _SHOWN = 60  # characters of foreign text quoted in a message
 
 
