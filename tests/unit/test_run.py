@@ -110,7 +110,7 @@ def test_trainings_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch
 
     def other_may_begin() -> bool:
         with ThreadPoolExecutor() as threads:
-            return threads.submit(lambda: run._alone.acquire(blocking=False)).result()
+            return threads.submit(lambda: run.alone.acquire(blocking=False)).result()
 
     free: list[bool] = []
     second = compose.load(["name=second"])
