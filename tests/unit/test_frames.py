@@ -163,6 +163,7 @@ def test_records_are_compared_on_the_gold_of_a_run(tmp_path: Path) -> None:
 
 
 def test_equal_words_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compose, "_of_job", None)  # a job that an earlier test ran in this process
     words = ["metrics.bootstrap=0", "seed=4711"]
     first = omniner.score(SAID, GOLD, words)
     monkeypatch.setattr(compose, "_composed_by_hydra", lambda _: pytest.fail("composed again"))

@@ -280,7 +280,7 @@ def test_a_run_that_finished_while_its_lock_was_asked_for_is_left_alone(monkeypa
 
 def test_results_of_another_content_are_not_sent_as_those_of_now() -> None:
     """A file of answers decides what notes say: with others in it the same command is to be done anew."""
-    Path("answers.jsonl").write_text("1", encoding="utf-8")
+    Path("answers.jsonl").write_text('{"id": "0123", "answer": {"rule": "1"}}\n', encoding="utf-8")
     asked = ["task=guide", "run=x", "teacher=file", "teacher.file=answers.jsonl"]
     first = _claim(*asked)
     read = TASKS["guide"].content_read(compose.load(asked))
@@ -289,7 +289,7 @@ def test_results_of_another_content_are_not_sent_as_those_of_now() -> None:
     same = _claim(*asked)
     assert (same.resumed, same.path) == (True, first.path)
     same.close()
-    Path("answers.jsonl").write_text("2", encoding="utf-8")
+    Path("answers.jsonl").write_text('{"id": "0123", "answer": {"rule": "2"}}\n', encoding="utf-8")
     assert not _claim(*asked).resumed
     first.save(status="killed")  # what it has predicted is as good for the new answers
     assert _claim(*asked).path == first.path
