@@ -108,6 +108,7 @@ def test_what_is_shown_is_printed_or_logged_for_a_program(
     """Where nobody has set up logging, as in a notebook, all that is logged meanwhile is seen."""
     logger = logging.getLogger("omniner")
     monkeypatch.setattr(logger, "propagate", False)  # away from the handlers of the tests
+    monkeypatch.setattr(logger, "handlers", [])  # and without what commands of earlier tests have set up
     before = logger.level, list(logger.handlers)
     progress.show("scores")
     assert capsys.readouterr() == ("scores\n", "")
@@ -126,7 +127,8 @@ def test_a_handler_of_the_root_logger_alone_does_not_silence_a_program(
     stream, logger = io.StringIO(), logging.getLogger("omniner")
     monkeypatch.setattr(logger.root, "handlers", [logging.StreamHandler(stream)])
     monkeypatch.setattr(logger.root, "level", logging.WARNING)
-    monkeypatch.setattr(logger, "level", logging.NOTSET)  # whatever earlier tests have set
+    monkeypatch.setattr(logger, "handlers", [])  # whatever commands of earlier tests have set up
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
     logger.manager._clear_cache()  # type: ignore[attr-defined]
     with progress.logged():
         progress.show("scores")
@@ -141,8 +143,10 @@ def test_a_handler_of_the_root_logger_alone_does_not_silence_a_program(
 
 
 def test_who_has_set_up_logging_decides_what_is_seen(
-    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for logger, handlers in ((logging.getLogger("omniner"), []), (logging.root, [caplog.handler])):
+        monkeypatch.setattr(logger, "handlers", handlers)  # without what commands of earlier tests have set up
     with caplog.at_level(logging.INFO, "omniner"), progress.logged():
         progress.show("scores")
     assert caplog.messages == ["scores"]
