@@ -19,8 +19,8 @@ import torch
 from setting import Setting, make
 from torch import Tensor
 
-from omniner.llm.constraint import Constraint
-from omniner.llm.generate import Generator
+from omniner.llm.decoding.constraint import Constraint
+from omniner.llm.decoding.decoder import Decoder
 
 BATCH = 20  # sentences of a padded batch
 Answers = dict[str, list[int]]
@@ -100,8 +100,8 @@ def ours(setting: Setting, slots: int, guide: Any) -> Answers:
     """OmniNER, the prefix computed anew."""
     chat: Any = SimpleNamespace(stops=frozenset({setting.end}), decode=lambda tokens: "")
     config = dataclasses.replace(setting.config, slots=slots, max_new_tokens=512)
-    generator = Generator(setting.model, chat, setting.prefix, config, guide, 0)
-    return {answer.id: answer.tokens for batch in generator.run(setting.requests) for answer in batch}
+    decoder = Decoder(setting.model, chat, setting.prefix, config, guide, 0)
+    return {answer.id: answer.tokens for batch in decoder.run(setting.requests) for answer in batch}
 
 
 def compare(contestants: dict[str, Callable[[], Answers]], rounds: int, sentences: int) -> None:

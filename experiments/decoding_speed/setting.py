@@ -17,7 +17,7 @@ from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.config.model_groups import DecodingConfig
 from omniner.corpus import sources
-from omniner.llm.generate import GenerationRequest
+from omniner.llm.decoding.decoder import DecodingRequest
 from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import ChatTokenizer, PromptEncoder
 
@@ -44,7 +44,7 @@ class Setting:
     """
 
     model: Any
-    requests: list[GenerationRequest]
+    requests: list[DecodingRequest]
     prefix: list[int]
     gold: dict[str, list[int]]
     end: int
@@ -81,9 +81,7 @@ def make(sentences: int, layers: int, prompt_name: str, tokenizer: str | None) -
     samples, _ = encoder.encode(test)
     used = {token for sample in samples for token in (*sample.prompt, *sample.answer)}
     number = {token: place for place, token in enumerate(sorted(used))}
-    asked = [
-        GenerationRequest(sample.id, [number[token] for token in sample.prompt], sample.text) for sample in samples
-    ]
+    asked = [DecodingRequest(sample.id, [number[token] for token in sample.prompt], sample.text) for sample in samples]
     gold = {sample.id: sample.answer[: sample.answer.index(chat.end[0]) + 1] for sample in samples}
     gold = {name: [number[token] for token in answer] for name, answer in gold.items()}
     model = _model(len(number), layers)

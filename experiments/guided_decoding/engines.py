@@ -19,7 +19,7 @@ import torch
 from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import sources
-from omniner.llm.constraint import AnswerConstraint
+from omniner.llm.decoding.constraint import AnswerConstraint
 from omniner.llm.samples import ChatTokenizer
 
 Walk = Callable[[str, list[int], torch.Tensor], int]

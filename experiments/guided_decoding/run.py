@@ -26,13 +26,13 @@ from torch import Tensor
 from omniner.answers import prediction_from_answer
 from omniner.config import compose
 from omniner.corpus import sources
-from omniner.llm.constraint import AnswerConstraint, Constraint, ConstraintState
-from omniner.llm.generate import Answer, GenerationRequest, Generator
+from omniner.llm.decoding.constraint import AnswerConstraint, Constraint, ConstraintState
+from omniner.llm.decoding.decoder import Answer, Decoder, DecodingRequest
 from omniner.llm.language_model import CausalModel, build_causal_model, load_causal_model
-from omniner.llm.packs import pack_step, suffix_length
 from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import PromptEncoder, Sample
-from omniner.llm.shared_prefix import attach_attention, detach_attention, pack_loss
+from omniner.llm.training.packs import pack_step, suffix_length
+from omniner.llm.training.shared_prefix import attach_attention, detach_attention, pack_loss
 from omniner.records import Sentence
 from omniner.training.plans import TrainLoader
 
@@ -47,7 +47,7 @@ class Task:
         encoder = PromptEncoder(model.chat, model.prompt, config.encoding)
         self.samples, _ = encoder.encode(sentences)
         self.prefix = self.samples[0].prompt[: encoder.prefix_length(self.samples)]
-        self.requests = [GenerationRequest(sample.id, sample.prompt, sample.text) for sample in self.samples]
+        self.requests = [DecodingRequest(sample.id, sample.prompt, sample.text) for sample in self.samples]
         self.decoding = dataclasses.replace(config.decoding, max_new_tokens=256)
         self.constraint = AnswerConstraint(model.chat, model.prompt.categories, model.prompt.answer)
 
@@ -61,7 +61,7 @@ class Task:
 
         hook = self.causal.model.register_forward_hook(count)
         begin = time.process_time()
-        found = Generator(self.causal.model, self.causal.chat, self.prefix, self.decoding, constraint, 0).run(
+        found = Decoder(self.causal.model, self.causal.chat, self.prefix, self.decoding, constraint, 0).run(
             self.requests
         )
         answers = {answer.id: answer for batch in found for answer in batch}

@@ -26,8 +26,8 @@ import torch
 from omniner.answers import prediction_from_answer
 from omniner.config import compose
 from omniner.corpus import sources
-from omniner.llm.constraint import AnswerConstraint, Constraint
-from omniner.llm.generate import GenerationRequest, Generator
+from omniner.llm.decoding.constraint import AnswerConstraint, Constraint
+from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import build_prompt
 from omniner.llm.samples import ChatTokenizer, PromptEncoder
@@ -57,9 +57,9 @@ class Task:
 
     def ours(self, constraint: Constraint | None) -> Texts:
         """This program's answers by id."""
-        requests = [GenerationRequest(one.id, one.prompt, one.text) for one in self.samples]
-        generator = Generator(self.model, self.chat, self.prefix, self.decoding, constraint, 0)
-        return {answer.id: answer.text for batch in generator.run(requests) for answer in batch}
+        requests = [DecodingRequest(one.id, one.prompt, one.text) for one in self.samples]
+        decoder = Decoder(self.model, self.chat, self.prefix, self.decoding, constraint, 0)
+        return {answer.id: answer.text for batch in decoder.run(requests) for answer in batch}
 
     @torch.no_grad()
     def padded(self) -> Texts:

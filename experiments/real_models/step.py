@@ -37,8 +37,8 @@ from omniner.compute.precision import compute_dtype
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.corpus import sources
-from omniner.llm.packs import PackedStep
 from omniner.llm.prompts import build_prompt
+from omniner.llm.training.packs import PackedStep
 from omniner.machine import processor
 from omniner.model_files import layer_sizes
 

@@ -384,14 +384,14 @@ def _load_published(folder: Path, overrides: Sequence[str], categories: Sequence
 def _load_server(url: str, overrides: Sequence[str], categories: Sequence[str]) -> Model:
     """Make a model of a server, to be asked for the categories."""
     from omniner.config.overrides import quote
-    from omniner.llm import server
+    from omniner.llm.serving import openai_engine
 
     config = _compose("task=predict", "decoding=openai", f"decoding.url={quote(url)}", *overrides)
     prompt, _ = _prompt(config, categories)
     return Model(
         config,
         url,
-        lambda sentences: server.predict_with_server(config.decoding, prompt, sentences, frozenset()),
+        lambda sentences: openai_engine.predict_with_server(config.decoding, prompt, sentences, frozenset()),
         prompt.categories,
     )
 

@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from pytorch_lightning.callbacks import Callback
     from pytorch_lightning.loggers import Logger
 
-    from omniner.llm.constraint import Constraint
-    from omniner.llm.generate import Generator
-    from omniner.llm.generative import GenerativeData, GenerativeModule
+    from omniner.llm.decoding.constraint import Constraint
+    from omniner.llm.decoding.decoder import Decoder
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
+    from omniner.llm.training.generative_module import GenerativeData, GenerativeModule
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
     from omniner.training.fit import FitResult
@@ -58,7 +58,7 @@ ENGINE = "tagger"
 
 _SEEDS = 1 << 32  # that Lightning accepts
 _ENCODED = 20_000  # sentences that a tagger encodes at a time: about 50 MB
-_MOST_IDLE = 4  # generators with a cached prefix, kept for parallel calls; each takes tens of megabytes
+_MOST_IDLE = 4  # decoders with a cached prefix, kept for parallel calls; each takes tens of megabytes
 
 
 def fit(
@@ -123,7 +123,7 @@ def plan_memory(config: Config, devices: Devices, longest: int | None = None) ->
     """
     if config.llm is None:
         return config, devices
-    from omniner.llm import memory
+    from omniner.llm.training import memory
 
     if (room := memory.device_memory(devices)) is None:
         return config, devices
@@ -213,10 +213,10 @@ def prepare_llm(
     """
     from pytorch_lightning import seed_everything
 
-    from omniner.llm.generative import GenerativeData, GenerativeModule
     from omniner.llm.language_model import build_causal_model
     from omniner.llm.loading import mapped_dtype
     from omniner.llm.samples import PromptEncoder, answer_rate
+    from omniner.llm.training.generative_module import GenerativeData, GenerativeModule
 
     model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
     assert model is not None, "a tagger has no prompt"
@@ -452,8 +452,8 @@ class LLMPredictor:
     """
 
     def __init__(self, config: Config, devices: Devices, causal: CausalModel, quiet: bool = False) -> None:
-        from omniner.llm.memory import slots_beside
         from omniner.llm.samples import PromptEncoder
+        from omniner.llm.training.memory import slots_beside
 
         causal.model.to(devices.device).eval()
         slots = slots_beside(causal.model, config.decoding, devices, causal.longest_answer)
@@ -461,9 +461,9 @@ class LLMPredictor:
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._quiet = quiet
         self._constraints: dict[str, Constraint | None] = {}  # by answer style
-        self._idle: deque[Generator] = deque(maxlen=_MOST_IDLE)  # each with the prefix that it has read
+        self._idle: deque[Decoder] = deque(maxlen=_MOST_IDLE)  # each with the prefix that it has read
 
-    def told(self, prompt: Prompt) -> LLMPredictor:
+    def with_prompt(self, prompt: Prompt) -> LLMPredictor:
         """Return a quiet predictor with the same weights and another prompt, which has the same categories."""
         causal = dataclasses.replace(self._causal, prompt=prompt)
         other = LLMPredictor(self._config, self._devices, causal, quiet=True)
@@ -472,7 +472,7 @@ class LLMPredictor:
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
-        from omniner.llm.answering import engine_name, predict_answers
+        from omniner.llm.decoding.hf_engine import engine_name, predict_answers
 
         config = self._config
         if done.issuperset(sentence.id for sentence in sentences):
@@ -482,7 +482,7 @@ class LLMPredictor:
         yield from _unread(sentences, encoded | done, reasons, engine_name(config.decoding))
         if not samples:
             return
-        generator = self._take_generator(samples[0].prompt[: self._encoder.prefix_length(samples)])
+        decoder = self._take_decoder(samples[0].prompt[: self._encoder.prefix_length(samples)])
         left = sum(sample.id not in done for sample in samples)
         progress = Progress(
             "sentences answered",
@@ -490,39 +490,39 @@ class LLMPredictor:
             at_once=True,
             enough=config.decoding.usual_slots,
             quiet=self._quiet,
-            note=lambda: f"{generator.under_way} under way",
+            note=lambda: f"{decoder.unfinished} under way",
         )
         try:
-            with closing(predict_answers(self._causal, generator, samples, done)) as answers:
+            with closing(predict_answers(self._causal, decoder, samples, done)) as answers:
                 for batch in answers:
                     for prediction in batch:
                         prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
                     yield batch
                     progress.add(len(batch))
         finally:  # the caller may stop after the first answer
-            self._idle.append(generator)
+            self._idle.append(decoder)
 
-    def _take_generator(self, prefix: list[int]) -> Generator:
-        """Return an idle generator whose prefix is the same, because reading a prefix takes seconds; else create one.
+    def _take_decoder(self, prefix: list[int]) -> Decoder:
+        """Return an idle decoder whose prefix is the same, because reading a prefix takes seconds; else create one.
 
-        A call may begin while another one is running, in this thread or another: each has its own generator.
+        A call may begin while another one is running, in this thread or another: each has its own decoder.
         """
-        from omniner.llm.generate import Generator
+        from omniner.llm.decoding.decoder import Decoder
 
         with suppress(IndexError):  # all are in use
             if (idle := self._idle.pop()).prefix == prefix:
                 return idle
         causal, config = self._causal, self._config
         within = partial(settings_for, self._devices)
-        generator = Generator(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed, within)
+        decoder = Decoder(causal.model, causal.chat, prefix, config.decoding, self._constraint, config.seed, within)
         if prefix and not self._quiet:
             log.info("reading the %s that all prompts begin with", counted(len(prefix), "token"))
-        generator.read_prefix()
-        return generator
+        decoder.read_prefix()
+        return decoder
 
     @property
     def _constraint(self) -> Constraint | None:
-        from omniner.llm.answering import build_constraint
+        from omniner.llm.decoding.hf_engine import build_constraint
 
         style = self._causal.prompt.answer
         if style not in self._constraints:

@@ -71,9 +71,9 @@ def test_predicting_again_gives_the_same_bytes(trained: tuple[Path, Path]) -> No
 
 def _at_once() -> None:
     """Give answers out as they come."""
-    from omniner.llm import generate
+    from omniner.llm.decoding import decoder
 
-    generate._SECONDS = 0
+    decoder._SECONDS = 0
 
 
 def test_a_killed_prediction_goes_on_to_the_same_bytes(trained: tuple[Path, Path]) -> None:

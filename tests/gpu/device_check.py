@@ -185,8 +185,8 @@ def items(check: Check, count: int, vocabulary: int) -> list[Any]:
 
 def attention(check: Check) -> None:
     """Compare each back-end with the mask in fp64, forward and backward, and time it."""
-    from omniner.llm.attention import ATTENTION_BACKENDS, attend_masked
-    from omniner.llm.packs import make_pack
+    from omniner.llm.training.attention import ATTENTION_BACKENDS, attend_masked
+    from omniner.llm.training.packs import make_pack
 
     for name, shape in check.shapes.items():
         size = shape.hidden // shape.heads
@@ -244,7 +244,7 @@ def learner(check: Check, shape: Shape, method: str, checkpointing: bool) -> tup
     from small_causal import tuning_config
 
     from omniner.llm import language_model
-    from omniner.llm.shared_prefix import attach_attention
+    from omniner.llm.training.shared_prefix import attach_attention
 
     tuning = tuning_config(method, rank=16, alpha=32, gradient_checkpointing=checkpointing)
     model = random_model(check, shape, torch.float32 if method == "full" else torch.bfloat16)
@@ -259,7 +259,7 @@ def learner(check: Check, shape: Shape, method: str, checkpointing: bool) -> tup
 
 def train(check: Check) -> None:
     """Time steps of one pack: shapes and methods, with activations kept or computed again."""
-    from omniner.llm.packs import make_pack
+    from omniner.llm.training.packs import make_pack
 
     for name, method, checkpointing in (
         ("0.5b", "lora", False), ("7b", "lora", False), ("7b", "qlora", True), ("7b", "lora", True),
@@ -285,12 +285,12 @@ def train(check: Check) -> None:
 
 
 def counted(check: Check, model: Any, method: str, checkpointing: bool, pack: Any) -> float:
-    """GiB that `omniner.llm.memory` counts for these steps, without an evaluation."""
+    """GiB that `omniner.llm.training.memory` counts for these steps, without an evaluation."""
     from small_causal import tuning_config
 
     from omniner.compute.devices import Devices
     from omniner.config import compose
-    from omniner.llm.memory import GIB, MemoryCount, PackSize
+    from omniner.llm.training.memory import GIB, MemoryCount, PackSize
     from omniner.pretrained import base_model
 
     size = PackSize(pack.prefix_length, len(pack.ids), len(pack.targets))
@@ -303,7 +303,7 @@ def counted(check: Check, model: Any, method: str, checkpointing: bool, pack: An
 
 def step_of(check: Check, model: Any, optimizer: torch.optim.Optimizer, pack: Any) -> Callable[[], float]:
     """One optimizer step on a pack."""
-    from omniner.llm.shared_prefix import pack_loss
+    from omniner.llm.training.shared_prefix import pack_loss
 
     def step() -> float:
         with torch.autocast(check.device.type, torch.bfloat16):
@@ -356,18 +356,18 @@ def decode(check: Check) -> None:
 
 
 def answers_per_second(check: Check, model: Any, asked: list[Any], slots: int, length: int) -> tuple[float, Any]:
-    """How many answers the generator gives in a second, and these."""
+    """How many answers the decoder gives in a second, and these."""
     from omniner.config import compose
-    from omniner.llm.generate import GenerationRequest, Generator
+    from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 
     chat: Any = SimpleNamespace(stops=frozenset(), decode=lambda tokens: "")
     more = [f"decoding.slots={slots}", f"decoding.max_new_tokens={length}", "trainer=cpu"]
     config = compose.load(["model=qwen2_tiny", *more]).decoding
-    generator = Generator(model, chat, asked[0].prompt[: check.prefix], config, None, 0)
-    requests = [GenerationRequest(one.id, one.prompt, "x" * 1000) for one in asked]
+    decoder = Decoder(model, chat, asked[0].prompt[: check.prefix], config, None, 0)
+    requests = [DecodingRequest(one.id, one.prompt, "x" * 1000) for one in asked]
     check.wait()
     start = time.perf_counter()
-    found = {one.id: one.tokens for batch in generator.run(requests) for one in batch}
+    found = {one.id: one.tokens for batch in decoder.run(requests) for one in batch}
     check.wait()
     return len(asked) / (time.perf_counter() - start), found
 
@@ -399,8 +399,8 @@ def guided(check: Check) -> None:
     import small_causal
 
     from omniner.config import compose
-    from omniner.llm.answering import build_constraint, predict_answers
-    from omniner.llm.generate import Generator
+    from omniner.llm.decoding.decoder import Decoder
+    from omniner.llm.decoding.hf_engine import build_constraint, predict_answers
     from omniner.llm.language_model import build_causal_model
     from omniner.llm.samples import PromptEncoder
     from omniner.records import Sentence
@@ -420,8 +420,8 @@ def guided(check: Check) -> None:
             prefix = samples[0].prompt[:16]
             constraint = build_constraint(causal, config.decoding)
             start = time.perf_counter()
-            generator = Generator(causal.model, causal.chat, prefix, config.decoding, constraint, 0)
-            made = [one for batch in predict_answers(causal, generator, samples, frozenset()) for one in batch]
+            decoder = Decoder(causal.model, causal.chat, prefix, config.decoding, constraint, 0)
+            made = [one for batch in predict_answers(causal, decoder, samples, frozenset()) for one in batch]
             found["per_s"] = len(made) / (time.perf_counter() - start)
             found["readable"] = sum(one.parse != "failed" for one in made) / len(made)
 
@@ -429,7 +429,7 @@ def guided(check: Check) -> None:
 def repeat(check: Check) -> None:
     """Take three steps twice from the same seed, with `trainer.deterministic` on and off: are the bytes the same?"""
     from omniner.compute.torch_settings import apply_settings
-    from omniner.llm.packs import make_pack
+    from omniner.llm.training.packs import make_pack
 
     shape = check.shapes["0.5b"]
     for deterministic in (True, False):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from packed_models import gradients, model, samples, separate_loss
 
-from omniner.llm.attention_probe import choose_attention
-from omniner.llm.packs import make_pack
-from omniner.llm.shared_prefix import attach_attention, pack_loss
+from omniner.llm.training.attention_probe import choose_attention
+from omniner.llm.training.packs import make_pack
+from omniner.llm.training.shared_prefix import attach_attention, pack_loss
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,7 +17,7 @@ from omniner import models
 from omniner.compute import devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
-from omniner.llm.generate import Generator
+from omniner.llm.decoding.decoder import Decoder
 from omniner.records import Entity, Prediction, Sentence
 from omniner.taggers import tagger as network
 from omniner.taggers.batches import SentenceEncoder, collate
@@ -131,7 +131,7 @@ def test_a_model_computes_as_configured_and_leaves_torch_to_the_program(
         return lambda *given, **named: met.add(torch.get_float32_matmul_precision()) or compute(*given, **named)
 
     monkeypatch.setattr(network.Tagger, "states", noted(network.Tagger.states))
-    monkeypatch.setattr(Generator, "_forward", noted(Generator._forward))
+    monkeypatch.setattr(Decoder, "_forward", noted(Decoder._forward))
     set_by_it = program()
     sentences = small_corpus.sentences(3, 4, "s")
     assert (

@@ -2,7 +2,7 @@
 
 It prints what differs from the defaults, the corpus and its issues, the first encoded example with its labels character
 by character, the numbers of batches and steps, and an estimate of memory. For a causal model it also shows the first
-sample as the model sees it, the prompt, the packs, and the memory of each device (`omniner.llm.memory`) for every
+sample as the model sees it, the prompt, the packs, and the memory of each device (`llm.training.memory`) for every
 combination that the configuration allows, fastest first. For a tagger, weights and optimizer states are exact, and
 activations are measured in one forward pass of the longest batch.
 """
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from omniner.compute.devices import Devices
-    from omniner.llm.generative import GenerativeData, GenerativeModule, PackStatistics
-    from omniner.llm.memory import PackSize
+    from omniner.llm.training.generative_module import GenerativeData, GenerativeModule, PackStatistics
+    from omniner.llm.training.memory import PackSize
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger import Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
@@ -250,7 +250,7 @@ def _packs(config: Config, data: GenerativeData, survey: PackStatistics, ranks: 
 
 
 def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, pack: PackSize) -> Iterator[str]:
-    from omniner.llm import memory
+    from omniner.llm.training import memory
     from omniner.pretrained import base_model
 
     method, parameters = module.causal.method, list(module.model.parameters())

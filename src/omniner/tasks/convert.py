@@ -92,7 +92,7 @@ def _making_folder(context: Context, *folders: Path) -> Iterator[None]:
 
 def _serving_command(config: Config) -> str:
     """Return the shell command that serves a model."""
-    from omniner.llm.vllm import serve_command, served_base, served_checkpoint
+    from omniner.llm.serving.vllm_engine import serve_command, served_base, served_checkpoint
 
     if config.checkpoint:
         served, _ = served_checkpoint(find_trained_model(config.checkpoint, config.tracking), None)

@@ -86,7 +86,7 @@ def run(context: Context) -> None:
     predictions = predict_file(told, model, sentences, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     if config.decoding.engine != "hf":
-        from omniner.llm.server import refuse_unread
+        from omniner.llm.serving.openai_engine import refuse_unread
 
         refuse_unread(predictions, config.decoding)
     shown = len(sentences) if is_typed(config) else SHOWN
@@ -208,7 +208,7 @@ def prepare_model(context: Context, reported: Sequence[Sentence]) -> tuple[Path 
         checkpoint = find_trained_model(config.checkpoint, config.tracking)
         if config.decoding.engine != "openai":
             return checkpoint, config
-        from omniner.llm.vllm import trained_prompt
+        from omniner.llm.serving.vllm_engine import trained_prompt
 
         return PromptedModel(trained_prompt(checkpoint), []), config
     from omniner.tasks.prompting import build_run_prompt
@@ -401,7 +401,7 @@ def _remove_other_server(path: Path, config: Config, done: dict[str, Prediction]
     Returns:
         The configuration with the model's name in `decoding.model`.
     """
-    from omniner.llm.server import ask_for_model, engine_name
+    from omniner.llm.serving.openai_engine import ask_for_model, engine_name
 
     model = ask_for_model(config.decoding)
     if other := sorted({one.engine for one in done.values()} - {engine_name(model)}):
@@ -419,13 +419,13 @@ Predict = Callable[[Sequence[Sentence], frozenset[str]], Iterable[list[Predictio
 def open_model(config: Config, model: Path | PromptedModel) -> Predict:
     """Load a model into this process, or connect to a server, which needs no torch in this process."""
     if not isinstance(model, Path) and config.decoding.engine == "openai":
-        from omniner.llm.server import predict_with_server, with_template_options
+        from omniner.llm.serving.openai_engine import predict_with_server, with_template_options
 
         # a model trained here is asked as in training; another server may refuse fields that its protocol lacks
         asked = with_template_options(config.decoding) if config.checkpoint else config.decoding
         return partial(predict_with_server, asked, model.prompt)
     if config.decoding.engine == "vllm":
-        from omniner.llm.vllm import predict_with_vllm, served_base
+        from omniner.llm.serving.vllm_engine import predict_with_vllm, served_base
 
         if isinstance(model, Path):
             return partial(predict_with_vllm, config.decoding, model, None)
@@ -459,14 +459,14 @@ def open_prompts(config: Config, model: PromptedModel) -> Iterator[Callable[[Pro
         log.info("loading the model")
         use_own_cores(config.trainer)
         loaded = models.load_untrained(config, model.prompt, model.texts)
-        yield lambda prompt: loaded.told(prompt).predict
+        yield lambda prompt: loaded.with_prompt(prompt).predict
         return
-    from omniner.llm.server import predict_with_server
+    from omniner.llm.serving.openai_engine import predict_with_server
 
     with contextlib.ExitStack() as stack:
         asked = config.decoding
         if asked.engine == "vllm":
-            from omniner.llm.vllm import served_base, serving_model
+            from omniner.llm.serving.vllm_engine import served_base, serving_model
 
             asked = stack.enter_context(serving_model(asked, served_base(config.llm.path if config.llm else None)))
         yield lambda prompt: partial(predict_with_server, asked, prompt, quiet=True)

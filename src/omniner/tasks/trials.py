@@ -238,7 +238,7 @@ def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[t
     remove_stale(path, config, inputs.model, list(inputs.result.sentences.values()))
     kept = whole_records(path, prediction_from_line, "Remove this line, or the file: it is answered again.")
     if trials and config.decoding.engine == "openai":  # the server may have another model by now
-        from omniner.llm.server import ask_for_model, engine_name
+        from omniner.llm.serving.openai_engine import ask_for_model, engine_name
 
         config = replace(config, decoding=replace(config.decoding, model=ask_for_model(config.decoding)))
         kept = [one for one in kept if one.engine == engine_name(str(config.decoding.model))]

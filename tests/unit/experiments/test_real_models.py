@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
-from omniner.llm.packs import Pack
+from omniner.llm.training.packs import Pack
 from omniner.taggers.inputs import TokenInput, Vocabulary, character_tokenizer
 
 sys.path.insert(0, str(ROOT / "experiments"))

@@ -17,7 +17,7 @@ from omniner.guidance import teacher
 from omniner.guidance.questions import KeepGood, Question, answer_model, read_teacher_answer
 from omniner.guidance.teachers.hf import LocalTeacher
 from omniner.llm import language_model
-from omniner.llm.constraint import shorten_schema
+from omniner.llm.decoding.constraint import shorten_schema
 from omniner.registry import TEACHERS
 
 TEXT = Annotated[str, MinLen(1), MaxLen(600)]

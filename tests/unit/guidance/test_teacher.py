@@ -24,7 +24,7 @@ from omniner.guidance import teacher
 from omniner.guidance.questions import KeepGood, Question, answer_model
 from omniner.guidance.teacher import TeacherAnswers, TeacherCost, ask_teacher
 from omniner.guidance.teachers import openai
-from omniner.llm import client
+from omniner.llm.serving import client
 
 ANSWER = answer_model("Rule", rule=Annotated[str, MinLen(1), MaxLen(20)])
 QUESTIONS = [Question(f"q{number}", "你是专家。", f"第{number}问", ANSWER) for number in range(6)]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from omniner.errors import UserError
 from omniner.llm import language_model
-from omniner.llm.attention import ATTENTION_BACKENDS, attend_masked
-from omniner.llm.packs import make_pack
-from omniner.llm.shared_prefix import attach_attention, pack_loss
+from omniner.llm.training.attention import ATTENTION_BACKENDS, attend_masked
+from omniner.llm.training.packs import make_pack
+from omniner.llm.training.shared_prefix import attach_attention, pack_loss
 
 INNER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 

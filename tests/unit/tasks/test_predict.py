@@ -260,17 +260,17 @@ def test_a_server_is_told_of_the_template_if_it_has_a_model_of_ours(checkpoint: 
 
 
 def test_vllm_is_started_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from omniner.llm import vllm
+    from omniner.llm.serving import vllm_engine
 
     started = []
     with serving(lambda request, before: reply("[]")) as server:
 
         @contextlib.contextmanager
-        def serve(config: DecodingConfig, model: vllm.ServedModel) -> Iterator[DecodingConfig]:
+        def serve(config: DecodingConfig, model: vllm_engine.ServedModel) -> Iterator[DecodingConfig]:
             started.append(model.path)
             yield dataclasses.replace(config, engine="openai", url=server.url, model="vllm")
 
-        monkeypatch.setattr(vllm, "serving_model", serve)
+        monkeypatch.setattr(vllm_engine, "serving_model", serve)
         command = ["task=predict", "decoding=vllm", "model=causal_path", f"model.path={tmp_path}", "model.name=own"]
         assert answers_to(compose.load(command), TOLD) == EXPECTED
     assert started == [str(tmp_path)]

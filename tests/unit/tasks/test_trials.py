@@ -330,10 +330,10 @@ def test_answers_to_another_prompt_are_not_taken(
 def test_answers_of_another_model_of_the_server_are_not_taken(
     inputs: TrialInputs, lesson: Lesson, model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from omniner.llm import server
+    from omniner.llm.serving import openai_engine
 
     names = iter(["first", "first", "second"])
-    monkeypatch.setattr(server, "ask_for_model", lambda config: next(names))
+    monkeypatch.setattr(openai_engine, "ask_for_model", lambda config: next(names))
     decoding = dataclasses.replace(inputs.config.decoding, engine="openai", url="http://x/v1")
     asked = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, decoding=decoding))
     given = guidance_with(taught(lesson, GOOD))

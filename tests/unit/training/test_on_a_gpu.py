@@ -21,8 +21,8 @@ from tests.unit.training.test_fit import Losses
 
 from omniner import models
 from omniner.config.groups import Config
-from omniner.llm.constraint import Constraint, ConstraintState
-from omniner.llm.prefix_cache import PrefixCache
+from omniner.llm.decoding.constraint import Constraint, ConstraintState
+from omniner.llm.decoding.prefix_cache import PrefixCache
 from omniner.records import Entity
 from omniner.taggers.batches import collate
 from omniner.taggers.heads import build_head
@@ -40,7 +40,7 @@ def _ready(monkeypatch: pytest.MonkeyPatch) -> None:
     import bitsandbytes  # noqa: F401  (looks for a GPU when it is imported)
     import peft  # noqa: F401
 
-    # counted on torch's `meta` device, which stands for the GPU here (tests/unit/llm/test_memory.py)
+    # counted on torch's `meta` device, which stands for the GPU here (tests/unit/llm/training/test_memory.py)
     monkeypatch.setattr(models, "plan_memory", lambda config, devices: (config, devices))
     monkeypatch.setattr(learner, "_SLOW", math.inf)  # on a busy machine every step would be logged
 

@@ -17,8 +17,8 @@ from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
 from omniner.guidance.questions import Question
 from omniner.guidance.teacher import ANSWER_CUT, AskedModel, TeacherAnswer, TeacherCost, TeacherKind
-from omniner.llm.constraint import SchemaConstraint
-from omniner.llm.generate import GenerationRequest, Generator
+from omniner.llm.decoding.constraint import SchemaConstraint
+from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import SENTENCE, Prompt
 from omniner.llm.samples import ChatTokenizer, PromptEncoder
@@ -83,9 +83,9 @@ class LocalTeacher:
         constraint = None
         if self._structured:
             constraint = SchemaConstraint(self._chat, {question.text: question.schema for question in questions})
-        generator = Generator(self._model, self._chat, prefix, self._decoding, constraint, 0, self._within)
+        decoder = Decoder(self._model, self._chat, prefix, self._decoding, constraint, 0, self._within)
         by_id = {question.id: question for question in questions}
-        for batch in generator.run([GenerationRequest(sample.id, sample.prompt, sample.text) for sample in samples]):
+        for batch in decoder.run([DecodingRequest(sample.id, sample.prompt, sample.text) for sample in samples]):
             prompt_tokens, tokens = sum(lengths[each.id] for each in batch), sum(len(each.tokens) for each in batch)
             self.cost += TeacherCost(len(batch), prompt_tokens, tokens)
             yield [

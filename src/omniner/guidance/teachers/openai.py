@@ -9,8 +9,8 @@ from typing import Any
 from omniner.config.groups import TeacherConfig
 from omniner.guidance.questions import Question
 from omniner.guidance.teacher import ANSWER_CUT, AskedModel, TeacherAnswer, TeacherCost, TeacherKind
-from omniner.llm.client import ChatClient, ChatRequest, ServerError, response_format
-from omniner.llm.responses import Refusal, Reply
+from omniner.llm.serving.client import ChatClient, ChatRequest, ServerError, response_format
+from omniner.llm.serving.responses import Refusal, Reply
 
 
 class ServerTeacher:
