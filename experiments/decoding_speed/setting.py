@@ -17,9 +17,10 @@ from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.config.model_groups import DecodingConfig
 from omniner.corpus import sources
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.decoder import DecodingRequest
 from omniner.llm.prompts import build_prompt
-from omniner.llm.samples import ChatTokenizer, PromptEncoder
+from omniner.llm.samples import PromptEncoder
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEMPLATE = (

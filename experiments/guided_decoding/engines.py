@@ -19,8 +19,8 @@ import torch
 from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import sources
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.constraint import AnswerConstraint
-from omniner.llm.samples import ChatTokenizer
 
 Walk = Callable[[str, list[int], torch.Tensor], int]
 

@@ -21,8 +21,9 @@ from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import WriteOptions, alpaca
 from omniner.files import make_folder, write_text
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.prompts import Prompt, build_prompt
-from omniner.llm.samples import ChatTokenizer, PromptEncoder
+from omniner.llm.samples import PromptEncoder
 from omniner.llm.training.packs import suffix_length
 from omniner.records import Sentence
 from omniner.training.plans import plan_epoch

@@ -26,11 +26,12 @@ import torch
 from omniner.answers import prediction_from_answer
 from omniner.config import compose
 from omniner.corpus import sources
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.constraint import AnswerConstraint, Constraint
 from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import build_prompt
-from omniner.llm.samples import ChatTokenizer, PromptEncoder
+from omniner.llm.samples import PromptEncoder
 from omniner.records import Sentence
 
 BATCH, SLOTS, LONGEST = 20, 16, 256  # sentences of a padded batch; llama.cpp's clients; tokens

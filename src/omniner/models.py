@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from omniner.llm.decoding.decoder import Decoder
     from omniner.llm.language_model import CausalModel
     from omniner.llm.prompts import Prompt
-    from omniner.llm.training.generative_module import GenerativeData, GenerativeModule
+    from omniner.llm.training.generative_data import GenerativeData
+    from omniner.llm.training.generative_module import GenerativeModule
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
     from omniner.training.fit import FitResult
@@ -216,7 +217,8 @@ def prepare_llm(
     from omniner.llm.language_model import build_causal_model
     from omniner.llm.loading import mapped_dtype
     from omniner.llm.samples import PromptEncoder, answer_rate
-    from omniner.llm.training.generative_module import GenerativeData, GenerativeModule
+    from omniner.llm.training.generative_data import GenerativeData
+    from omniner.llm.training.generative_module import GenerativeModule
 
     model, tuning, train = config.llm, config.tuning, corpus.splits["train"]
     assert model is not None, "a tagger has no prompt"

@@ -243,18 +243,20 @@ def learner(check: Check, shape: Shape, method: str, checkpointing: bool) -> tup
     """A model of this shape that learns by a method, and its optimizer."""
     from small_causal import tuning_config
 
-    from omniner.llm import language_model
+    from omniner.llm.quantization import quantize
+    from omniner.llm.training.optimizers import build_optimizer, choose_optimizer
     from omniner.llm.training.shared_prefix import attach_attention
+    from omniner.llm.tuning import prepare_for_training
 
     tuning = tuning_config(method, rank=16, alpha=32, gradient_checkpointing=checkpointing)
     model = random_model(check, shape, torch.float32 if method == "full" else torch.bfloat16)
     if method == "qlora":
-        language_model.quantize(model, True, torch.bfloat16, check.device)
-    model = language_model.prepare_for_training(model, tuning, method, 0).to(check.device)
+        quantize(model, True, torch.bfloat16, check.device)
+    model = prepare_for_training(model, tuning, method, 0).to(check.device)
     attach_attention(model, "flash" if check.device.type == "cuda" else "cascade", torch.bfloat16)
     accelerator = "gpu" if check.device.type == "cuda" else "cpu"
-    name = language_model.choose_optimizer(model, tuning.optimizer, accelerator, "auto")
-    return model, language_model.build_optimizer(model, name, 1e-4, 0.0)
+    name = choose_optimizer(model, tuning.optimizer, accelerator, "auto")
+    return model, build_optimizer(model, name, 1e-4, 0.0)
 
 
 def train(check: Check) -> None:
@@ -335,7 +337,7 @@ def decode(check: Check) -> None:
     """Time greedy decoding: slots, adapters merged or beside, and padded `generate` on the same prompts."""
     from small_causal import tuning_config
 
-    from omniner.llm.language_model import add_adapters
+    from omniner.llm.tuning import add_adapters
 
     length = 8 if check.tiny else 48
     for name, slots in (("0.5b", 64), ("0.5b", 256), ("7b", 64), ("7b", 256), ("7b", 512)):

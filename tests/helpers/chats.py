@@ -9,8 +9,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from omniner.convert.tokenizer import build_tokenizer
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.prompts import Prompt
-from omniner.llm.samples import ChatTokenizer
 
 PUBLIC = ("qwen2", "qwen2.5", "qwen3", "internlm2", "baichuan2")
 SMALL = ("bytes", "prepend", "metaspace")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from omniner.answers import STYLES
-from omniner.llm.samples import ChatTokenizer
+from omniner.llm.chat_tokenizer import ChatTokenizer
 
 
 class Reference:

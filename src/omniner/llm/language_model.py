@@ -1,15 +1,5 @@
 """Build, store, load and merge a causal language model with its adapters, chat and prompt.
 
-LoRA (Hu et al. 2021) freezes a linear layer W and trains an update B A of rank r in addition, scaled by alpha / r; B
-starts at zero, so training starts from the unchanged model. QLoRA (Dettmers et al. 2023) does this with 4-bit weights.
-An adapter costs two thin products per layer; in return, only about one weight in a hundred needs gradients and
-optimizer state. In models with random weights all weights are trained, since there is nothing to adapt.
-
-The 4-bit weights (nf4 with double quantisation) are created in memory, and undone by `dequantize`: all linear layers
-but the output become `bitsandbytes` layers. This works for any model: from a folder, a GGUF file, or random. Its cost:
-the whole model passes through main memory in its ordinary precision. The same weights always give the same codes, so a
-checkpoint need not store them: it names the base and how it was quantised.
-
 A checkpoint is a folder. `omniner.json` describes it: the method, the base and its quantisation, the chat template and
 the whole prompt. The folder also holds the tokenizer and either all weights (full) or the adapters in peft's format
 (lora, qlora). A pretrained base is only named, one with random weights is stored in the subfolder `base`. Folders are
@@ -24,23 +14,25 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, assert_never, cast, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from omniner import pretrained
-from omniner.config.model_groups import CausalConfig, Method, OptimizerName, TuningConfig, WantedOptimizer
-from omniner.errors import UserError, one_line
+from omniner.config.model_groups import CausalConfig, Method, TuningConfig
+from omniner.errors import UserError
 from omniner.files import check_new_folder, read_json, restore, write_json, writing_folder
-from omniner.llm.loading import load_pretrained, load_weights, random_model, stored_dtype, tie_output
+from omniner.llm.chat_tokenizer import ChatTokenizer
+from omniner.llm.loading import load_pretrained, load_weights, stored_dtype, tie_output
 from omniner.llm.low_rank import fuse_adapters
 from omniner.llm.prompts import Prompt
-from omniner.llm.samples import ChatTokenizer
+from omniner.llm.quantization import Quantization, dequantize, has_bitsandbytes, quantize
+from omniner.llm.random_model import random_model
+from omniner.llm.tuning import prepare_for_training
 from omniner.model_files import DESCRIPTION, check_base, weights_digest
 
 if TYPE_CHECKING:
@@ -357,244 +349,3 @@ def trainable_state(model: nn.Module) -> dict[str, Tensor]:
     return {
         name: value.detach().to("cpu", copy=True) for name, value in model.named_parameters() if value.requires_grad
     }
-
-
-_LARGE = 1_000_000_000  # trainable weights from which on 8-bit optimizer states are worth their noise: 6 GB saved
-
-
-def prepare_for_training(model: Any, tuning: TuningConfig, method: str, seed: int) -> Any:
-    """Prepare a causal model for training by a method.
-
-    Args:
-        model: `PreTrainedModel`, already quantised for qlora. It is changed.
-        tuning: the shape of adapters, and whether activations are recomputed.
-        method: full | lora | qlora.
-        seed: of the random initial values of adapters.
-
-    Returns:
-        The model itself (full), or a peft model around it, in training mode.
-
-    Raises:
-        UserError: `tuning.targets` names no layer of the model.
-    """
-    if method != "full":
-        model = add_adapters(model, tuning, seed)
-    if tuning.gradient_checkpointing is True:
-        base = model if method == "full" else model.get_base_model()
-        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
-        enable({"use_reentrant": False})  # the reentrant kind needs inputs with gradients and runs hooks elsewhere
-        if method != "full":
-            base.enable_input_require_grads()
-    return model.train()
-
-
-def add_adapters(model: Any, tuning: TuningConfig, seed: int) -> Any:
-    """Wrap a `PreTrainedModel` in peft's adapters, with initial values from the seed."""
-    with pretrained.quiet_libraries():  # peft imports bitsandbytes
-        from peft import LoraConfig, TaskType, get_peft_model
-
-    targets = "all-linear" if tuning.targets == ["all-linear"] else list(tuning.targets)
-    settings = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=tuning.rank,
-        lora_alpha=tuning.alpha,
-        lora_dropout=tuning.dropout,
-        target_modules=targets,
-    )
-    with torch.random.fork_rng(devices=[]):  # adapters are created on the CPU: no GPU's generator is used
-        torch.default_generator.manual_seed(seed)
-        try:
-            with pretrained.quiet_libraries():
-                adapted = get_peft_model(model, settings)
-        except ValueError as error:
-            linear = (name for name, part in model.named_modules() if isinstance(part, nn.Linear))
-            layers = sorted({name.rpartition(".")[2] for name in linear})
-            raise UserError(
-                "tuning.targets",
-                f"{tuning.targets} cannot be adapted ({one_line(error)})",
-                f"Linear layers of this model: {', '.join(layers)}; [all-linear] takes all but the output.",
-            ) from error
-    fuse_adapters(adapted)
-    return adapted
-
-
-def build_optimizer(
-    model: Any, name: OptimizerName, learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer:
-    """Build an optimizer over the trainable weights; norms and biases get no weight decay.
-
-    Args:
-        model: the model to train.
-        name: from `choose_optimizer`.
-        learning_rate: of all weights.
-        weight_decay: of the weights that have it.
-    """
-    learning = [value for value in model.parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for value in learning if value.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [value for value in learning if value.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    match name:
-        case "adamw":
-            return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-        case "adamw_8bit":
-            return cast(torch.optim.Optimizer, import_bitsandbytes().optim.AdamW8bit(groups, lr=learning_rate))
-        case _:
-            assert_never(name)
-
-
-def choose_optimizer(model: Any, wanted: WantedOptimizer, accelerator: str, strategy: str) -> OptimizerName:
-    """Resolve `tuning.optimizer` for a model, see `optimizer_name`.
-
-    Raises:
-        UserError: adamw_8bit without bitsandbytes.
-    """
-    learning = sum(value.numel() for value in model.parameters() if value.requires_grad)
-    name = optimizer_name(wanted, learning, accelerator, strategy)
-    if name != "adamw_8bit" or has_bitsandbytes():
-        return name
-    if wanted == "auto":
-        log.warning("bitsandbytes is not installed: the optimizer keeps its states in full precision")
-        return "adamw"
-    raise UserError(
-        "tuning.optimizer",
-        "adamw_8bit, but bitsandbytes is not installed",
-        "pip install bitsandbytes where it has wheels, or choose adamw.",
-    )
-
-
-def optimizer_name(wanted: WantedOptimizer, learning: float, accelerator: str, strategy: str) -> OptimizerName:
-    """Return the optimizer that `tuning.optimizer` means, assuming that bitsandbytes is installed.
-
-    8-bit states (Dettmers et al. 2022) on a GPU if a billion weights are trained, otherwise torch's fused AdamW: for
-    the few weights of adapters 8 bits save little, and bitsandbytes waits for the GPU after each of hundreds of
-    matrices. Sharded states cannot have 8 bits.
-
-    Args:
-        wanted: auto | adamw | adamw_8bit.
-        learning: number of trainable weights.
-        accelerator: cpu | gpu.
-        strategy: of the training, `fsdp` or another one.
-    """
-    match wanted:
-        case "auto":
-            small_states = accelerator == "gpu" and learning >= _LARGE
-        case "adamw":
-            small_states = False
-        case "adamw_8bit":
-            small_states = True
-        case _:
-            assert_never(wanted)
-    return "adamw_8bit" if small_states and strategy != "fsdp" else "adamw"
-
-
-@dataclass(frozen=True)
-class Quantization:
-    """How a base was quantised, as stored in a checkpoint.
-
-    Attributes:
-        kind: nf4, the only one.
-        double: whether the blocks' constants are quantised, too.
-        source: previous precision of the weights, as torch names it (`bfloat16`).
-    """
-
-    kind: str
-    double: bool
-    source: str
-
-    @property
-    def source_dtype(self) -> torch.dtype:
-        """The previous precision as a torch dtype."""
-        return cast(torch.dtype, getattr(torch, self.source))
-
-
-def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.device | str = "cpu") -> Quantization:
-    """Replace the linear layers of a `PreTrainedModel`, except the output, by 4-bit ones.
-
-    Args:
-        model: is changed; everything but its linear layers stays the same.
-        double: quantise the constants, too.
-        compute: precision of the products.
-        quantizer: device that computes the codes, a GPU a hundred times as fast as a CPU; the weights stay where they
-            are.
-
-    Returns:
-        How it was quantised.
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
-    if not has_bitsandbytes():
-        raise UserError(
-            "tuning.method",
-            "qlora, but bitsandbytes is not installed",
-            "pip install bitsandbytes where it has wheels, or choose lora.",
-        )
-    source = model.dtype
-    output = model.get_output_embeddings()
-    # subclasses of nn.Linear do more and are not replaced
-    names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
-    for name in names:
-        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute, quantizer))
-    model.is_loaded_in_4bit = True  # peft asks for it
-    return Quantization("nf4", double, str(source).removeprefix("torch."))
-
-
-def dequantize(model: Any) -> None:
-    """Undo `quantize`: ordinary linear layers with the values of the 4-bit codes."""
-    bnb = import_bitsandbytes()
-    for name in [name for name, layer in model.named_modules() if isinstance(layer, bnb.nn.Linear4bit)]:
-        layer = model.get_submodule(name)
-        weight = bnb.functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layer.bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        if layer.bias is not None:
-            linear.bias = nn.Parameter(layer.bias.data, requires_grad=False)
-        replace_layer(model, name, linear)
-    model.is_loaded_in_4bit = False
-
-
-def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantizer: torch.device | str) -> nn.Module:
-    """Return the 4-bit version of a linear layer, see `quantize`."""
-    bnb = import_bitsandbytes()
-    size = linear.in_features, linear.out_features
-    layer = bnb.nn.Linear4bit(
-        *size, bias=linear.bias is not None, compute_dtype=compute, compress_statistics=double, quant_type="nf4"
-    )
-    # on CPUs with avx512_bf16 one evaluation would repack the codes permanently, and later training would have no
-    # gradients
-    layer.support_avx512bf16_for_cpu = False
-    weight = bnb.nn.Params4bit(
-        linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
-    )
-    device = torch.device(quantizer)
-    if device.type == "cuda":  # each process of a node has its own
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move
-    if linear.bias is not None:
-        layer.bias = nn.Parameter(linear.bias.data, requires_grad=False)
-    return cast(nn.Module, layer)
-
-
-def replace_layer(model: nn.Module, name: str, layer: nn.Module) -> None:
-    """Replace a layer, given by its name in `named_modules`."""
-    parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, layer)
-
-
-def has_bitsandbytes() -> bool:
-    """Return whether bitsandbytes can be imported."""
-    try:
-        with pretrained.quiet_libraries():
-            import bitsandbytes  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def import_bitsandbytes() -> Any:
-    """Import bitsandbytes as `Any`, because its own types are too loose to be checked."""
-    import bitsandbytes
-
-    return bitsandbytes

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from omniner.compute.devices import Devices
-    from omniner.llm.training.generative_module import GenerativeData, GenerativeModule, PackStatistics
+    from omniner.llm.training.generative_data import GenerativeData, PackStatistics
+    from omniner.llm.training.generative_module import GenerativeModule
     from omniner.llm.training.memory import PackSize
     from omniner.taggers.batches import EncodedSentence
     from omniner.taggers.tagger import Tagger

@@ -24,7 +24,7 @@ from omniner.convert import tokenizer
 from omniner.convert.layouts import Settings, find_layout
 from omniner.convert.tokenizer import PieceKind
 from omniner.errors import UserError
-from omniner.llm.samples import ChatTokenizer
+from omniner.llm.chat_tokenizer import ChatTokenizer
 
 FAMILIES = ("internlm2", "baichuan2")
 AWKWARD = [

@@ -17,7 +17,8 @@ from small_causal import logits, loss, sample
 from torch import Tensor, nn
 
 from omniner.errors import UserError
-from omniner.llm import language_model
+from omniner.llm import language_model, quantization
+from omniner.llm.training import optimizers
 from omniner.llm.training.attention import ATTENTION_BACKENDS, attend_masked
 from omniner.llm.training.packs import make_pack
 from omniner.llm.training.shared_prefix import attach_attention, pack_loss
@@ -84,7 +85,7 @@ def test_checkpointing_computes_a_layer_again() -> None:
 @pytest.mark.parametrize("wanted", ["adamw", "adamw_8bit"])
 def test_training_lowers_the_loss(method: str, wanted: str) -> None:
     model = small_causal.build(method, optimizer=wanted)
-    optimizer = language_model.build_optimizer(model.model, wanted, 1e-2, 0.0)
+    optimizer = optimizers.build_optimizer(model.model, wanted, 1e-2, 0.0)
     assert type(optimizer).__name__ == {"adamw": "AdamW", "adamw_8bit": "AdamW8bit"}[wanted]
     losses = small_causal.train(model.model, sample(model), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1
@@ -92,7 +93,7 @@ def test_training_lowers_the_loss(method: str, wanted: str) -> None:
 
 def test_norms_and_biases_are_not_decayed() -> None:
     model = small_causal.build("full").model
-    optimizer = language_model.build_optimizer(model, "adamw", 1e-3, 0.3)
+    optimizer = optimizers.build_optimizer(model, "adamw", 1e-3, 0.3)
     decay = {id(value): group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
     for name, value in model.named_parameters():
         assert decay.pop(id(value)) == (0.0 if "norm" in name or name.endswith("bias") else 0.3)
@@ -101,16 +102,17 @@ def test_norms_and_biases_are_not_decayed() -> None:
 
 def test_on_a_cpu_the_optimizer_keeps_full_precision() -> None:
     model = small_causal.build("qlora").model
-    assert language_model.choose_optimizer(model, "auto", "cpu", "auto") == "adamw"
-    assert isinstance(language_model.build_optimizer(model, "adamw", 1e-3, 0.0), torch.optim.AdamW)
+    assert optimizers.choose_optimizer(model, "auto", "cpu", "auto") == "adamw"
+    assert isinstance(optimizers.build_optimizer(model, "adamw", 1e-3, 0.0), torch.optim.AdamW)
 
 
 def test_8_bits_without_bitsandbytes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_causal.build("full").model
-    monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
+    for module in (quantization, optimizers):
+        monkeypatch.setattr(module, "has_bitsandbytes", lambda: False)
     with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit, but bitsandbytes is not installed"):
-        language_model.choose_optimizer(model, "adamw_8bit", "gpu", "auto")
-    assert language_model.choose_optimizer(model, "adamw_8bit", "gpu", "fsdp") == "adamw", "nothing is missed there"
+        optimizers.choose_optimizer(model, "adamw_8bit", "gpu", "auto")
+    assert optimizers.choose_optimizer(model, "adamw_8bit", "gpu", "fsdp") == "adamw", "nothing is missed there"
     with pytest.raises(UserError, match=r"tuning\.method: qlora, but bitsandbytes is not installed"):
         small_causal.build("qlora")
 
@@ -120,12 +122,12 @@ def test_the_state_that_learns_goes_on_where_it_was(method: str) -> None:
     """Five steps in one go equal three, and two more of a new model with the state (and optimizer) of the first."""
     whole, first, second = (small_causal.build(method) for _ in range(3))
     ids = sample(whole)
-    expected = small_causal.train(whole.model, ids, language_model.build_optimizer(whole.model, "adamw", 1e-2, 0.1), 5)
-    optimizer = language_model.build_optimizer(first.model, "adamw", 1e-2, 0.1)
+    expected = small_causal.train(whole.model, ids, optimizers.build_optimizer(whole.model, "adamw", 1e-2, 0.1), 5)
+    optimizer = optimizers.build_optimizer(first.model, "adamw", 1e-2, 0.1)
     small_causal.train(first.model, ids, optimizer, 3)
     state = language_model.trainable_state(first.model)
     assert state.keys() == learning(first.model).keys()
-    going_on = language_model.build_optimizer(second.model, "adamw", 1e-2, 0.1)
+    going_on = optimizers.build_optimizer(second.model, "adamw", 1e-2, 0.1)
     going_on.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     second.model.load_state_dict(state, strict=False)
     small_causal.train(first.model, ids, optimizer, 1)  # the state is a copy
@@ -151,7 +153,7 @@ def test_quantising_in_memory_is_what_transformers_does_on_loading(
     for layer in twin.modules():
         layer.support_avx512bf16_for_cpu = False
     before = logits(plain.model, sample(plain))
-    language_model.quantize(plain.model, double, dtype)
+    quantization.quantize(plain.model, double, dtype)
     found = logits(plain.model, sample(plain))
     assert torch.equal(found, logits(twin, sample(plain)))
     assert not torch.equal(found, before)
@@ -163,12 +165,12 @@ def test_quantising_in_memory_is_what_transformers_does_on_loading(
 @pytest.mark.parametrize("double", [True, False])
 def test_taking_the_quantisation_back_keeps_the_values(double: bool) -> None:
     model = small_causal.build("full")
-    made = language_model.quantize(model.model, double, torch.float32)
+    made = quantization.quantize(model.model, double, torch.float32)
     expected = logits(model.model, sample(model))
-    language_model.dequantize(model.model)
+    quantization.dequantize(model.model)
     assert {type(layer).__name__ for layer in model.model.modules() if isinstance(layer, nn.Linear)} == {"Linear"}
     torch.testing.assert_close(logits(model.model, sample(model)), expected, rtol=0, atol=1e-6)
-    assert made == language_model.Quantization("nf4", double, "float32")
+    assert made == quantization.Quantization("nf4", double, "float32")
     assert made.source_dtype == torch.float32
 
 
@@ -253,7 +255,7 @@ def test_an_evaluation_in_between_leaves_qlora_its_gradients() -> None:
 
 def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
     script = (
-        "import sys\nfrom omniner.llm import language_model, loading\n"
+        "import sys\nfrom omniner.llm import language_model, loading\nfrom omniner.llm.training import optimizers\n"
         "print([name for name in ('peft', 'bitsandbytes', 'gguf') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -264,12 +266,12 @@ def test_a_gpu_without_bitsandbytes_goes_on_in_full_precision(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def chosen(accelerator: str, strategy: str = "auto") -> str:
-        return language_model.choose_optimizer(nn.Linear(2, 2, bias=False), "auto", accelerator, strategy)
+        return optimizers.choose_optimizer(nn.Linear(2, 2, bias=False), "auto", accelerator, strategy)
 
     assert chosen("gpu") == "adamw"
-    monkeypatch.setattr(language_model, "_LARGE", 4)
+    monkeypatch.setattr(optimizers, "_LARGE", 4)
     assert (chosen("gpu"), chosen("cpu"), chosen("gpu", "fsdp")) == ("adamw_8bit", "adamw", "adamw")
-    monkeypatch.setattr(language_model, "has_bitsandbytes", lambda: False)
+    monkeypatch.setattr(optimizers, "has_bitsandbytes", lambda: False)
     with caplog.at_level(logging.WARNING):
         assert chosen("gpu") == "adamw"
     assert "bitsandbytes is not installed" in caplog.text
@@ -279,9 +281,9 @@ def test_an_optimizer_that_nobody_builds_is_no_other_one() -> None:
     unknown: Any = "adafactor"
     layer = nn.Linear(2, 2)
     with pytest.raises(AssertionError, match="adafactor"):
-        language_model.build_optimizer(layer, unknown, 1e-3, 0.0)
+        optimizers.build_optimizer(layer, unknown, 1e-3, 0.0)
     with pytest.raises(AssertionError, match="adafactor"):
-        language_model.choose_optimizer(layer, unknown, "cpu", "auto")
+        optimizers.choose_optimizer(layer, unknown, "cpu", "auto")
 
 
 @pytest.mark.gpu
@@ -289,7 +291,7 @@ def test_an_optimizer_that_nobody_builds_is_no_other_one() -> None:
 def test_qlora_trains_on_a_gpu_with_8_bit_states() -> None:
     model = small_causal.build("qlora", dtype=torch.bfloat16)
     model.model.cuda()
-    optimizer = language_model.build_optimizer(model.model, "adamw_8bit", 1e-2, 0.0)
+    optimizer = optimizers.build_optimizer(model.model, "adamw_8bit", 1e-2, 0.0)
     assert type(optimizer).__name__ == "AdamW8bit"
     losses = small_causal.train(model.model, sample(model).cuda(), optimizer, 5)
     assert losses[-1] < losses[0] - 0.1

@@ -21,6 +21,7 @@ from omniner.files import read_json, write_json
 from omniner.llm import language_model
 from omniner.llm.language_model import CausalModel
 from omniner.llm.loading import load_weights
+from omniner.llm.training import optimizers
 
 METHODS = ["full", "lora", "qlora"]
 SMOLLM2 = os.environ.get("OMNINER_SMOLLM2", "")
@@ -29,7 +30,7 @@ SMOLLM2 = os.environ.get("OMNINER_SMOLLM2", "")
 def trained(method: str, path: Path | None = None, **changes: Any) -> CausalModel:
     """After a few steps, so that adapters are no longer zero."""
     model = small_causal.build(method, path, **changes)
-    small_causal.train(model.model, sample(model), language_model.build_optimizer(model.model, "adamw", 1e-2, 0.0), 3)
+    small_causal.train(model.model, sample(model), optimizers.build_optimizer(model.model, "adamw", 1e-2, 0.0), 3)
     return model
 
 
@@ -452,7 +453,7 @@ def test_a_gguf_file_is_a_model_like_any_other(method: str, as_folder: bool, tmp
     assert model.chat.answer_ids(text) == source.chat.answer_ids(text)
     assert chats.chat_text(model.chat, PROMPT, text) == chats.chat_text(source.chat, PROMPT, text)
     torch.testing.assert_close(logits(model.model, ids), logits(source.model, ids), rtol=0, atol=1e-6)
-    small_causal.train(model.model, ids, language_model.build_optimizer(model.model, "adamw", 1e-2, 0.0), 2)
+    small_causal.train(model.model, ids, optimizers.build_optimizer(model.model, "adamw", 1e-2, 0.0), 2)
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     assert torch.equal(logits(loaded.model, ids), logits(model.model, ids))
@@ -506,7 +507,7 @@ def test_a_real_pretrained_model_learns_and_answers(as_folder: bool, tmp_path: P
     if as_folder:
         return
     losses = small_causal.train(
-        model.model.train(), sample(model), language_model.build_optimizer(model.model, "adamw", 1e-3, 0.0), 3
+        model.model.train(), sample(model), optimizers.build_optimizer(model.model, "adamw", 1e-3, 0.0), 3
     )
     assert losses[2] < losses[1] < losses[0]
     language_model.save_causal_model(tmp_path / "best", model)

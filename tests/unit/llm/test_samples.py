@@ -15,17 +15,10 @@ from shipped_prompts import CATEGORIES, SHIPPED, corpus, shipped
 
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
-from omniner.llm import prompts, samples
+from omniner.llm import chat_tokenizer, prompts
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.prompts import TEMPLATE_OPTIONS, Prompt
-from omniner.llm.samples import (
-    PROBE_SENTENCES,
-    ChatTokenizer,
-    PromptEncoder,
-    Sample,
-    answer_limit,
-    answer_rate,
-    describe_sample,
-)
+from omniner.llm.samples import PROBE_SENTENCES, PromptEncoder, Sample, answer_limit, answer_rate, describe_sample
 from omniner.records import Entity, Sentence
 
 LIMITS = EncodingConfig(512, "fail")
@@ -176,7 +169,7 @@ def test_many_texts_are_tokenised_a_part_at_a_time(chat: ChatTokenizer, monkeypa
             finally:
                 whole.encode_special_tokens = False
 
-    monkeypatch.setattr(samples, "_AT_ONCE", 3)
+    monkeypatch.setattr(chat_tokenizer, "_AT_ONCE", 3)
     monkeypatch.setattr(chat, "_backend", Counting())
     assert chat.plain_ids(texts) == expected
     assert sizes == [3, 3, 2]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from omniner.config import compose
-from omniner.llm.training.generative_module import GenerativeData
+from omniner.llm.training.generative_data import GenerativeData
 from omniner.run import run
 from omniner.taggers.tagger_module import TaggerData
 

@@ -17,11 +17,12 @@ from omniner.config.model_groups import DecodingConfig, EncodingConfig
 from omniner.errors import UserError
 from omniner.guidance.questions import Question
 from omniner.guidance.teacher import ANSWER_CUT, AskedModel, TeacherAnswer, TeacherCost, TeacherKind
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.constraint import SchemaConstraint
 from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.loading import load_pretrained
 from omniner.llm.prompts import SENTENCE, Prompt
-from omniner.llm.samples import ChatTokenizer, PromptEncoder
+from omniner.llm.samples import PromptEncoder
 from omniner.model_files import layer_sizes
 from omniner.records import Sentence
 

@@ -30,7 +30,7 @@ import numpy.typing as npt
 
 from omniner.answers import STYLES
 from omniner.errors import UserError
-from omniner.llm.samples import ChatTokenizer
+from omniner.llm.chat_tokenizer import ChatTokenizer
 
 Ids = npt.NDArray[np.int64]
 State = int | tuple[int, ...]

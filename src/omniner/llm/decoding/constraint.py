@@ -38,6 +38,7 @@ from torch import Tensor
 from omniner.answers import check_style, nfc_boundaries
 from omniner.compute.devices import send
 from omniner.errors import UserError
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.automaton import (
     AFTER_PAIR,
     DONE,
@@ -50,7 +51,6 @@ from omniner.llm.decoding.automaton import (
     TokenTrie,
     token_bytes,
 )
-from omniner.llm.samples import ChatTokenizer
 from omniner.records import replace_surrogates
 
 _SPAN_ROOM = 32  # tokens; nearly every span has fewer, so that mostly whole pairs are cut off at the end

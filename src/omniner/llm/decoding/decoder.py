@@ -1,4 +1,4 @@
-"""Generate answers of a causal model in this process: prompts in, answers out as they finish.
+"""Decode answers of a causal model in this process, many at a time: prompts in, answers out as they finish.
 
 The common prefix of all prompts is computed once and stored once (`prefix_cache`). Sentences are decoded in parallel in
 `decoding.slots` slots. When an answer ends, the next sentence takes its slot in the very next forward call, whose
@@ -53,7 +53,7 @@ from omniner.llm.decoding.prefix_cache import (
 from omniner.pretrained import base_model
 
 if TYPE_CHECKING:
-    from omniner.llm.samples import ChatTokenizer
+    from omniner.llm.chat_tokenizer import ChatTokenizer
 
 
 _GROUP = 16  # sentences of a group, per slot: the most work that is repeated after an interruption

@@ -1,4 +1,4 @@
-"""Let a causal model answer sentences: connects the decoder with predictions, without the parts of training.
+"""Predict with a causal model in this process: connects the decoder with predictions (`decoding.engine=hf`).
 
 Evaluation during training and prediction afterwards call the same function: with the same weights they get the same
 answers. (Prediction first merges adapters into their base weights, see `language_model.merge_adapters`.) Nothing of

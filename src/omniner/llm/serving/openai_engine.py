@@ -1,4 +1,4 @@
-"""Predict with a model behind a server that speaks OpenAI's protocol.
+"""Predict with a model behind a server that speaks OpenAI's protocol (`decoding.engine=openai`).
 
 Every sentence gets exactly one prediction, as its answer arrives, or the work ends with an error that says why. Nothing
 is written for a sentence whose request only failed, so that a restart asks for exactly those. A request that the server

@@ -31,10 +31,11 @@ from omniner.compute.precision import compute_dtype
 from omniner.config.model_groups import DecodingConfig, TuningConfig, WantedOptimizer
 from omniner.errors import UserError
 from omniner.llm.decoding.prefix_cache import head_sizes
-from omniner.llm.language_model import optimizer_name, prepare_for_training
 from omniner.llm.samples import Sample, answer_cap
+from omniner.llm.training.optimizers import optimizer_name
 from omniner.llm.training.packs import make_pack
 from omniner.llm.training.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
+from omniner.llm.tuning import prepare_for_training
 from omniner.pretrained import base_model
 
 log = logging.getLogger("omniner")

@@ -21,12 +21,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qw
 from omniner.answers import STYLES, parse_answer, prediction_from_answer, render_answer
 from omniner.corpus import sample as generator
 from omniner.errors import UserError
-from omniner.llm import loading
+from omniner.llm import random_model
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.automaton import TokenTrie
 from omniner.llm.decoding.constraint import AnswerConstraint, AnswerState
 from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.prompts import Prompt
-from omniner.llm.samples import ChatTokenizer
 from omniner.records import Entity, Sentence
 
 CATEGORIES = ["地点_城市", "地点_景点/公园", "地点", "日期", 'a"b\\c', "其他\n"]
@@ -60,7 +60,7 @@ def qwen(shared: Path) -> ChatTokenizer:
 @pytest.fixture(scope="module")
 def small() -> ChatTokenizer:
     """A tokenizer built from a corpus."""
-    return ChatTokenizer(loading.build_corpus_tokenizer(SENTENCES * 2, PROMPT, 600), None)
+    return ChatTokenizer(random_model.build_corpus_tokenizer(SENTENCES * 2, PROMPT, 600), None)
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +225,9 @@ def test_the_training_answer_is_never_forbidden(
         chat = request.getfixturevalue("qwen")
     else:
         prompt = Prompt("p", "1", "zh", "", "、".join(categories), "{sentence}", style, tuple(categories))
-        chat = ChatTokenizer(loading.build_corpus_tokenizer([sentence.text for sentence in sample], prompt, 3000), None)
+        chat = ChatTokenizer(
+            random_model.build_corpus_tokenizer([sentence.text for sentence in sample], prompt, 3000), None
+        )
     constraint = AnswerConstraint(chat, categories, style)
     forced, repeated = 0, 0
     for sentence in sample:

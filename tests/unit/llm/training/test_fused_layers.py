@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from adapted_models import build, distance, learn, peft_alone
 from packed_models import model
-from test_low_rank import build, distance, learn, peft_alone
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 

@@ -27,7 +27,8 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import TuningConfig
 from omniner.errors import UserError
 from omniner.llm import prompts
-from omniner.llm.training.generative_module import DevLoader, GenerativeData, GenerativeModule
+from omniner.llm.training.generative_data import DevLoader, GenerativeData
+from omniner.llm.training.generative_module import GenerativeModule
 from omniner.llm.training.packs import make_pack
 from omniner.model_files import find_checkpoint
 from omniner.models import prepare_llm

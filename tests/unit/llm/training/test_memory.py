@@ -73,7 +73,7 @@ def test_fake_tensors_keep_what_real_ones_do() -> None:
     counted = Probe(small, tuning_config("lora"), "lora", torch.float32, 2).kept(pack, mixed=False)
     from transformers import AutoModelForCausalLM
 
-    from omniner.llm.language_model import prepare_for_training
+    from omniner.llm.tuning import prepare_for_training
 
     real = prepare_for_training(AutoModelForCausalLM.from_config(small), tuning_config("lora"), "lora", 0)
     attach_attention(real, "cascade", torch.float32)

@@ -299,8 +299,8 @@ def test_a_step_neither_reads_from_its_device_nor_sends_it_anything(
     """A GPU would wait for either. Fake tensors refuse to be read, also by what has to know a size."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    from omniner.llm.language_model import build_optimizer
     from omniner.llm.training import memory
+    from omniner.llm.training.optimizers import build_optimizer
 
     tuning = tuning_config(method, optimizer="adamw", gradient_checkpointing=False)
     made = memory.Probe(model("qwen2", "gqa").config, tuning, method, torch.bfloat16, 2).model

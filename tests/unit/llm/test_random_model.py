@@ -19,11 +19,11 @@ from small_causal import ANSWER, CATEGORIES, PROMPT, TEXTS
 
 from omniner.answers import render_answer
 from omniner.errors import UserError
-from omniner.llm import loading
-from omniner.llm.samples import ChatTokenizer
+from omniner.llm import random_model
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.records import Entity
 
-TOKENIZER = loading.build_corpus_tokenizer(TEXTS, PROMPT, 1000)
+TOKENIZER = random_model.build_corpus_tokenizer(TEXTS, PROMPT, 1000)
 CHAT = ChatTokenizer(TOKENIZER, None)
 PARTS = [
     '[["',
@@ -88,7 +88,7 @@ def test_a_prompt_is_short_and_its_example_is_cut_like_an_answer() -> None:
 
 
 def test_a_clause_that_a_training_sentence_holds_is_no_token() -> None:
-    tokenizer = loading.build_corpus_tokenizer([*TEXTS, "请从句子里抽取实体，好"], PROMPT, 1000)
+    tokenizer = random_model.build_corpus_tokenizer([*TEXTS, "请从句子里抽取实体，好"], PROMPT, 1000)
     assert "请从句子里抽取实体，" not in tokenizer.get_vocab()
     assert "请从句子里抽取实体，" in TOKENIZER.get_vocab()
 
@@ -115,20 +115,20 @@ def test_a_plain_loader_reads_the_same_tokens_for_any_kind_of_model(kind: str, t
 
 def test_the_same_corpus_makes_the_same_tokenizer_whatever_the_hash_seed() -> None:
     script = (
-        "import small_causal as s\nfrom omniner.llm.loading import build_corpus_tokenizer\n"
+        "import small_causal as s\nfrom omniner.llm.random_model import build_corpus_tokenizer\n"
         "print(build_corpus_tokenizer(s.TEXTS, s.PROMPT, 420).backend_tokenizer.to_str(), end='')"
     )
     seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"
     environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(small_causal.__file__).parent)}
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
-    assert result.stdout == loading.build_corpus_tokenizer(TEXTS, PROMPT, 420).backend_tokenizer.to_str()
+    assert result.stdout == random_model.build_corpus_tokenizer(TEXTS, PROMPT, 420).backend_tokenizer.to_str()
     assert len(json.loads(result.stdout)["model"]["vocab"]) > 256
 
 
 @pytest.mark.parametrize("vocabulary", [280, 300, 400, 5000])
 def test_the_vocabulary_is_kept_within_its_limit(vocabulary: int) -> None:
-    tokenizer = loading.build_corpus_tokenizer(TEXTS, PROMPT, vocabulary)
+    tokenizer = random_model.build_corpus_tokenizer(TEXTS, PROMPT, vocabulary)
     assert len(tokenizer) <= vocabulary
     chat = ChatTokenizer(tokenizer, None)
     assert all(chat.show(chat.answer_ids(text)) == text for text in TEXTS)
@@ -139,24 +139,24 @@ def test_the_most_frequent_characters_come_first() -> None:
     texts = ["甲" * 2 + "乙" * 9]
     prompt = dataclasses.replace(PROMPT, system="", instruction="", input="{sentence}", categories=())
     room = 256 + 3 + 6 + 3
-    chat = ChatTokenizer(loading.build_corpus_tokenizer(texts, prompt, room + 2), None)
+    chat = ChatTokenizer(random_model.build_corpus_tokenizer(texts, prompt, room + 2), None)
     assert [len(chat.answer_ids(character)) for character in "乙甲"] == [1, 3]
 
 
 def test_too_small_a_vocabulary_is_refused_with_the_number_needed() -> None:
     with pytest.raises(UserError, match=r"model\.vocabulary: 200, but .* 4 categories alone are \d+\. Set it to \d+"):
-        loading.build_corpus_tokenizer(TEXTS, PROMPT, 200)
+        random_model.build_corpus_tokenizer(TEXTS, PROMPT, 200)
 
 
 @pytest.mark.parametrize("category", ["café", "naïve", 'a"b', "x\\y", "<0x41>", ""])
 def test_odd_categories_do_no_harm(category: str) -> None:
     """A token of Latin-1 letters alone would come back as bytes: such a category is spelt."""
     prompt = dataclasses.replace(PROMPT, categories=(*CATEGORIES, category))
-    chat = ChatTokenizer(loading.build_corpus_tokenizer(TEXTS, prompt, 1000), None)
+    chat = ChatTokenizer(random_model.build_corpus_tokenizer(TEXTS, prompt, 1000), None)
     answer = render_answer([Entity("北", category)], "official")
     assert chat.decode(chat.answer_ids(answer)) == answer
 
 
 def test_a_lone_surrogate_in_a_text_is_left_out() -> None:
-    tokenizer: Any = loading.build_corpus_tokenizer(["a\ud800b\ud800"], PROMPT, 1000)
+    tokenizer: Any = random_model.build_corpus_tokenizer(["a\ud800b\ud800"], PROMPT, 1000)
     assert len(tokenizer) > 256
