@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from omniner.errors import UserError, one_line
+from omniner.progress import Progress
 from omniner.records import storable, to_line
 
 if TYPE_CHECKING:
@@ -298,24 +299,28 @@ def whole_lines(path: str | Path) -> list[str]:
     Raises:
         UserError: such bytes are followed by a complete line.
     """
-    path = Path(path)
+    return list(_whole_lines(Path(path)))
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """Yield what `whole_lines` returns, one line at a time; the end of the file is cut off after the last one."""
     if not path.exists():
-        return []
+        return
+    end, bad = 0, 0  # where the last complete line ends, and the number of the first line that is none
     with explaining(path), path.open("r+b") as file:
-        data = file.read()
-        lines = data.split(b"\n")[:-1]
-        texts = [_as_text(line) for line in lines]
-        while texts and texts[-1] is None:
-            texts.pop()
-        end = sum(len(line) + 1 for line in lines[: len(texts)])
-        if end < len(data):
-            log.warning("%s: %d bytes at the end are no whole line; they are cut off", path, len(data) - end)
+        for number, line in enumerate(file, start=1):
+            text = _as_text(line[:-1]) if line.endswith(b"\n") else None
+            if text is None:
+                bad = bad or number
+                continue
+            if bad:
+                raise UserError(f"{path}:{bad}", "bytes that are no UTF-8 text", "Remove this line, or the file.")
+            end += len(line)
+            yield text
+        size = file.seek(0, os.SEEK_END)
+        if end < size:
+            log.warning("%s: %d bytes at the end are no whole line; they are cut off", path, size - end)
             file.truncate(end)
-    whole = [text for text in texts if text is not None]
-    if len(whole) < len(texts):
-        number = texts.index(None) + 1
-        raise UserError(f"{path}:{number}", "bytes that are no UTF-8 text", "Remove this line, or the file.")
-    return whole
 
 
 def _as_text(line: bytes) -> str | None:
@@ -327,7 +332,7 @@ def _as_text(line: bytes) -> str | None:
 
 
 def whole_records(path: str | Path, parse: Callable[[str], T], fix: str) -> list[T]:
-    """Parse the `whole_lines` of a file.
+    """Parse the `whole_lines` of a file, one after the other: the file itself is never in memory.
 
     Args:
         path: of the file.
@@ -338,13 +343,16 @@ def whole_records(path: str | Path, parse: Callable[[str], T], fix: str) -> list
     Raises:
         UserError: a line cannot be parsed; it names the file and the line.
     """
+    path = Path(path)
     found: list[T] = []
-    for number, line in enumerate(whole_lines(path), start=1):
+    progress = Progress(f"bytes of {path.name} read", path.stat().st_size if path.exists() else 0)
+    for number, line in enumerate(_whole_lines(path), start=1):
         try:
             found.append(parse(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             reason = error.found if isinstance(error, UserError) else error
             raise UserError(f"{path}:{number}", f"a broken line ({reason}): {line[:80]!r}", fix) from error
+        progress.add(len(line.encode()) + 1)
     return found
 
 

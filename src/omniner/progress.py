@@ -7,9 +7,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from typing import TextIO
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
 
 log = logging.getLogger("omniner")
 
@@ -106,6 +108,12 @@ class Progress:
         self.done += count
         if (first and self._at_once) or time.monotonic() - self._spoken >= self._seconds:
             self.say()
+
+    def over(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items, and add each when the next one is asked for."""
+        for item in items:
+            yield item
+            self.add(1)
 
     def say(self, note: str = "") -> None:
         """Log the progress now, with this note instead of the usual one."""

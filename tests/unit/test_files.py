@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from omniner.files import (
     read_json,
     restore,
     whole_lines,
+    whole_records,
     write_json,
     write_text,
     writing,
@@ -60,6 +62,17 @@ def test_a_torn_last_line_is_cut_off_before_work_goes_on(tmp_path: Path) -> None
     assert whole_lines(path) == ["一", "二"]
     append_lines(path, ["三"])
     assert path.read_text(encoding="utf-8") == "一\n二\n三\n"
+
+
+def test_a_file_of_records_is_never_whole_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    append_lines(path, ["字" * 1000] * 2000)  # 6 MB, and 4 MB as text
+    tracemalloc.start()
+    sizes = whole_records(path, len, "")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert sizes == [1000] * 2000
+    assert peak < 1e6
 
 
 def test_line_separators_of_unicode_do_not_end_a_line(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ class _PieceIndex:
         from sklearn.feature_extraction.text import TfidfVectorizer  # takes a second
 
         self._vectorizer = TfidfVectorizer(analyzer=_pieces, sublinear_tf=True)
-        self._sentences = self._vectorizer.fit_transform(texts)  # [sentences, pieces], rows of length 1
+        progress = Progress("sentences indexed", len(texts))
+        self._sentences = self._vectorizer.fit_transform(progress.over(texts))  # [sentences, pieces], rows of length 1
         held = np.bincount(self._sentences.indices, minlength=self._sentences.shape[1])
         self._common = held > _COMMON * len(texts)
         self._rare = self._sentences[:, ~self._common].T.tocsr()  # [rare pieces, sentences]

@@ -504,6 +504,7 @@ def _entity(item: Any, sentence: str, way: str, log: IssueLog, line: int, name: 
     if not isinstance(text, str) or not isinstance(category, str):
         log.add("bad-entity", f"{quote(item)} has no text and category; left out", line, name)
         return None
+    text, category = sys.intern(text), sys.intern(category)  # equal words share their memory
     start, end = item.get("start"), item.get("end")
     if start is None and end is None:
         return Entity(text, category)

@@ -35,7 +35,7 @@ from omniner.corpus.adjudication import (
 from omniner.corpus.formats import jsonl, recognise
 from omniner.errors import UserError
 from omniner.files import write_json_lines
-from omniner.progress import show
+from omniner.progress import Progress, show
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
 from omniner.registry import FORMATS
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
@@ -78,7 +78,8 @@ def _adjudicate(context: Context) -> None:
     if config.practice:
         names, items, scores, practice, found = _qualify(config, Path(config.practice), names, items)
         issues += found
-    decisions = [practice.get(item.sentence.id) or decide(item) for item in items]
+    progress = Progress("sentences decided", len(items))
+    decisions = [practice.get(item.sentence.id) or decide(item) for item in progress.over(items)]
     if config.adjudicate.review == "disputed":
         decisions = [for_review(decision) for decision in decisions]
     if config.expert:
@@ -137,7 +138,8 @@ def _write(context: Context, names: Sequence[str], decisions: Sequence[Decision]
     sentences = [replace(one.item.sentence, entities=list(one.entities)) for one in done]
     jsonl.write(folder / "gold.jsonl", sentences)
     issues = adjudication.write_queue(folder / "queue.json", decisions, names, _categories(decisions))
-    write_json_lines(folder / "decisions.jsonl", (decision.to_json(names) for decision in decisions))
+    progress = Progress("decisions written", len(decisions))
+    write_json_lines(folder / "decisions.jsonl", (one.to_json(names) for one in progress.over(decisions)))
     for name in ("gold.jsonl", "queue.json", "queue.xml", "decisions.jsonl"):
         context.publish_file(name)
     return issues

@@ -32,7 +32,7 @@ from omniner.corpus.adjudication import annotation_of
 from omniner.errors import UserError
 from omniner.files import sha256
 from omniner.progress import Progress, show
-from omniner.records import Issue, Sentence, content_digest
+from omniner.records import Issue, Prediction, Sentence, content_digest
 from omniner.report import comparison_page
 from omniner.report.comparison_page import (
     ComparisonFacts,
@@ -276,7 +276,7 @@ def align_runs(sources: Sequence[RunFiles], loaded: Sequence[LoadedPredictions])
                 dataclasses.replace(theirs, id=ours.id, post_id=in_post.post_id, entities=ours.entities)
                 for theirs, ours, in_post in zip(gold, first, posts, strict=True)
             ]
-        answers = [dataclasses.replace(p, id=_renamed(p.id, names, taken)) for p in item.predictions]
+        answers = [_named(answer, _renamed(answer.id, names, taken)) for answer in item.predictions]
         systems.append(System(source.name, sentences, answers))
     return systems, digest
 
@@ -304,6 +304,11 @@ def _renamed(name: str, names: Mapping[str, str], taken: set[str]) -> str:
     An answer with an unknown id is renamed if the first run uses that id, so that it is not matched there.
     """
     return names.get(name) or (f"unknown: {name}" if name in taken else name)
+
+
+def _named(answer: Prediction, name: str) -> Prediction:
+    """Return an answer with this id: itself if it has that already, as it has where all runs name sentences alike."""
+    return answer if answer.id == name else dataclasses.replace(answer, id=name)
 
 
 def _bare(sentences: Sequence[Sentence]) -> list[Sentence]:

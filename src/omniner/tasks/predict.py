@@ -251,6 +251,7 @@ def predict_file(
             predict = open_model(config, model)
             start = time.perf_counter()  # loading does not depend on the number of sentences
             _append_predictions(path, sentences, predict(sentences, frozenset(done)))
+        done.clear()  # the file has them, too: they need not be in memory twice
         done |= {prediction.id: prediction for prediction in whole_records(path, prediction_from_line, fix)}
         seconds = time.perf_counter() - start
         log.info("%s predicted in %.1f s (%s)", counted(len(left), "sentence"), seconds, pace(len(left) / seconds))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -217,3 +218,25 @@ def test_a_separator_within_a_word_is_an_issue(tmp_path: Path) -> None:
     assert codes(conll.write(path, [item], WriteOptions(joiner=" "))) == {"unwritable-character": 1}
     [back], issues = read(path, "conll", joiner=" ")
     assert (back.text, spans(back), issues) == ("a\ufffdb 北京 \t", [(0, 3, "X"), (4, 6, "LOC")], [])
+
+
+def test_the_rows_of_a_whole_file_are_never_in_memory(tmp_path: Path) -> None:
+    path, sentences = tmp_path / "x.conll", 2000
+    path.write_text((columns("B-地点 E-地点" + 20 * " O") + "\n") * sentences, encoding="utf-8")
+    read(path, "conll")  # loads what reading needs
+    tracemalloc.start()
+    lines = path.read_text(encoding="utf-8").split("\n")
+    held, _ = tracemalloc.get_traced_memory()
+    del lines
+    tracemalloc.reset_peak()
+    found, _ = read(path, "conll")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(found) == sentences
+    assert peak < 2.5 * held  # the lines, and the sentences that are made of them
+
+
+def test_an_issue_of_a_row_does_not_get_the_id_of_the_sentence_before(tmp_path: Path) -> None:
+    rows = "# sent_id = a\n一\tO\n\n\tB-A\n二\tB-A\n"
+    _, issues = parse(tmp_path, rows)
+    assert [(issue.code, issue.line, issue.id) for issue in issues] == [("empty-token", 4, "")]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.helpers.reading import SMALL, assert_offsets_hold, codes, read, spans
 
-from omniner import records
+from omniner import progress, records
 from omniner.corpus import formats
 from omniner.corpus.formats import jsonl
 from omniner.errors import UserError
@@ -271,3 +273,28 @@ def test_what_is_no_corpus_is_told(tmp_path: Path, data: bytes, found: str) -> N
     (tmp_path / "x").write_bytes(data)
     with pytest.raises(UserError, match=found):
         formats.recognise(tmp_path / "x")
+
+
+def test_equal_words_of_a_corpus_share_their_memory(tmp_path: Path) -> None:
+    item = '{"text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}\n'
+    (first, second), _ = parse(tmp_path, 2 * item)
+    assert first.entities[0].text is second.entities[0].text
+    assert first.entities[0].category is second.entities[0].category
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "said"),
+    [
+        ("jsonl", '{"text": "我"}\n' * 3, "lines of x read"),
+        ("jsonl", '[{"text": "我"}, {"text": "我"}, {"text": "我"}]', "characters of x read"),
+        ("conll", "我\tO\n\n" * 3, "lines of x read"),
+    ],
+)
+def test_reading_says_how_far_it_is(
+    format: str, text: str, said: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=20)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    with caplog.at_level(logging.INFO, "omniner"):
+        parse(tmp_path, text, format)
+    assert [said in line for line in caplog.messages] == [True] * 3

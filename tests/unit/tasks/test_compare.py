@@ -67,6 +67,18 @@ def aligned(config: Config, copies: Path) -> tuple[list[RunFiles], list[Any], st
     return sources, contenders, digest
 
 
+def test_runs_that_name_sentences_alike_share_words_and_are_not_copied(tmp_path: Path) -> None:
+    paths = [folder(tmp_path / name) for name in ("one", "two")]
+    sources = find_run_files(settings(*map(str, paths)), tmp_path)
+    loaded, _ = compare.read_runs(sources)
+    systems, _ = compare.align_runs(sources, loaded)
+    for system, item in zip(systems, loaded, strict=True):
+        assert all(ours is theirs for ours, theirs in zip(system.predictions, item.predictions, strict=True))
+    ours, theirs = (system.predictions[0].entities[0] for system in systems)
+    assert ours.text is theirs.text is systems[0].gold[0].entities[0].text
+    assert ours.category is theirs.category is systems[0].gold[0].entities[0].category
+
+
 # Finding
 
 

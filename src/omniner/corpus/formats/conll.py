@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ from omniner.corpus.formats.tags import (
     NO_TAG,
     SCHEMES,
     Row,
+    TagSet,
     bare_tag,
     find_joiner,
     is_tag,
@@ -46,6 +48,7 @@ from omniner.corpus.formats.tags import (
 )
 from omniner.errors import UserError
 from omniner.files import writing
+from omniner.progress import Progress
 from omniner.records import Issue, Sentence, unlabeled_sentence
 from omniner.registry import first_line
 
@@ -75,33 +78,28 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     log = IssueLog(path)
     lines = read_lines(path, log)
     layout = layout_of(lines, options, path)
-    blocks = list(_blocks(lines, layout, log))
-    counts = Counter(tag for block in blocks for _, _, tag in block.rows)
-    tagged = counts.keys() != {NO_TAG}
-    known = read_tags(counts, options.scheme, log)
-    said = counts.keys() - {"O", "o", NO_TAG}
-    if said and all(known.tags[tag].code for tag in said):
-        number, token, tag = next(row for block in blocks for row in block.rows if row[2] in said)
-        found = f"no column of tags: {quote(tag)} behind {quote(token)} is none"
-        fix = (
-            "Set data.tag_column to the column of tags, data.scheme=io where tags are categories alone; in a file of "
-            "predictions leave one column of tags, the last."
-        )
-        raise UserError(f"{path}:{number}", found, fix)
-    if options.scheme == "auto" and known.scheme == "bio" and starts_like_iob1([block.rows for block in blocks], known):
-        known = read_tags(counts, "iob1", IssueLog(path))
+
+    def rows_again() -> Iterator[list[Row]]:
+        """The rows of each sentence, without issues: reading them again takes less than the memory for all of them."""
+        return (block.rows for block in _blocks(lines, layout, IssueLog(path)))
+
+    counts = Counter(tag for rows in rows_again() for _, _, tag in rows)
+    known = _read_tags(counts, rows_again, options, log)
+    first = list(islice(rows_again(), _SAMPLE))
     glued, joiner = options.glued_positions, options.joiner
-    looks_glued = _looks_glued([block.rows for block in blocks[:20]])
+    looks_glued = _looks_glued(first[:20])
     if glued is None:
         glued = looks_glued
     if joiner is None:
-        sample = [token for block in blocks[:_SAMPLE] for _, token, _ in block.rows]
+        sample = [token for rows in first for _, token, _ in rows]
         joiner = find_joiner([token.rstrip("0123456789") for token in sample] if glued else sample)
     if looks_glued and not glued:
         message = "every token ends in a digit, like a word position: is data.glued_positions=true meant?"
         log.add("positions-glued", message)
+    tagged = counts.keys() != {NO_TAG}
     sentences = []
-    for name, post_id, rows in blocks:
+    progress = Progress(f"lines of {path.name} read", len(lines))
+    for name, post_id, rows in _blocks(lines, layout, log):
         log.id = name
         if glued:
             rows = [_unglue(row, log) for row in rows]
@@ -114,8 +112,39 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
             sentence = unlabeled_sentence("", joiner.join(token for _, token, _ in rows))
         sentence.id, sentence.post_id = name, post_id
         sentences.append(sentence)
+        log.id = ""
+        progress.add(rows[-1][0] - progress.done)
     log.items.sort(key=lambda issue: issue.line)
     return sentences, log.items
+
+
+def _read_tags(
+    counts: Counter[str], rows_again: Callable[[], Iterator[list[Row]]], options: ReadOptions, log: IssueLog
+) -> TagSet:
+    """Decode the tags of a file.
+
+    Args:
+        counts: how often each occurs.
+        rows_again: returns the rows of each sentence, from the first sentence on.
+        options: their scheme is used.
+        log: gets the issues.
+
+    Raises:
+        UserError: none of them is a tag.
+    """
+    known = read_tags(counts, options.scheme, log)
+    said = counts.keys() - {"O", "o", NO_TAG}
+    if said and all(known.tags[tag].code for tag in said):
+        number, token, tag = next(row for rows in rows_again() for row in rows if row[2] in said)
+        found = f"no column of tags: {quote(tag)} behind {quote(token)} is none"
+        fix = (
+            "Set data.tag_column to the column of tags, data.scheme=io where tags are categories alone; in a file of "
+            "predictions leave one column of tags, the last."
+        )
+        raise UserError(f"{log.file}:{number}", found, fix)
+    if options.scheme == "auto" and known.scheme == "bio" and starts_like_iob1(rows_again(), known):
+        known = read_tags(counts, "iob1", IssueLog(Path(log.file)))
+    return known
 
 
 def _blocks(lines: Sequence[str], layout: Layout, log: IssueLog) -> Iterator[Block]:

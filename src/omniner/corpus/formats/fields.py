@@ -22,6 +22,7 @@ from typing import Any
 from omniner.corpus.formats.spellings import CATEGORIES, LISTS, OFFSETS, PAIRS, TEXTS
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, writing
+from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, replace_surrogates, to_line
 
 MAX_FILE = 2 * 2**30  # bytes; a larger corpus must be split into several files
@@ -210,7 +211,9 @@ def json_values(path: Path, log: IssueLog) -> Iterator[tuple[int, Any]]:
 
 def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
     """Yield `(line number, value)` of each line that holds one value; other lines but blank ones are issues."""
-    for number, line in enumerate(lines_of(text, log), 1):
+    lines = lines_of(text, log)
+    progress = Progress(f"lines of {Path(log.file).name} read", len(lines))
+    for number, line in enumerate(progress.over(lines), 1):
         stripped = line.removeprefix("\ufeff").strip(" \t\r")  # files may be joined with their byte order marks
         if not stripped:
             continue
@@ -225,7 +228,9 @@ def _line_values(text: str, log: IssueLog) -> Iterator[tuple[int, Any]]:
 def _located(text: str, values: Iterator[tuple[int, Any]], log: IssueLog) -> Iterator[tuple[int, Any]]:
     """Convert positions of values to line numbers, and the error at which reading ends to an issue."""
     line, seen, begin, count = 1, 0, skip_space(text, 0), 0
+    progress = Progress(f"characters of {Path(log.file).name} read", len(text))
     for position, value in values:
+        progress.add(position - progress.done)
         line, seen = line + text.count("\n", seen, position), position
         if not isinstance(value, ValueError):
             yield line, value

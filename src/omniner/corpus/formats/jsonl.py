@@ -12,6 +12,7 @@ that map categories to lists of surfaces are located from left to right (`surfac
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
@@ -111,6 +112,7 @@ def _own_entity(item: object, text: str) -> Entity | None:
     surface, category, start, end = item.get("text"), item.get("category"), item.get("start"), item.get("end")
     if not isinstance(surface, str) or not isinstance(category, str) or not surface or not category:
         return None
+    surface, category = sys.intern(surface), sys.intern(category)  # equal words share their memory
     if start is None and end is None:
         return Entity(surface, category) if _is_writable(surface + category) else None
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
