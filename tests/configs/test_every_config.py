@@ -93,6 +93,17 @@ def test_the_paper_s_recipe_trains_all_weights_at_its_rate(overrides: list[str])
     assert (trainer.schedule, trainer.warmup, trainer.strategy) == ("cosine", 0.1, "auto")
 
 
+def test_the_published_recipe_trains_adapters_and_keeps_the_last_weights() -> None:
+    """The authors' settings: LoRA, 1e-4, cosine without warm-up, 5 epochs, 8 x 8 x 8 sentences a step, no choice on dev."""
+    config = compose.load(["experiment=table4_published", "model=qwen2_7b"])
+    model, trainer, tuning = config.model, config.trainer, config.tuning
+    assert isinstance(model, CausalConfig)
+    assert (tuning.method, tuning.rank, tuning.alpha, model.learning_rate["lora"]) == ("lora", 8, 16, 1e-4)
+    assert (trainer.max_epochs, trainer.batch_size, trainer.devices) == (5, 8 * 8 * 8, 8)
+    assert (trainer.schedule, trainer.warmup) == ("cosine", 0)
+    assert trainer.epochs_between_evaluations(306) == trainer.epochs(306)
+
+
 @pytest.mark.parametrize("model", ["bert_base_chinese", "roberta_wwm_large"])
 def test_the_paper_s_encoders_lie_beside_its_language_models(model: str) -> None:
     config = compose.load(["experiment=table4_encoders", f"model={model}"])

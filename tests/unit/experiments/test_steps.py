@@ -76,7 +76,12 @@ def test_a_teacher_writes_the_notes_of_tables_5_and_6(given: list[str], notes: s
 
 
 @pytest.mark.parametrize(
-    ("scale", "models"), [("cpu", ["char_bilstm", "bert_tiny", "qwen2_tiny"]), ("paper", ["qwen2_0_5b", "qwen2_7b"])]
+    ("scale", "models"),
+    [
+        ("cpu", ["char_bilstm", "bert_tiny", "qwen2_tiny"]),
+        ("paper", ["qwen2_0_5b", "qwen2_7b"]),
+        ("published", ["qwen2_0_5b", "qwen2_7b"]),
+    ],
 )
 def test_the_benchmark_composes_with_a_folder_for_each_model(scale: str, models: list[str]) -> None:
     sweep, compare = plan(f"table4_{scale}", steps.chosen_models(",".join(models), []), 1, ["seed=7"])
