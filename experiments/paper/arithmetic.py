@@ -120,7 +120,18 @@ def f1_fits(printed: Mapping[str, str]) -> bool:
 
 def report(paper: dict[str, Any]) -> list[str]:
     """What the tables say of each other, one line each."""
-    return [*_cells(paper), *_gains(paper), *_changes(paper), *_errors(paper)]
+    return [*_corpus(paper), *_cells(paper), *_gains(paper), *_changes(paper), *_errors(paper)]
+
+
+def _corpus(paper: dict[str, Any]) -> list[str]:
+    """Section 3: how many sentences the filter removed, and how many a post has."""
+    corpus = paper["corpus"]
+    before, after = (corpus[side]["sentences"] for side in ("before_filter", "after_filter"))
+    return [
+        f"section 3.3: of {before:,} sentences {before - after:,} were removed, {(before - after) / before:.3%}",
+        f"section 3: {after:,} sentences of {corpus['posts']:,} posts are {after / corpus['posts']:.2f} per post; "
+        "its example is a post of 4 to 5",
+    ]
 
 
 def _cells(paper: dict[str, Any]) -> list[str]:

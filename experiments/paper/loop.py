@@ -112,7 +112,9 @@ def guide(chosen: Options, model: str, variant: str) -> Step:
     """Notes on the errors of the first baseline, counted or by the teacher."""
     source = folder(chosen, model, "plain", chosen.seeds[0])
     asked = chosen.teacher if variant == "teacher" else ["teacher=none"]
-    overrides = ["task=guide", f"run={source}", f"experiment={chosen.experiment}", *asked, *chosen.further]
+    # by position: the official sorting takes a split entity for a boundary error and a redundant one, a wrong lesson
+    sorting = "errta.mode=span"
+    overrides = ["task=guide", f"run={source}", f"experiment={chosen.experiment}", sorting, *asked, *chosen.further]
     return single(chosen.work / model / f"notes-{variant}", overrides, [source])
 
 

@@ -1,7 +1,8 @@
 """The paper's printed numbers, and tables that show them beside ours.
 
-In: `numbers.json` in this folder, by table, primaries under their Chinese names. Figures are kept as text, as printed:
-their digits decide what is consistent with them. What the paper does not print is shown as such.
+In: `numbers.json` in this folder, of the corpus and by table, primaries under their Chinese names. Figures of the
+tables are kept as text, as printed: their digits decide what is consistent with them. What the paper does not print is
+shown as such.
 """
 
 from __future__ import annotations

@@ -94,7 +94,7 @@ def test_the_paper_s_recipe_trains_all_weights_at_its_rate(overrides: list[str])
 
 
 def test_the_published_recipe_trains_adapters_and_keeps_the_last_weights() -> None:
-    """The authors' settings: LoRA, 1e-4, cosine without warm-up, 5 epochs, 8 x 8 x 8 sentences a step, no choice on dev."""
+    """The authors' settings: LoRA, 1e-4, cosine without warm-up, 5 epochs of 8 x 8 x 8 sentences a step."""
     config = compose.load(["experiment=table4_published", "model=qwen2_7b"])
     model, trainer, tuning = config.model, config.trainer, config.tuning
     assert isinstance(model, CausalConfig)

@@ -8,8 +8,8 @@ Python. Cost: 195,568 sentences of 65,000 posts and 90 categories in 2 s.
 
 The groups are assigned by iterative stratification (Sechidis, Tsoumakas and Vlahavas, On the Stratification of
 Multi-Label Data, 2011): the category with the fewest unassigned groups comes first, since its groups leave the least
-choice. The paper assigns a group to the part that lacks most of that category. Here it goes to the part where all its
-mentions and sentences together leave the smallest sum of squared deviations over expectations; the final sum is 60
+choice. That article assigns a group to the part that lacks most of that category. Here it goes to the part where all
+its mentions and sentences together leave the smallest sum of squared deviations over expectations; the final sum is 60
 times smaller (measured in `experiments/easy_filter`). As soon as a category has only as many groups left as there are
 parts without it, each of those parts gets one. Groups without a mention fill what is left, and finally `_level` makes
 the sizes exact with the moves that disturb the shares least.

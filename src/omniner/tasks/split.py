@@ -1,4 +1,4 @@
-"""`task=split`: split a corpus into train, dev and test, as in sections 3.3 and 3.4 of the OmniNER2025 paper. No model.
+"""`task=split`: split a corpus into train, dev and test, by default with the shares of the OmniNER2025 paper. No model.
 
 The corpus is `input=<file or folder of any format>`, or the published train, dev and test of `data` together.
 `train.jsonl`, `dev.jsonl` and `test.jsonl` go to `output` (by default to `corpus` in the run's folder); train on them

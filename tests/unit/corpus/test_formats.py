@@ -153,7 +153,9 @@ def test_omniner_csv() -> None:
         ("offset-units", 3),
         ("offset-units", 6),
         ("bad-json", 7),
+        ("several-labels", 2),
     ]
+    assert "1 item (first here) with several labels" in issues[-1].message
     assert_offsets_hold(sentences)
 
 

@@ -5,6 +5,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -350,10 +351,20 @@ def test_official_identity_and_exact_classification_count(both: Both) -> None:
         (("面膜", "品类"), ("补水面膜", "品类"), "boundary"),
         (("A C", "品类"), ("A B C", "品类"), "split_merge"),  # not a part of it, but its tokens are
         (("A B C", "品类"), ("A C", "品类"), "split_merge"),
+        (("AirPods Pro", "系列"), ("AirPods", "品类"), "split_merge"),  # in any category
     ],
 )
 def test_published_rules(gold: tuple[str, ...], predicted: tuple[str, ...], kind: str) -> None:
     assert official.sort_sentence_as_published([gold], [predicted]) == [(kind, (gold,), (predicted,))]
+
+
+WITHOUT_SPACES = st.tuples(st.text("甲乙丙", min_size=1, max_size=3), st.sampled_from("xyz"))
+
+
+@given(st.sets(WITHOUT_SPACES), st.sets(WITHOUT_SPACES))
+def test_the_published_sorting_finds_no_split_in_text_without_spaces(gold: set[Any], predicted: set[Any]) -> None:
+    found = official.sort_sentence_as_published(sorted(gold - predicted), sorted(predicted - gold))
+    assert "split_merge" not in {kind for kind, _, _ in found}
 
 
 def official_twin(missing: list[Entity], extra: list[Entity]) -> Counter[str]:

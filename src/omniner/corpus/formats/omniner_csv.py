@@ -3,10 +3,12 @@
     note_id,sentence,label
     n1,我爱北京,"[{""text"": ""北京"", ""labels"": [""地点""], ""start"": 2, ""end"": 4}]"
 
-`note_id` becomes the post. An item with several labels gives an entity for each. `start` and `end` are optional; they
-are accepted only if they give the surface, in any way of counting (`regions`). Without usable offsets a surface is
-searched for from left to right (`records.locate_pairs`). An absent surface has no offsets and is an issue; a surface
-listed more often than it occurs is left out and is an issue.
+`note_id` becomes the post. An item with several labels gives an entity for each, and an issue counts such items: the
+published conversion for language models keeps the first label only, so there are fewer pairs there.
+
+`start` and `end` are optional; they are accepted only if they give the surface, in any way of counting (`regions`).
+Without usable offsets a surface is searched for from left to right (`records.locate_pairs`). An absent surface has no
+offsets and is an issue; a surface listed more often than it occurs is left out and is an issue.
 
 Written items have one label each, with half-open offsets in code points.
 """
@@ -55,16 +57,22 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         if name not in COLUMNS:
             log.add("unknown-key", f"the column {quote(name)} is not read", 1)
     sentences = []
+    several: list[int] = []  # the line of each item with several labels
     for line, row in rows:
         if len(row) != len(header):
             log.add("bad-record", f"{counted(len(row), 'field')} where the header has {len(header)}; left out", line)
-        elif sentence := _sentence(dict(zip(header, row, strict=True)), placer, log, line):
+        elif sentence := _sentence(dict(zip(header, row, strict=True)), placer, log, line, several):
             sentences.append(sentence)
     placer.finish()
+    if several:
+        items = f"{counted(len(several), 'item')} (first here) with several labels"
+        log.add("several-labels", f"{items}: an entity for each; the published conversion keeps the first", several[0])
     return sentences, log.items
 
 
-def _sentence(row: dict[str, str], placer: RegionPlacer, log: IssueLog, line: int) -> Sentence | None:
+def _sentence(
+    row: dict[str, str], placer: RegionPlacer, log: IssueLog, line: int, several: list[int]
+) -> Sentence | None:
     text = join_surrogates(row["sentence"], log, line)
     if not text:
         log.add("empty-text", "a sentence without a character; left out", line)
@@ -78,6 +86,7 @@ def _sentence(row: dict[str, str], placer: RegionPlacer, log: IssueLog, line: in
     items = _items(label.strip(), log, line)
     if items is None:
         return None
+    several += [line for item in items if len(item.categories) > 1]
     sentence = Sentence("", text, [], post_id)
     placer.add(sentence, [item for item in items if item.start is not None], line)
     add_by_words(sentence, [item for item in items if item.start is None], log, line)
