@@ -59,6 +59,7 @@ ENGINE = "tagger"
 
 _SEEDS = 1 << 32  # that Lightning accepts
 _ENCODED = 20_000  # sentences that a tagger encodes at a time: about 50 MB
+_ENOUGH = 1_000  # characters of texts to tag, of which the share of unknown ones says something
 _MOST_IDLE = 4  # decoders with a cached prefix, kept for parallel calls; each takes tens of megabytes
 
 
@@ -188,6 +189,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     """
     from pytorch_lightning import seed_everything
 
+    from omniner.taggers.batches import count_unknown
     from omniner.taggers.tagger import Tagger
     from omniner.taggers.tagger_module import TaggerData, TaggerModule
 
@@ -196,6 +198,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(corpus.active))
     encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
+    count_unknown(tagger.inputs, data.train).tell("train")
     return TaggerModule(tagger, config.trainer, config.seed, unit), data
 
 
@@ -399,6 +402,7 @@ class TaggerPredictor:
         tagger = load_tagger(checkpoint)
         self._config, self._devices = config, _devices_for(config.trainer, tagger.model_config)
         self._tagger = tagger.to(self._devices.device)
+        self._told_unknown = False  # a program may ask about one text after another
 
     def predict(self, sentences: Sequence[Sentence], done: frozenset[str] = frozenset()) -> Iterator[list[Prediction]]:
         """See `Predictor`."""
@@ -414,6 +418,7 @@ class TaggerPredictor:
         progress = Progress("sentences tagged", len(left))
         for part in parts:
             examples, issues = encoder.encode(part)
+            self._tell_unknown(examples)
             reasons = _reasons(issues)
             for unread in _unread(part, {example.id for example in examples}, reasons, ENGINE):
                 yield unread
@@ -421,6 +426,14 @@ class TaggerPredictor:
             for found in self._tag(examples, reasons):
                 yield found
                 progress.add(len(found))
+
+    def _tell_unknown(self, examples: Sequence[EncodedSentence]) -> None:
+        """Log the characters that the model reads as `[UNK]`, once: of the first texts, which are the longest."""
+        from omniner.taggers.batches import count_unknown
+
+        if not self._told_unknown and sum(example.length for example in examples) >= _ENOUGH:
+            count_unknown(self._tagger.inputs, examples).tell("the text")
+            self._told_unknown = True
 
     def _tag(self, examples: Sequence[EncodedSentence], reasons: Mapping[str, str]) -> Iterator[list[Prediction]]:
         """Tag encoded sentences, batch by batch; `reasons` are copied to the predictions of their sentences."""

@@ -99,6 +99,10 @@ class EncoderConfig(Group):
     """Weight decay of AdamW, for the matrices of the encoder."""
     recipe: Recipe
     """Defaults of `trainer` for this model: epochs, schedule and others."""
+    # This has a default because the configurations of older runs lack it: their models read such characters as [UNK].
+    fold_characters: bool = False
+    """true = read a character that the vocabulary lacks in a similar form that it has: in lower case, half width or
+    without accents; false = read it as [UNK]."""
 
 
 @dataclass

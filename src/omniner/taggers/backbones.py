@@ -323,7 +323,7 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
     # a pooler that cannot be left out has no part in the states of the tokens
     missing = [name for name in report["missing_keys"] if "pooler" not in name.split(".")]
     pretrained.check_complete(config.path, missing, report["unexpected_keys"])
-    return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings))
+    return encoder.float(), TokenInput(tokenizer.backend_tokenizer, max_tokens(settings), folds=config.fold_characters)
 
 
 def build_encoder(architecture: dict[str, Any]) -> nn.Module:
@@ -363,7 +363,7 @@ def _random_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Mod
             "Use keys of the transformers configuration of that model_type.",
         ) from error
     _check_encoder("model.architecture", encoder.config)
-    return encoder, TokenInput(tokenizer, max_tokens(encoder.config))
+    return encoder, TokenInput(tokenizer, max_tokens(encoder.config), folds=config.fold_characters)
 
 
 def _check_encoder(path: str, settings: Any) -> None:

@@ -13,8 +13,10 @@ uninterrupted one. Sorting by length within windows of some batches keeps paddin
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -25,15 +27,18 @@ from omniner.compute.devices import send
 from omniner.config.model_groups import EncodingConfig
 from omniner.errors import UserError
 from omniner.progress import Progress
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, ranked
 from omniner.registry import HEADS
 from omniner.taggers.heads import LeftOut, Span, TagScheme, fit_spans, mask_of
 from omniner.taggers.inputs import Inputs, TextInput
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted, first_of
 
+log = logging.getLogger("omniner")
+
 _SKIPPED = "too-long-skipped"  # code of an issue
-_NAMED = 10  # sentences named in a message
+_NAMED = 10  # sentences, or characters, named in a message
+_MOST_UNKNOWN = 0.01  # share of all characters; more are a warning
 
 
 @dataclass(slots=True)
@@ -160,6 +165,58 @@ class SentenceEncoder:
         if code == "nested-entity":
             why += f", but by {self._nesting}"
         return Issue(code, f"{shown} at {start}: {why}", id=sentence.id)
+
+
+@dataclass(slots=True)
+class UnknownCharacters:
+    """Characters of some sentences that a model reads as `[UNK]`.
+
+    Attributes:
+        total: number of all characters.
+        counts: number of each unknown character.
+        mentions: number of gold mentions.
+        affected: number of these with an unknown character.
+    """
+
+    total: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    mentions: int = 0
+    affected: int = 0
+
+    def tell(self, where: str) -> None:
+        """Log the counts and the most frequent characters, as a warning if there are many; nothing if there are none.
+
+        Args:
+            where: what the sentences are.
+        """
+        if not (unknown := self.counts.total()):
+            return
+        many = unknown > _MOST_UNKNOWN * self.total
+        found = (
+            f"{unknown:,} of {self.total:,} characters of {where} ({unknown / self.total:.2%}) are [UNK] to the model"
+        )
+        if self.mentions:
+            found += f", and {self.affected:,} of {self.mentions:,} mentions have one"
+        most = ", ".join(f"{character!r} {count:,}" for character, count in ranked(self.counts, _NAMED))
+        fix = ". See model.fold_characters, or train an encoder that knows them" if many else ""
+        log.log(logging.WARNING if many else logging.INFO, "%s: %s%s", found, most, fix)
+
+
+def count_unknown(inputs: TextInput, examples: Sequence[EncodedSentence]) -> UnknownCharacters:
+    """Count the characters of sentences that a model reads as `[UNK]`.
+
+    Args:
+        inputs: has encoded the sentences.
+        examples: the sentences.
+    """
+    found = UnknownCharacters()
+    for example in examples:
+        unknown = inputs.unknown({name: ids.tolist() for name, ids in example.inputs.items()})
+        found.total += example.length
+        found.counts.update(example.text[at] for at in unknown)
+        found.mentions += len(example.spans)
+        found.affected += sum(any(start <= at < end for at in unknown) for start, end, _ in example.spans)
+    return found
 
 
 @dataclass

@@ -11,6 +11,11 @@ place `UNCOVERED` and no token state. Offsets come from the tokenizer; nothing i
 (lower case, NFC, full width) does no harm. If two neighbouring characters still look the same to the model, a gold
 mention that begins or ends between them is an issue (`unclear-boundary`).
 
+The tokenizer's own normalisation applies as it declares it. That is not enough: bert-base-chinese declares no lower
+case, but has no capital letter, so that a word like `Hello` would be `[UNK]`; one of fifteen mentions of CLUENER holds
+one. So a character that the vocabulary lacks is read in a similar form that it has (`similar_forms`): one character for
+one, so offsets stay. Curly quotes, emoji and rare characters stay `[UNK]`, as in the pretraining of the encoder.
+
 A `Vocabulary` has one id per character of the training texts and one per pair of neighbours, including the two edges of
 a text (L characters have L + 1 bigrams). Ids follow the code points, so the same text always gives the same ids.
 Bigrams are most of a small model's parameters (about 40 thousand for CLUENER) and worth it: without pretrained weights
@@ -19,10 +24,12 @@ they are the only evidence of word boundaries.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 from tokenizers import Encoding, Regex, Tokenizer, models, pre_tokenizers, processors
@@ -60,6 +67,9 @@ class TextInput(Protocol):
     def is_clear(self, inputs: Inputs, at: int) -> bool:
         """Return whether the model can distinguish the characters before and at `at`; text ends are clear."""
 
+    def unknown(self, inputs: Inputs) -> list[int]:
+        """Return the positions of the characters that the model reads as `[UNK]`, without having been trained to."""
+
     def to_json(self) -> dict[str, Any]:
         """Return everything that `text_input_from_json` needs, as plain values."""
 
@@ -86,6 +96,10 @@ class CharacterInput:
     def is_clear(self, inputs: Inputs, at: int) -> bool:
         """Return True: each character has its own state."""
         return True
+
+    def unknown(self, inputs: Inputs) -> list[int]:
+        """Return none: rare characters of the training text, and `unk_dropout`, teach the model what `[UNK]` means."""
+        return []
 
     def to_json(self) -> dict[str, Any]:
         """Return the vocabulary, with the kind of this input."""
@@ -167,15 +181,17 @@ class TokenInput:
         tokenizer: of the `tokenizers` library; its own truncation and padding are switched off.
         max_tokens: the model's limit, including special tokens.
         places: number of positions in a token that the model distinguishes.
+        folds: whether a character that the vocabulary lacks is read in a similar form that it has.
     """
 
     kind = "tokens"
 
-    def __init__(self, tokenizer: Tokenizer, max_tokens: int, places: int = PLACES) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, places: int = PLACES, folds: bool = False) -> None:
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True  # `[SEP]` or `</s>` in a text means these characters
-        self.tokenizer, self.max_tokens, self.places = tokenizer, max_tokens, places
+        self.tokenizer, self.max_tokens, self.places, self.folds = tokenizer, max_tokens, places, folds
+        self._forms: dict[str, str] = {}  # of the characters seen so far
 
     def encode(self, text: str) -> Inputs:
         """Return `tokens` and `attention`, S ids and ones, and `token_of` and `place`, L numbers each."""
@@ -202,7 +218,31 @@ class TokenInput:
 
     def _encoding(self, text: str) -> Encoding:
         """Tokenise a text; half of a surrogate pair, which is not a character, is replaced by U+FFFD."""
-        return self.tokenizer.encode(_SURROGATE.sub("\ufffd", text))
+        text = _SURROGATE.sub("\ufffd", text)
+        if self.folds:
+            text = "".join([self._forms.get(character) or self._find_form(character) for character in text])
+        return self.tokenizer.encode(text)
+
+    def _find_form(self, character: str) -> str:
+        """Return the form in which a character is read: its own if the vocabulary has it, or has no similar one."""
+        found = character
+        if not self._knows(character):
+            known = (form for form in similar_forms(character) if self._knows(form))
+            found = next(known, character)
+        self._forms[character] = found
+        return found
+
+    def _knows(self, character: str) -> bool:
+        """Whether the vocabulary has a character, as a word and as a part of one."""
+        texts = (character, character * 2)
+        return all(self._unknown_id not in self.tokenizer.encode(text, add_special_tokens=False).ids for text in texts)
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
+        """The id of `[UNK]`; None if the tokenizer can write everything, as those that work on bytes can."""
+        model = json.loads(self.tokenizer.to_str())["model"]
+        name, number = model.get("unk_token"), model.get("unk_id")  # a unigram model has only the number
+        return number if name is None else self.tokenizer.token_to_id(name)
 
     def is_clear(self, inputs: Inputs, at: int) -> bool:
         """Return whether the two characters have different tokens or positions."""
@@ -212,10 +252,31 @@ class TokenInput:
         same_token = tokens[at - 1] == tokens[at] or places[at] == UNCOVERED
         return places[at - 1] != places[at] or not same_token
 
+    def unknown(self, inputs: Inputs) -> list[int]:
+        """Return the positions of the characters whose token is `[UNK]`."""
+        tokens, pairs = inputs["tokens"], zip(inputs["token_of"], inputs["place"], strict=True)
+        return [
+            at for at, (token, place) in enumerate(pairs) if place != UNCOVERED and tokens[token] == self._unknown_id
+        ]
+
     def to_json(self) -> dict[str, Any]:
-        """Return the whole tokenizer as its own JSON text."""
+        """Return the whole tokenizer as its own JSON text; `folds` only if true, as older checkpoints lack it."""
         tokenizer = self.tokenizer.to_str()
-        return {"kind": self.kind, "tokenizer": tokenizer, "max_tokens": self.max_tokens, "places": self.places}
+        item = {"kind": self.kind, "tokenizer": tokenizer, "max_tokens": self.max_tokens, "places": self.places}
+        return {**item, "folds": True} if self.folds else item
+
+
+def similar_forms(character: str) -> Iterator[str]:
+    """Yield single characters that mean nearly the same, the most similar first: of `É` these are `é`, `E` and `e`.
+
+    They are the lower case, the compatibility form (half width) and the letter without its marks, these two also in
+    lower case.
+    """
+    plain = unicodedata.normalize("NFKC", character)
+    bare = "".join(each for each in unicodedata.normalize("NFKD", character) if not unicodedata.combining(each))
+    for form in (character.lower(), plain, plain.lower(), bare, bare.lower()):
+        if len(form) == 1 and form != character:
+            yield form
 
 
 _WORD_MARK = "\u2581\u0120"  # how SentencePiece and byte-level tokenizers write the space before a word
@@ -281,4 +342,5 @@ def text_input_from_json(item: dict[str, Any]) -> TextInput:
     if item["kind"] == CharacterInput.kind:
         return CharacterInput(Vocabulary.from_json(item["vocabulary"]))
     places = item.get("places", _PLACES_BEFORE)
-    return TokenInput(Tokenizer.from_str(item["tokenizer"]), item["max_tokens"], places)
+    tokenizer, folds = Tokenizer.from_str(item["tokenizer"]), item.get("folds", False)
+    return TokenInput(tokenizer, item["max_tokens"], places, folds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,14 @@ import small_corpus
 import torch
 from safetensors.torch import load_file, save_file
 
+from omniner import models
 from omniner.config.model_groups import EncoderConfig
+from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
+from omniner.records import Entity, Sentence
 from omniner.taggers import backbones
 from omniner.taggers.tagger import Tagger
+from omniner.training import checkpoints
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -54,6 +59,80 @@ def test_a_folder_loads_and_lives_on_in_its_description(folder: Path) -> None:
     again.load_state_dict(tagger.state_dict())
     assert again.inputs.encode(text) == tagger.inputs.encode(text)
     assert again.describe() == tagger.describe()
+
+
+def latin_corpus() -> Corpus:
+    """The small corpus with a brand and a dish in Latin letters, and with what no encoder knows."""
+    corpus = small_corpus.corpus(20, 4)
+    corpus.splits["train"] += [
+        Sentence("brand", "买Hello吧🍜", [Entity("Hello", "地", 1, 6)]),
+        Sentence("dish", "吃É", [Entity("É", "菜", 1, 2)]),
+    ]
+    return corpus
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_characters_unknown_to_the_encoder_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, tmp_path: Path, folds: bool
+) -> None:
+    config, corpus = small_corpus.configuration("bert_tiny"), latin_corpus()
+    config.model = configured(str(folder), {})
+    assert config.model.fold_characters, "as conf/ says"
+    config.model.fold_characters = folds
+    caplog.set_level(logging.INFO, "omniner")
+    module, data = small_corpus.prepare(config, corpus)
+    (told,) = [record for record in caplog.records if "[UNK]" in record.getMessage()]
+    total = sum(example.length for example in data.train)
+    mentions = sum(len(example.spans) for example in data.train)
+    emoji = sum(example.text.count("🍜") for example in data.train)
+    unknown, affected = (emoji, 0) if folds else (emoji + 6, 2)
+    share = (
+        f"({unknown / total:.2%}) are [UNK] to the model, and {affected} of {mentions} mentions have one: '🍜' {emoji}"
+    )
+    assert told.getMessage().startswith(f"{unknown} of {total} characters of train {share}")
+    assert ("'l' 2" in told.getMessage()) is not folds
+    assert told.levelno == logging.WARNING
+    assert "model.fold_characters" in told.getMessage()
+
+    caplog.clear()
+    checkpoints.write_checkpoint(tmp_path / "best.ckpt", module.tagger.describe(), module.weights())
+    predictor = models.load_predictor(config, tmp_path / "best.ckpt")
+    for text in ("买Hello吧", "买Hello吧" * 150, "买Hello吧" * 150):
+        list(
+            predictor.predict(
+                [Sentence(str(number), text[at : at + 40]) for number, at in enumerate(range(0, len(text), 40))]
+            )
+        )
+    found = [record.getMessage() for record in caplog.records if "[UNK]" in record.getMessage()]
+    assert len(found) == (0 if folds else 1), "once, of texts that are long enough"
+
+
+def test_few_unknown_characters_are_no_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config, corpus = small_corpus.configuration("bert_tiny"), small_corpus.corpus(20, 4)
+    config.model = configured(str(folder), {})
+    corpus.splits["train"] = [
+        Sentence(one.id, one.text.replace("🍜", ""), one.entities) for one in corpus.splits["train"]
+    ] + [Sentence("long", "好" * 50 + "🍜")]
+    caplog.set_level(logging.INFO, "omniner")
+    small_corpus.prepare(config, corpus)
+    (told,) = [record for record in caplog.records if "[UNK]" in record.getMessage()]
+    assert told.levelno == logging.INFO
+    assert told.getMessage().endswith("'🍜' 1")
+
+
+def test_a_checkpoint_from_before_folding_reads_as_it_did(folder: Path) -> None:
+    """Its description has neither the key of the model nor that of the tokenizer."""
+    config = small_corpus.configuration("bert_tiny")
+    config.model = configured(str(folder), {})
+    now = Tagger.build(config, [], ["人", "地"])
+    older = json.loads(json.dumps(now.describe()))
+    del older["model"]["fold_characters"], older["inputs"]["folds"]
+    before = Tagger.from_description(older)
+    text = "买Hello 🍜的"
+    assert before.inputs.unknown(before.inputs.encode(text)) == [1, 2, 3, 4, 5, 7]
+    assert now.inputs.unknown(now.inputs.encode(text)) == [7]
+    config.model.fold_characters = False
+    assert Tagger.build(config, [], ["人", "地"]).describe()["inputs"] == older["inputs"], "so it can be resumed"
 
 
 def renamed(folder: Path, rename: Callable[[str], str | None]) -> None:

@@ -170,6 +170,73 @@ def test_a_latin_word_is_one_token(bert: TokenInput) -> None:
     assert bert.encode("买Hello的")["place"] == [SINGLE, FIRST, INNER, LAST + 1, LAST + 2, LAST, SINGLE]
 
 
+@pytest.fixture(scope="session")
+def folding(bert: TokenInput) -> TokenInput:
+    return TokenInput(bert.tokenizer, 512, folds=True)
+
+
+def test_a_capital_letter_that_the_vocabulary_lacks_is_read_as_a_small_one(folding: TokenInput) -> None:
+    text = "买Hello的NBA"
+    assert folding.encode(text) == folding.encode(text.lower())
+    assert covered(folding, text) == ["买", *["hello"] * 5, "的", *["nba"] * 3]
+    assert folding.unknown(folding.encode(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "token"),
+    [
+        ("é", "e"),
+        ("É", "e"),
+        ("Ａ", "ａ"),  # the vocabulary has the small letter of full width
+        ("ｱ", "ア"),
+        ("İ", "i"),  # its lower case is two characters
+        ("１", "１"),  # known as it is
+        ("“", "[UNK]"),
+        ("Ⅶ", "[UNK]"),  # VII is three
+        ("🍜", "[UNK]"),
+    ],
+)
+def test_a_character_is_read_in_its_most_similar_known_form(folding: TokenInput, text: str, token: str) -> None:
+    assert covered(folding, f"好{text}好") == ["好", token, "好"]
+    assert folding.unknown(folding.encode(f"好{text}好")) == ([1] if token == "[UNK]" else [])
+
+
+def test_known_characters_are_read_as_they_are(bert: TokenInput, unigram: TokenInput, qwen2: TokenInput) -> None:
+    cased = TokenInput(alignment.character_tokenizer(Vocabulary.build(["Aaé"], 1, bigrams=False)), 512, folds=True)
+    assert covered(cased, "AaéÉＡ") == ["A", "a", "é", "é", "A"]
+    for inputs, text in ((unigram, "Hello好吃Ａ"), (qwen2, "Hello ÉＡ🍜"), (bert, "好１～·")):
+        assert TokenInput(inputs.tokenizer, 512, folds=True).encode(text) == inputs.encode(text)
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=st.text(st.one_of(st.sampled_from(f"{ODD}AÉİ"), st.characters()), max_size=20))
+def test_folding_makes_no_character_unknown(bert: TokenInput, folding: TokenInput, text: str) -> None:
+    before, now = bert.encode(text), folding.encode(text)
+    assert len(now["place"]) == len(text)
+    assert set(folding.unknown(now)) <= set(bert.unknown(before))
+
+
+def test_the_tokenizers_own_lower_case_is_used_where_it_is_declared(bert: TokenInput) -> None:
+    tokenizer = Tokenizer.from_str(bert.tokenizer.to_str())
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    for folds in (False, True):
+        assert covered(TokenInput(tokenizer, 512, folds=folds), "É好NBA") == ["e", "好", *["nba"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "at"), [("bert", "买Hello🍜的", [1, 2, 3, 4, 5, 6]), ("unigram", "好🍜a", [1])]
+)
+def test_unknown_characters_are_found(
+    kind: str, text: str, at: list[int], bert: TokenInput, unigram: TokenInput
+) -> None:
+    inputs = {"bert": bert, "unigram": unigram}[kind]
+    assert inputs.unknown(inputs.encode(text)) == at
+
+
+def test_a_tokenizer_of_bytes_knows_everything(qwen2: TokenInput) -> None:
+    assert qwen2.unknown(qwen2.encode(ODD)) == []
+
+
 def test_white_space_makes_no_token(bert: TokenInput) -> None:
     assert covered(bert, " 好 的\t\u3000") == ["-", "好", "-", "的", "-", "-"]
 
@@ -205,8 +272,11 @@ def test_too_many_tokens_are_cut_at_a_token(bert: TokenInput) -> None:
 
 
 def test_inputs_survive_json(bert: TokenInput) -> None:
-    text = "小红书 Hello🍜"
+    text = "小红书 Hello 🍜"
     assert alignment.text_input_from_json(bert.to_json()).encode(text) == bert.encode(text)
+    folding = TokenInput(bert.tokenizer, 512, folds=True)
+    assert alignment.text_input_from_json(folding.to_json()).encode(text) == folding.encode(text) != bert.encode(text)
+    assert "folds" not in bert.to_json(), "checkpoints of older versions have none, and read such words as [UNK]"
     older = {name: value for name, value in bert.to_json().items() if name != "places"}
     assert alignment.text_input_from_json(older).places == LAST + 1, "as its embeddings were trained"
     characters = CharacterInput(Vocabulary.build(["小红书", "红书"], 1, bigrams=True))
