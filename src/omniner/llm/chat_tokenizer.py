@@ -42,6 +42,7 @@ class ChatTokenizer:
             end-of-sequence token if the template writes no control token.
         stops: token ids that end an answer: the first of `end`, the tokenizer's end-of-sequence token, and every other
             control token, since an answer never contains one.
+        system_role: whether the template writes the text of a system role.
 
     Raises:
         UserError: no template, a template that does not work, a tokenizer that cannot restore answers.
@@ -58,7 +59,7 @@ class ChatTokenizer:
         self._anchor = self._find_anchor()
         self._anchor_ids = self._encode([self._anchor], plain=True)[0]
         self._check_decoding()
-        self._system_works = self._takes_system()
+        self.system_role = self._takes_system()
         self._controls = {
             number: token.content for number, token in self._backend.get_added_tokens_decoder().items() if token.special
         }
@@ -67,11 +68,7 @@ class ChatTokenizer:
 
     def write(self, prompt: Prompt, given: str) -> str:
         """Return the whole chat as text, up to the answer; `given` is one of `Prompt.filled_inputs`."""
-        messages = prompt.turns(given)
-        if messages[0]["role"] == "system" and not self._system_works:
-            system, user = messages
-            messages = [{"role": "user", "content": f"{system['content']}\n{user['content']}"}]
-        return self._render(messages, to_answer=True)
+        return self._render(prompt.turns(given, self.system_role), to_answer=True)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Tokenise a chat's text; control tokens that it spells out are control tokens."""

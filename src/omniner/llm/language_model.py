@@ -264,12 +264,13 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
-    """Load tokenizer.json unchanged: AutoTokenizer rebuilds some families with their own normalisation."""
+def load_chat(folder: Path, description: Mapping[str, Any]) -> ChatTokenizer:
+    """Load template and tokenizer.json unchanged: AutoTokenizer rebuilds some families with their own normalisation."""
     from transformers import PreTrainedTokenizerFast
 
     with pretrained.explaining_load_errors("checkpoint", folder, _FIX):
-        return PreTrainedTokenizerFast.from_pretrained(folder, **pretrained.load_options(True))
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, **pretrained.load_options(True))
+    return ChatTokenizer(tokenizer, description["chat_template"])
 
 
 def _assemble(
@@ -305,8 +306,7 @@ def _assemble(
             # without a device peft would take the first GPU, even if the CPU is to be used
             model = PeftModel.from_pretrained(model.to(dtype), folder, torch_device="cpu")
         fuse_adapters(model)
-    chat = ChatTokenizer(_load_tokenizer(folder), description["chat_template"])
-    prompt = Prompt.from_json(description["prompt"])
+    chat, prompt = load_chat(folder, description), Prompt.from_json(description["prompt"])
     later: dict[str, Any] = {name: description.get(name) for name in _LATER}
     method, base = description["method"], description["base"]
     return CausalModel(model.eval(), chat, prompt, method, base, quantization, random_base, **later)

@@ -81,16 +81,23 @@ class Prompt:
             for places, own in zip(neighbours, written, strict=True)
         ]
 
-    def turns(self, given: str) -> list[dict[str, str]]:
-        """Return the chat up to the answer with `given`, one of `filled_inputs`; without a system role if its text is
-        empty.
-        """
-        system = [{"role": "system", "content": self.system}] if self.system else []
-        return [*system, {"role": "user", "content": f"{self.instruction}\n{given}"}]
+    def turns(self, given: str, system_role: bool = True) -> list[dict[str, str]]:
+        """Return the chat up to the answer; without a system role if its text is empty.
 
-    def messages(self, text: str) -> list[dict[str, str]]:
-        """Return the chat for a sentence, up to the answer."""
-        return self.turns(self.filled_inputs([text])[0])
+        Args:
+            given: one of `filled_inputs`.
+            system_role: whether the chat template has this role; if not, its text is put before the user's.
+        """
+        told = f"{self.instruction}\n{given}"
+        if not self.system:
+            return [{"role": "user", "content": told}]
+        if not system_role:
+            return [{"role": "user", "content": f"{self.system}\n{told}"}]
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": told}]
+
+    def messages(self, text: str, system_role: bool = True) -> list[dict[str, str]]:
+        """Return the chat for a sentence, up to the answer; `system_role` as for `turns`."""
+        return self.turns(self.filled_inputs([text])[0], system_role)
 
     def outline(self) -> list[dict[str, str]]:
         """Return the chat with names in braces for what differs between sentences."""

@@ -17,6 +17,7 @@ Output is written atomically. What the target format cannot hold becomes an issu
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import shlex
 from collections.abc import Iterator, Sequence
@@ -91,14 +92,23 @@ def _making_folder(context: Context, *folders: Path) -> Iterator[None]:
 
 
 def _serving_command(config: Config) -> str:
-    """Return the shell command that serves a model."""
-    from omniner.llm.serving.vllm_engine import serve_command, served_base, served_checkpoint
+    """Return the shell command that serves a model, whose template is told what it is told in this process."""
+    from omniner.llm.serving.openai_engine import with_template_options
+    from omniner.llm.serving.vllm_engine import has_system_role, serve_command, served_base, served_checkpoint
 
     if config.checkpoint:
-        served, _ = served_checkpoint(find_trained_model(config.checkpoint, config.tracking), None)
+        checkpoint = find_trained_model(config.checkpoint, config.tracking)
+        served, prompt = served_checkpoint(checkpoint, None)
+        if prompt.system and not has_system_role(checkpoint):
+            log.warning(
+                "the model's chat template has no system role: clients must put its text, and a new line, before the "
+                "user's, as task=predict checkpoint=... does"
+            )
     else:
         served = served_base(config.llm.path if config.llm else None)
-    return shlex.join(serve_command(config.decoding, served, {"port": 8000}))
+    told = with_template_options(config.decoding).extra_body["chat_template_kwargs"]
+    listen = {"port": 8000, "default-chat-template-kwargs": json.dumps(told) if told else None}
+    return shlex.join(serve_command(config.decoding, served, listen))
 
 
 def _recognised(config: Config) -> str:

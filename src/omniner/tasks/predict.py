@@ -181,10 +181,12 @@ class PromptedModel:
     Attributes:
         prompt: the prompt that it is given.
         texts: sentences of train; the tokenizer of a model with random weights is made of their characters.
+        system_role: whether requests to a server may have one: some chat templates lack it.
     """
 
     prompt: Prompt
     texts: list[str]
+    system_role: bool = True
 
 
 def prepare_model(context: Context, reported: Sequence[Sentence]) -> tuple[Path | PromptedModel, Config]:
@@ -208,9 +210,9 @@ def prepare_model(context: Context, reported: Sequence[Sentence]) -> tuple[Path 
         checkpoint = find_trained_model(config.checkpoint, config.tracking)
         if config.decoding.engine != "openai":
             return checkpoint, config
-        from omniner.llm.serving.vllm_engine import trained_prompt
+        from omniner.llm.serving.vllm_engine import has_system_role, trained_prompt
 
-        return PromptedModel(trained_prompt(checkpoint), []), config
+        return PromptedModel(trained_prompt(checkpoint), [], has_system_role(checkpoint)), config
     from omniner.tasks.prompting import build_run_prompt
 
     corpus = sources.load_corpus(config.data, ["train"])
@@ -424,7 +426,7 @@ def open_model(config: Config, model: Path | PromptedModel) -> Predict:
 
         # a model trained here is asked as in training; another server may refuse fields that its protocol lacks
         asked = with_template_options(config.decoding) if config.checkpoint else config.decoding
-        return partial(predict_with_server, asked, model.prompt)
+        return partial(predict_with_server, asked, model.prompt, system_role=model.system_role)
     if config.decoding.engine == "vllm":
         from omniner.llm.serving.vllm_engine import predict_with_vllm, served_base
 

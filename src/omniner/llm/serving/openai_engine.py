@@ -53,7 +53,12 @@ _SHOWN = 60  # characters of each
 
 
 def predict_with_server(
-    config: DecodingConfig, prompt: Prompt, sentences: Sequence[Sentence], done: frozenset[str], quiet: bool = False
+    config: DecodingConfig,
+    prompt: Prompt,
+    sentences: Sequence[Sentence],
+    done: frozenset[str],
+    quiet: bool = False,
+    system_role: bool = True,
 ) -> Iterator[list[Prediction]]:
     """Ask a server about the sentences that are not `done`; their own entities are ignored.
 
@@ -63,6 +68,7 @@ def predict_with_server(
         sentences: with different ids.
         done: ids of sentences that already have their predictions.
         quiet: log neither progress nor cost, because this is a part of work that logs its own.
+        system_role: whether the model's chat template has the role; if not, its text is put before the user's.
 
     Yields:
         Predictions, batch by batch as the answers arrive, in any order.
@@ -77,7 +83,7 @@ def predict_with_server(
     left = [sentence for sentence in sentences if sentence.id not in done]
     filled = [sentence for sentence in left if sentence.text]
     with contextlib.closing(ChatClient(config, "decoding")) as client:
-        predictor = _Predictor(client, config, prompt, resumed=bool(done), quiet=quiet)
+        predictor = _Predictor(client, config, prompt, bool(done), quiet, system_role)
         if len(filled) < len(left):
             yield [predictor.empty(sentence) for sentence in left if not sentence.text]
         yield from predictor.run(filled)
@@ -111,8 +117,16 @@ def engine_name(model: str) -> str:
 class _Predictor:
     """Send requests about sentences, and keep what was answered, refused and failed so far."""
 
-    def __init__(self, client: ChatClient, config: DecodingConfig, prompt: Prompt, resumed: bool, quiet: bool) -> None:
-        self.client, self.config, self.prompt, self.quiet = client, config, prompt, quiet
+    def __init__(
+        self,
+        client: ChatClient,
+        config: DecodingConfig,
+        prompt: Prompt,
+        resumed: bool,
+        quiet: bool,
+        system_role: bool,
+    ) -> None:
+        self.client, self.config, self.prompt, self.quiet, self.system_role = client, config, prompt, quiet, system_role
         self.engine = engine_name(client.model)
         self.resumed, self.answered = resumed, False  # whether the server answered before, and now
         self.guided = config.kind == "guided"
@@ -192,7 +206,7 @@ class _Predictor:
             options |= vllm_grammar(sentence.text, prompt.categories, prompt.answer)
         options |= config.extra_body
         options = {name: value for name, value in options.items() if value is not None}
-        return ChatRequest(prompt.messages(sentence.text), options)
+        return ChatRequest(prompt.messages(sentence.text, self.system_role), options)
 
     def _take(self, sentence: Sentence, outcome: Reply | Refusal | ServerError) -> list[Prediction]:
         """Record an outcome, and return the predictions that can be yielded now."""

@@ -113,6 +113,18 @@ def trained_prompt(checkpoint: Path) -> Prompt:
     return Prompt.from_json(read_description(checkpoint)["prompt"])
 
 
+def has_system_role(checkpoint: Path) -> bool:
+    """Return whether requests to a trained causal model can have a system role: not if its chat template refuses or
+    passes over it, as Gemma's does.
+
+    Args:
+        checkpoint: its folder.
+    """
+    from omniner.llm.language_model import load_chat, read_description
+
+    return load_chat(checkpoint, read_description(checkpoint)).system_role
+
+
 def served_base(path: str | None) -> ServedModel:
     """Return what a server must load for an untuned model.
 
@@ -175,12 +187,15 @@ def predict_with_vllm(
     """
     if all(sentence.id in done for sentence in sentences):
         return
+    system_role = True
     with tempfile.TemporaryDirectory() as folder:
         if isinstance(model, Path):
-            model, prompt = served_checkpoint(model, Path(folder) / "merged")
+            checkpoint = model
+            model, prompt = served_checkpoint(checkpoint, Path(folder) / "merged")
+            system_role = has_system_role(checkpoint)
         assert prompt is not None, "a published model is told what to do"
         with serving_model(config, model) as asked:
-            yield from predict_with_server(asked, prompt, sentences, done)
+            yield from predict_with_server(asked, prompt, sentences, done, system_role=system_role)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import small_causal
 import small_corpus
+import torch
 from scripted_server import reply, serving
 
 from omniner.config import compose
@@ -169,6 +171,74 @@ def test_a_server_is_told_what_the_trained_model_was(
     (tmp_path / "tagger.ckpt").write_bytes(b"")
     with pytest.raises(UserError, match="is a tagger, which no server of language models has"):
         vllm_engine.trained_prompt(tmp_path / "tagger.ckpt")
+
+
+WITHOUT_SYSTEM = {
+    "refused": "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+    "<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}",
+    "passed over": "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['content'] }}<|im_end|>"
+    "{% endfor %}",
+}
+
+
+def without_system(folder: Path, how: str) -> language_model.CausalModel:
+    """A trained model in this folder whose chat template has no system role."""
+    config, tuning = small_causal.model_config(chat_template=WITHOUT_SYSTEM[how]), small_causal.tuning_config("full")
+    texts, dtype = small_causal.TEXTS, torch.float32
+    causal = language_model.build_causal_model(config, tuning, small_causal.PROMPT, texts, dtype, seed=3)
+    language_model.save_causal_model(folder, causal)
+    return causal
+
+
+@pytest.mark.parametrize("how", WITHOUT_SYSTEM)
+@pytest.mark.parametrize("engine", ["openai", "vllm"])
+def test_a_server_is_asked_as_in_training_where_a_template_has_no_system_role(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str, how: str
+) -> None:
+    """What the server's template makes of the request is what the model learnt from, character by character."""
+    monkeypatch.chdir(tmp_path)
+    causal = without_system(tmp_path / "best", how)
+    if engine == "vllm":
+        answers(config(tmp_path), tmp_path / "best")
+        asked = [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]
+    else:
+        with serving(lambda request, before: reply("[]")) as server:
+            arguments = ["checkpoint=best", "decoding=openai", f"decoding.url={server.url}", "decoding.model=tiny"]
+            run(compose.load(["task=predict", *arguments, f"text={SENTENCES[0].text}", "tracking=off"]))
+        asked = [request.body for request in server.seen]
+    rendered = {
+        causal.chat.tokenizer.apply_chat_template(one["messages"], tokenize=False, **one["chat_template_kwargs"])
+        for one in asked
+    }
+    chats = causal.prompt.filled_inputs([sentence.text for sentence in SENTENCES[: len(asked)]])
+    assert rendered == {causal.chat.write(causal.prompt, given) for given in chats}
+    assert all(causal.prompt.system in text for text in rendered)
+
+
+def test_the_command_that_serves_a_model_tells_its_template_what_it_was_told(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    language_model.save_causal_model(tmp_path / "best", small_causal.build("full"))
+
+    def printed(folder: str, *overrides: str) -> dict[str, str]:
+        capsys.readouterr()
+        run(compose.load(["task=convert", "to=serve", f"checkpoint={folder}", "tracking=off", *overrides]))
+        return options(shlex.split(capsys.readouterr().out))
+
+    assert json.loads(printed("best")["--default-chat-template-kwargs"]) == TEMPLATE_OPTIONS
+    own = printed("best", "+decoding.extra_body.chat_template_kwargs.enable_thinking=true")
+    assert json.loads(own["--default-chat-template-kwargs"]) == {**TEMPLATE_OPTIONS, "enable_thinking": True}
+    assert "--default-chat-template-kwargs" not in printed("best", "+decoding.extra_body.chat_template_kwargs=null")
+    older = printed("best", "+decoding.options={default-chat-template-kwargs: null}")  # a vLLM without the option
+    assert "--default-chat-template-kwargs" not in older
+    assert "system role" not in caplog.text
+    without_system(tmp_path / "other", "refused")
+    printed("other")
+    assert "the model's chat template has no system role: clients must put its text" in caplog.text
 
 
 def test_a_folder_with_a_gguf_file_is_one(tmp_path: Path) -> None:
