@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.func import functional_call
 
 from omniner.taggers import linear_chain
+from omniner.taggers.chain_layout import find_blocks, pack_by_position
 from omniner.taggers.heads import TagScheme, mask_of
-from omniner.taggers.linear_chain import CRF, constrained_crf, find_blocks, pack_by_position
+from omniner.taggers.linear_chain import CRF, constrained_crf
 
 CPU = torch.device("cpu")
 PARAMETERS = ("start_transitions", "transitions", "end_transitions")
@@ -450,3 +451,50 @@ def test_sums_are_exact_where_other_products_may_be_rounded(monkeypatch: pytest.
         torch.set_float32_matmul_precision(before)
     assert 0 < forward < len(found)
     assert set(found) == {"highest"}
+
+
+def slow_log_probability(crf: CRF, emissions: Tensor, tags: Tensor, start: int, end: int) -> Tensor:
+    """Log of the share that the paths with these tags at a segment have in the weight of all paths over [L, T]."""
+    paths = every_path(crf, emissions)
+    same = [score for path, score in paths.items() if path[start:end] == tuple(tags[start:end].tolist())]
+    return torch.tensor(same).double().logsumexp(0) - torch.tensor(list(paths.values())).double().logsumexp(0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "a tag that leads nowhere"])
+def test_the_probability_of_a_segment_equals_the_share_of_its_paths(kind: str) -> None:
+    torch.manual_seed(2)
+    crf, lengths = KINDS[kind](), [4, 1, 3, 2]
+    emissions = torch.randn(4, 5, crf.num_tags)
+    tags = crf.decode(torch.randn(4, 5, crf.num_tags) * 5, lengths)
+    segments = [
+        (row, start, end)
+        for row, length in enumerate(lengths)
+        for start in range(length)
+        for end in range(start + 1, length + 1)
+    ]
+    got = crf.log_probabilities(emissions, tags, lengths, segments)
+    want = [slow_log_probability(crf, emissions[row, : lengths[row]], tags[row], *place) for row, *place in segments]
+    torch.testing.assert_close(got.double(), torch.stack(want), rtol=1e-5, atol=1e-5)
+
+
+def test_the_probability_of_a_long_segment_equals_that_of_the_twin() -> None:
+    """Of the twin: the log-sum over the paths with the tags of the segment, all others being far out of reach."""
+    torch.manual_seed(3)
+    crf, length = bioes(20, spread=2.0), 90
+    emissions = torch.randn(1, length, crf.num_tags) * 3
+    tags = crf.decode(emissions, [length])
+    nll = slow_nll(crf, emissions, tags, [length])
+    for start, end in ((0, 1), (0, 90), (3, 7), (40, 89), (89, 90)):
+        only = torch.full((end - start, crf.num_tags), -1e6).scatter(1, tags[0, start:end, None], 0.0)
+        bound = emissions.clone().double()
+        bound[0, start:end] += only
+        want = slow_nll(crf, bound, tags, [length]) - nll  # the score of the tags is in both
+        got = crf.log_probabilities(emissions, tags, [length], [(0, start, end)])
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+
+
+def test_no_segments_have_no_probabilities() -> None:
+    crf = bioes(2)
+    assert crf.log_probabilities(
+        torch.randn(2, 3, crf.num_tags), torch.zeros(2, 3, dtype=torch.long), [3, 0], []
+    ).shape == (0,)
