@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from omniner.errors import UserError, one_line
-from omniner.records import Entity, Issue, Prediction, Sentence, is_unlabeled
+from omniner.records import Entity, Issue, Prediction, ScoredEntity, Sentence, is_unlabeled, with_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +38,7 @@ _SHOWN = 60  # characters of a wrong value in a message
 _ERROR_COLUMNS = ["type", "id", "text"]
 _ERROR_COLUMNS += ["gold_text", "gold_category", "predicted_text", "predicted_category", "gold", "predicted"]
 _TEXTS = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
+_ROWS = (Sentence, Prediction, Entity, Issue)  # of a data frame
 _ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys (or label for category)."
 
 
@@ -285,10 +286,12 @@ def _entities(given: Any, place: str) -> list[Entity]:
 
 
 def _entity(item: Any, place: str) -> Entity:
-    values = item
+    values, score = item, getattr(item, "score", None)
     if isinstance(item, Mapping):
-        if "category" not in item and "label" in item:  # as GLiNER gives them, with a score
-            item = {"category" if key == "label" else key: value for key, value in item.items() if key != "score"}
+        score = item.get("score")
+        item = {key: value for key, value in item.items() if key != "score"}
+        if "category" not in item and "label" in item:  # as GLiNER gives them
+            item = {"category" if key == "label" else key: value for key, value in item.items()}
         if not {"text", "category"} <= item.keys() <= set(Entity._fields):
             raise UserError(place, f"an object with the keys {', '.join(map(str, item))}", _ENTITY)
         values = [item.get(name) for name in Entity._fields]
@@ -297,7 +300,7 @@ def _entity(item: Any, place: str) -> Entity:
     start, end = (_offset(value, place) for value in values[2:] or (None, None))
     if (start is None) != (end is None):
         raise UserError(place, f"{_shown(item)} has one offset of two", _ENTITY)
-    return Entity(values[0], values[1], start, end)
+    return with_score(Entity(values[0], values[1], start, end), score)
 
 
 def _offset(value: Any, place: str) -> int | None:
@@ -314,7 +317,11 @@ def _offset(value: Any, place: str) -> int | None:
 
 def _is_plain(entity: Any) -> bool:
     """Whether an entity has exactly the declared types; numbers of other libraries cannot be written as JSON."""
-    if type(entity) is not Entity or not isinstance(entity.text, str) or not isinstance(entity.category, str):
+    if (
+        type(entity) not in (Entity, ScoredEntity)
+        or not isinstance(entity.text, str)
+        or not isinstance(entity.category, str)
+    ):
         return False
     start, end = type(entity.start), type(entity.end)
     return start is end and (start is int or entity.start is None)
@@ -379,13 +386,15 @@ def frame(
         )
     fix = "Give sentences, predictions, entities or issues, or what score, errta or compare returned."
     items = listed("frame", what, fix)
-    kind = type(items[0]) if items else None
+    kind = next((kind for kind in _ROWS if items and isinstance(items[0], kind)), None)
     for number, item in enumerate(items):
-        if type(item) is not kind or not isinstance(item, Sentence | Prediction | Entity | Issue):
+        if kind is None or not isinstance(item, kind):
             raise UserError(f"frame[{number}]", f"{_shown(item)} is no row of this table", fix)
     if kind is None:
         return pd.DataFrame(columns=["id", "text", "entities"])
     names = [*getattr(kind, "__dataclass_fields__", getattr(kind, "_fields", ()))]
+    if any(getattr(item, "score", None) is not None for item in items):
+        names.append("score")
     return pd.DataFrame([[getattr(item, name) for name in names] for item in items], columns=names)
 
 

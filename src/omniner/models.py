@@ -392,7 +392,7 @@ class TaggerPredictor:
     """A trained tagger.
 
     Args:
-        config: `encoding` and `trainer` are read.
+        config: `encoding`, `trainer` and `decoding.scores` are read.
         checkpoint: its file.
     """
 
@@ -449,7 +449,10 @@ class TaggerPredictor:
                 torch.inference_mode(),
                 torch.autocast(device.type, torch.bfloat16, enabled=mixed),
             ):
-                entities = self._tagger.entities(batch, self._tagger.spans(batch))
+                if self._config.decoding.scores:
+                    entities = self._tagger.scored_entities(batch)
+                else:
+                    entities = self._tagger.entities(batch, self._tagger.spans(batch))
             yield [
                 Prediction(name, found, reason=reasons.get(name, ""), engine=ENGINE)
                 for name, found in zip(batch.ids, entities, strict=True)

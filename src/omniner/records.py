@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
 
+SCORE_DIGITS = 4  # of a confidence: more would depend on the batch
 MOST_PLACES = 64  # of one surface that are tried in reading order, from the first that it may have
 
 _NONE = (1_000_000_000, -1)  # more overlaps than there can be
@@ -40,6 +41,34 @@ class Entity(NamedTuple):
     category: str
     start: int | None = None
     end: int | None = None
+
+    @property
+    def score(self) -> float | None:
+        """The model's confidence in it, from 0 to 1; None if unknown (see `with_score`)."""
+        return None
+
+
+class ScoredEntity(Entity):
+    """An entity with a model's confidence in it. It equals the same entity without one: only what was found counts."""
+
+    score: float | None = None
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, score={self.score})"
+
+    def _replace(self, **changes: Any) -> ScoredEntity:
+        changed = super()._replace(**changes)
+        changed.score = self.score
+        return changed
+
+
+def with_score(entity: Entity, score: object) -> Entity:
+    """Return an entity with a confidence of four digits; the entity itself if this is no number from 0 to 1."""
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        return entity
+    scored = ScoredEntity(*entity)
+    scored.score = round(float(score), SCORE_DIGITS)
+    return scored
 
 
 @dataclass(slots=True)
@@ -163,11 +192,18 @@ def own_meta(sentence: Sentence) -> dict[str, Any]:
     return {key: value for key, value in sentence.meta.items() if key not in (UNLABELED, PREDICTED_BY)}
 
 
+def has_scores(sentence: Sentence) -> bool:
+    """Return whether any entity of a sentence has a confidence."""
+    return any(entity.score is not None for entity in sentence.entities)
+
+
 def entity_to_json(entity: Entity) -> dict[str, Any]:
-    """Return the JSON object of an entity, without unknown offsets."""
+    """Return the JSON object of an entity, without unknown offsets and an unknown confidence."""
     item: dict[str, Any] = {"text": entity.text, "category": entity.category}
     if entity.start is not None:
         item["start"], item["end"] = entity.start, entity.end
+    if entity.score is not None:
+        item["score"] = entity.score
     return item
 
 
@@ -236,10 +272,12 @@ def to_line(item: Mapping[str, Any]) -> str:
 
 def content_digest(sentences: Sequence[Sentence]) -> str:
     """Digest the content of sentences, independent of the file or generator that they are from: equal splits, equal
-    digest.
+    digest. Confidences do not count.
     """
     digest = hashlib.sha256()
     for sentence in sentences:
+        if has_scores(sentence):
+            sentence = replace(sentence, entities=[Entity(*entity) for entity in sentence.entities])
         digest.update(to_line(sentence_to_json(sentence)).encode())
     return digest.hexdigest()[:16]
 

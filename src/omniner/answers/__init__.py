@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,11 +25,14 @@ from omniner.answers.final_answer import final_text, read_final
 from omniner.answers.loose_json import MAX_DEPTH, decode
 from omniner.answers.pairs import Pair, PairReader, PairReading
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence, locate_listed
+from omniner.records import Entity, Prediction, Sentence, locate_listed, with_score
 from omniner.wording import counted
 
 # Separators of the JSON: those of the paper's training data (Python's default), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}
+_TEXT = r'("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'  # a string in JSON
+_OPENING, _COMMA = re.compile(r"\s*\["), re.compile(r"\s*,")
+_ITEM = re.compile(rf"\s*\[\s*{_TEXT}\s*,\s*{_TEXT}\s*\]")
 CUT, REPEATED = "stopped by decoding.max_new_tokens", "stopped where the model repeats itself"  # causes of a cut
 MAX_CHARS = 1_000_000  # a longer answer is a runaway generation
 
@@ -137,6 +140,7 @@ def prediction_from_answer(
     engine: str,
     ended_by: str = "",
     categories: Collection[str] = (),
+    scores: Sequence[float] = (),
 ) -> Prediction:
     """Parse a model's answer to a sentence and locate its entities; never raise.
 
@@ -151,14 +155,37 @@ def prediction_from_answer(
         engine: name of what answered.
         ended_by: what ended the answer before the model did (`CUT`, `REPEATED`); empty = the model ended it.
         categories: those in the model's prompt.
+        scores: the model's confidence in each item of `item_ends`. They are used if the answer has these pairs and no
+            others.
     """
     parsed = parse_answer(raw, categories, sentence.text, bool(ended_by))
     placed = locate_listed(sentence.text, [(spelt_as_in(sentence.text, text), label) for text, label in parsed.pairs])
+    if len(scores) == len(placed) and parsed.pairs == strict_items(raw):
+        placed = [entity and with_score(entity, score) for entity, score in zip(placed, scores, strict=True)]
     entities = [entity for entity in placed if entity is not None]
     reasons = [ended_by, parsed.reason]
     if repeats := len(placed) - len(entities):
         reasons.append(f"{counted(repeats, 'repeated entity')} dropped")
     return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
+
+
+def item_ends(text: str) -> list[int]:
+    """Return where the category of each complete item of an answer ends, from the beginning as far as it is in the
+    requested form.
+    """
+    return [match.end(2) - 1 for match in _items(text)]
+
+
+def strict_items(text: str) -> list[Pair]:
+    """Return the pairs of the items of `item_ends`."""
+    return [(json.loads(match[1]), json.loads(match[2])) for match in _items(text)]
+
+
+def _items(text: str) -> Iterator[re.Match[str]]:
+    opened = _OPENING.match(text)
+    while opened and (item := _ITEM.match(text, opened.end())):
+        yield item
+        opened = _COMMA.match(text, item.end())
 
 
 def strict_pairs(value: list[Any]) -> list[Pair] | None:

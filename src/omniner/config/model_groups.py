@@ -230,7 +230,7 @@ LONGEST_ANSWER = 512
 
 @dataclass
 class DecodingConfig(Group):
-    """How answers of a causal model are generated."""
+    """How predictions are decoded. All keys but `scores` are about the answers of causal models."""
 
     kind: Literal["free", "guided"]
     """free = unconstrained; guided = only well-formed answers with known categories and words of the sentence."""
@@ -271,6 +271,9 @@ class DecodingConfig(Group):
     extra_body: dict[str, Any] = field(default_factory=dict)
     """openai: further fields of a request, such as chat_template_kwargs={enable_thinking: false}, which is the default
     for vllm and with a checkpoint; null omits a default field."""
+    scores: bool = False
+    """true = each predicted entity has a `score`, the model's confidence from 0 to 1; for taggers too, not for
+    servers."""
 
     @property
     def usual_slots(self) -> int:

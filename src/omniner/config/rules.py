@@ -244,6 +244,12 @@ def _check_training(config: Config) -> None:
         "Set decoding.url=http://host:port/v1.",
     )
     refuse(
+        "decoding.scores",
+        decoding.scores and decoding.engine != "hf",
+        "a server gives no confidence per entity",
+        "Leave it out, or let the model run here (decoding=free or guided).",
+    )
+    refuse(
         "decoding.engine",
         decoding.engine != "hf" and TASKS[config.task.name].trains,
         "a server cannot decode a model in training",

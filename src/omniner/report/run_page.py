@@ -295,6 +295,7 @@ def render_run_page(
         "signature": result.signature,
         "identity": _identity(result),
         "has_levels": result.has_levels,
+        "has_scores": bool(result.calibration),
         "curves": Chart("", (8, 5), partial(_curves, panels=panels, language=language)) if panels else None,
         "last_values": _last_values(panels).of(language),
     }

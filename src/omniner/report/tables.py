@@ -24,7 +24,7 @@ from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Sentence, ranked, storable
 from omniner.scoring.error_types import ERROR_TYPES
-from omniner.scoring.metrics import OVERLAP_SCHEMES, ErrtaError, ScoreResult, category_of
+from omniner.scoring.metrics import OVERLAP_SCHEMES, ErrtaError, ScoreResult, calibration_error, category_of
 from omniner.scoring.suspects import find_suspected_labels
 from omniner.scoring.units import IMPOSSIBLE
 from omniner.wording import Wording, counted, text_width, translated
@@ -281,6 +281,7 @@ def build_run_tables(
         "errta_by_primary": _by(result, by_category, "primary", result.primary.__getitem__),
         "units": _units(result),
         "overlap": _overlap(result),
+        **({"calibration": _calibration(result)} if result.calibration else {}),
         "impossible_answers": _impossible(result, errta.examples),
         "confusion_pairs": _confusion_pairs(result.errta.errors, errta.top),
         "confused_surfaces": _confused_surfaces(result.errta.errors, errta.top),
@@ -409,6 +410,16 @@ def _overlap(result: ScoreResult) -> Table:
     heads = [*columns(TEXT, "scheme", "meaning"), *columns(SHARE, "precision", "recall", "f1")]
     heads += columns(COUNT, "correct", "partial", "incorrect", "missed", "spurious")
     return Table(title, heads, rows, empty=Wording("Gold has no places."))
+
+
+def _calibration(result: ScoreResult) -> Table:
+    rows: list[list[Cell]] = [list(row) for row in result.calibration]
+    title = Wording(
+        "Confidence and precision of predicted entities; expected calibration error {error:.2%}",
+        error=calibration_error(result.calibration),
+    )
+    heads = [*columns(SHARE, "score_low", "score_high"), *columns(COUNT, "entities")]
+    return Table(title, [*heads, *columns(SHARE, "mean_score", "precision")], rows)
 
 
 def _impossible(result: ScoreResult, most: int) -> Table:

@@ -20,6 +20,8 @@ from omniner.registry import ERROR_TYPES
 from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
 from omniner.wording import counted
 
+_TENTHS = 10
+
 
 class ScoreRow(NamedTuple):
     """Precision, recall and F1 of a category, a primary or all together, with the counts behind them.
@@ -246,6 +248,56 @@ class ParseSummary:
         return {name: getattr(self, name) for name in names}
 
 
+class CalibrationRow(NamedTuple):
+    """The predicted entities with a confidence from `low` to `high`.
+
+    Attributes:
+        entities: number of them.
+        score: their mean confidence.
+        precision: share of them that is right.
+    """
+
+    low: float
+    high: float
+    entities: int
+    score: float
+    precision: float
+
+
+def calibrate(comparison: Comparison) -> list[CalibrationRow]:
+    """Compare the confidence of predicted units with the share that is right.
+
+    Returns:
+        A row for each tenth of the confidence with an entity, the lowest first; empty if no entity has a confidence.
+    """
+    wrong = {one.sentence: set(map(comparison.key, one.extra)) for one in comparison.sentence_errors}
+    found: dict[int, list[tuple[float, bool]]] = {}
+    for number, entities in enumerate(comparison.predicted):
+        units: dict[Any, float] = {}
+        for entity in entities:
+            if entity.score is not None:
+                units.setdefault(comparison.key(entity), entity.score)
+        for unit, score in units.items():
+            row = min(int(score * _TENTHS), _TENTHS - 1)
+            found.setdefault(row, []).append((score, unit not in wrong.get(number, ())))
+    return [
+        CalibrationRow(
+            row / _TENTHS,
+            (row + 1) / _TENTHS,
+            len(units),
+            math.fsum(score for score, _ in units) / len(units),
+            sum(right for _, right in units) / len(units),
+        )
+        for row, units in sorted(found.items())
+    ]
+
+
+def calibration_error(rows: Sequence[CalibrationRow]) -> float:
+    """Return the expected calibration error: the mean distance of confidence and precision, weighted by entities."""
+    total = sum(row.entities for row in rows)
+    return math.fsum(row.entities * abs(row.score - row.precision) for row in rows) / total if total else 0.0
+
+
 @dataclass(slots=True, repr=False)
 class ScoreResult:
     """One system's predictions on one gold set: scores, errors, and how they were computed."""
@@ -264,6 +316,7 @@ class ScoreResult:
     primary: Mapping[str, str]  # of every category in gold or prediction
     comparison: Comparison  # unit by unit, in the order of sentences
     scored: list[str]  # ids of the sentences of `comparison`
+    calibration: list[CalibrationRow] = field(default_factory=list)  # empty if no entity has a confidence
 
     def __repr__(self) -> str:
         size = f"{counted(len(self.sentences), 'sentence')}, {counted(len(self.errta.errors), 'error')}"
@@ -286,6 +339,8 @@ class ScoreResult:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of `scores.json`."""
+        calibration = [row._asdict() for row in self.calibration]
+        known = {"calibration": {"error": calibration_error(self.calibration), "rows": calibration}}
         return {
             "profile": self.profile,
             "metrics": self.metrics.to_json(),
@@ -296,6 +351,7 @@ class ScoreResult:
             "signature": self.signature,
             "timing": dict(self.timing),
             "issues": count_codes(self.issues),
+            **(known if calibration else {}),
         }
 
 

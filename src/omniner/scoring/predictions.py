@@ -30,7 +30,7 @@ from omniner.corpus.formats.fields import IssueLog, quote, read_lines, unique_ke
 from omniner.corpus.formats.regions import moved, regions_of
 from omniner.corpus.sources import check_read
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Prediction, Sentence, to_line
+from omniner.records import Entity, Issue, Prediction, Sentence, to_line, with_score
 from omniner.scoring.gold import (
     BOM,
     GOLD_PREFIX,
@@ -472,7 +472,11 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int, way: str = "au
         log.add("bad-entities", f"entities is {quote(items)}, not a list; an empty answer", line, name)
         items = []
     text = text if isinstance(text, str) else ""
-    entities = [entity for item in items if (entity := _entity(item, text, way, log, line, name)) is not None]
+    entities = [
+        with_score(entity, item.get("score")) if isinstance(item, dict) else entity
+        for item in items
+        if (entity := _entity(item, text, way, log, line, name)) is not None
+    ]
     prediction = Prediction(name, entities, raw)
     for key in ("reason", "prompt_sha", "engine"):
         setattr(prediction, key, str(record.get(key) or ""))
@@ -491,7 +495,7 @@ def _entity(item: Any, sentence: str, way: str, log: IssueLog, line: int, name: 
     if not isinstance(text, str) or not isinstance(category, str):
         regions = regions_of(item, IssueLog(Path()), line)
         if len(regions) == 1 and len(regions[0].categories) == 1:
-            text, (category,), start, end = regions[0]
+            text, (category,), start, end, _ = regions[0]
             if text is None and way != "auto":
                 start, end = moved(sentence, regions[0], way)
             if text is None and type(start) is int and type(end) is int:

@@ -35,6 +35,7 @@ from omniner.scoring.metrics import (
     ScoreResult,
     ScoreRow,
     UnitScores,
+    calibrate,
     evaluate,
     main_scores,
     overlap_scores,
@@ -125,6 +126,7 @@ def score_records(
         primary=_primaries(comparison, errors),
         comparison=comparison,
         scored=ids,
+        calibration=calibrate(comparison),
     )
 
 

@@ -36,7 +36,7 @@ from torch.autograd.function import once_differentiable
 from omniner.compute.devices import send
 from omniner.compute.torch_settings import exact_products
 from omniner.taggers.chain_layout import Blocks, Index, PackedLayout, find_blocks, pack_by_position, take_rows
-from omniner.taggers.heads import TagScheme
+from omniner.taggers.heads import ScoredSpan, Span, TagScheme
 
 
 class CRF(nn.Module):
@@ -177,6 +177,17 @@ def constrained_crf(scheme: TagScheme) -> CRF:
     """Build a CRF that allows only the transitions of the scheme."""
     tables = (scheme.allowed, scheme.allowed_start, scheme.allowed_end)
     return CRF(len(scheme), *(torch.from_numpy(table) for table in tables))
+
+
+def score_spans(
+    crf: CRF, emissions: Tensor, tags: Tensor, lengths: Sequence[int], spans: Sequence[Sequence[Span]]
+) -> list[list[ScoredSpan]]:
+    """Return the spans of decoded tags with their probabilities: of exactly their tags, summed over all that the rest
+    of the sentence may have. In BIOES these tags say where the span begins and ends.
+    """
+    segments = [(row, start, end) for row, found in enumerate(spans) for start, end, _ in found]
+    values = iter(crf.log_probabilities(emissions, tags, lengths, segments).exp().tolist())
+    return [[(span, next(values)) for span in found] for found in spans]
 
 
 class _NegativeLogLikelihood(torch.autograd.Function):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, EncodingConfig, HeadConfig
 from omniner.errors import UserError
-from omniner.records import Entity
+from omniner.records import Entity, with_score
 from omniner.taggers.backbones import BACKBONES, Backbone
 from omniner.taggers.batches import Batch, SentenceEncoder
 from omniner.taggers.heads import HeadModule, Span, TagScheme, build_head
@@ -177,6 +177,17 @@ class Tagger(nn.Module):
     def _spans(self, states: Sequence[Tensor], batch: Batch) -> list[list[Span]]:
         with torch.autocast(states[0].device.type, enabled=False):
             return self.head.decode(torch.stack(list(states)).mean(0), batch.lengths)
+
+    def scored_entities(self, batch: Batch) -> list[list[Entity]]:
+        """Return the predicted entities of each sentence with their probabilities, see `HeadModule.decode_scored`."""
+        states = self.states(batch)
+        with torch.autocast(states[0].device.type, enabled=False):
+            found = self.head.decode_scored(torch.stack(states).mean(0), batch.lengths)
+        entities = self.entities(batch, [[span for span, _ in row] for row in found])
+        return [
+            [with_score(entity, score) for entity, (_, score) in zip(row, scored, strict=True)]
+            for row, scored in zip(entities, found, strict=True)
+        ]
 
     def entities(self, batch: Batch, spans: Sequence[Sequence[Span]]) -> list[list[Entity]]:
         """Convert spans to entities of the sentences' own texts."""

@@ -53,7 +53,16 @@ from omniner.files import (
 )
 from omniner.model_files import weights_digest
 from omniner.progress import pace, show
-from omniner.records import Issue, Prediction, Sentence, content_digest, mark_entities, prediction_to_json, to_line
+from omniner.records import (
+    Entity,
+    Issue,
+    Prediction,
+    Sentence,
+    content_digest,
+    mark_entities,
+    prediction_to_json,
+    to_line,
+)
 from omniner.runs import children, ranks
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS
@@ -127,11 +136,16 @@ def marked_line(sentence: Sentence, prediction: Prediction) -> str:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     form = {"form": "[\x1b[1m{text}\x1b[0m|\x1b[36m{category}\x1b[0m]"} if colour else {}
     found = [
-        entity._replace(text=_CONTROL.sub("�", entity.text), category=_CONTROL.sub("�", entity.category))
+        entity._replace(text=_CONTROL.sub("�", entity.text), category=_CONTROL.sub("�", _labelled(entity)))
         for entity in prediction.entities
     ]
     line = mark_entities(_CONTROL.sub("�", sentence.text), found, **form)
     return f"{line}  ({prediction.reason})" if prediction.parse == "failed" else line
+
+
+def _labelled(entity: Entity) -> str:
+    """Return the category, with the confidence after it if there is one."""
+    return entity.category if entity.score is None else f"{entity.category} {entity.score:.2f}"
 
 
 def piped_lines() -> list[str]:

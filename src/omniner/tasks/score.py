@@ -27,7 +27,7 @@ from omniner.records import Prediction, Sentence, count_codes
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task, path_label
 from omniner.runs.folder import SCORES
-from omniner.scoring.metrics import ParseSummary, ScoreResult
+from omniner.scoring.metrics import ParseSummary, ScoreResult, calibration_error
 from omniner.scoring.predictions import read_predictions
 from omniner.scoring.scorer import score_loaded, score_records
 from omniner.wording import Wording, counted
@@ -154,6 +154,8 @@ def _metrics(result: ScoreResult) -> dict[str, float]:
         if bounds := scores.intervals.get("micro.f1"):
             values |= {f"test/{unit}/f1_low": bounds.low, f"test/{unit}/f1_high": bounds.high}
     values |= {f"test/overlap/{scheme}_f1": row.f1 for scheme, row in result.overlap.items() if scheme != "strict"}
+    if result.calibration:
+        values["test/calibration_error"] = calibration_error(result.calibration)
     values |= {f"test/category/{name}_f1": row.f1 for name, row in metrics.categories.items()}
     values |= {f"test/primary/{name}_f1": row.strict.f1 for name, row in metrics.primaries.items()}
     values |= {f"errta/{name}": float(count) for name, count in result.errta.counts.items()}
@@ -240,6 +242,9 @@ def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list
         if interval := intervals[name]:
             line += f"  [{interval.low:.2%}, {interval.high:.2%}] {100 * metrics.confidence:g}% interval"
         lines.append(line)
+    if result.calibration:
+        error = calibration_error(result.calibration)
+        lines.append(f"  scores   expected calibration error {error:.2%} (tables/calibration.csv)")
     total = sum(count.errors for count in errta.by_type.values())
     kinds = [f"{name} {count.errors:,}" for name, count in errta.by_type.items() if count.errors]
     lines.append(f"  errors   {total:,}: {', '.join(kinds)}" if total else "  errors   none")

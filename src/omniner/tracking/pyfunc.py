@@ -67,6 +67,7 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         )  # fmt: skip
         chosen = {"on_too_long": config.encoding.on_too_long} | (context.model_config or {})
         config.encoding = validate(EncodingConfig, asdict(config.encoding) | chosen, "encoding")
+        config.decoding = replace(config.decoding, scores=False)  # a `Mention` has none
         self._model = load_predictor(config, Path(context.artifacts["checkpoint"]))
 
     def predict(

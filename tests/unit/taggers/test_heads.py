@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from omniner.config import compose
 from omniner.config.model_groups import HeadConfig
+from omniner.errors import UserError
 from omniner.taggers.heads import HeadModule, Span, TagScheme, build_head, fit_spans, mask_of
 from omniner.taggers.heads.span import without_crossing
 
@@ -173,6 +174,71 @@ def test_span_scores_cell_by_cell() -> None:
                 cost = -functional.log_softmax(scores, 0)[number].item()
                 want += cost if number else 0.25 * cost
     assert head.loss(states, labelled(gold, lengths)).item() == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_scored_entities_are_the_decoded_ones_whatever_the_company(kind: str) -> None:
+    head, lengths = make(kind), [4, 1, 9, 6]
+    for parameter in head.parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_()
+    states = torch.randn(4, 9, DIM) * 2
+    scored = head.decode_scored(states, lengths)
+    assert [[span for span, _ in found] for found in scored] == head.decode(states, lengths)
+    scores = [score for found in scored for _, score in found]
+    assert len(scores) > 5
+    assert all(0 < score <= 1 for score in scores)
+    for row, length in enumerate(lengths):
+        (alone,) = head.decode_scored(states[row : row + 1, :length], [length])
+        assert dict(alone) == pytest.approx(dict(scored[row]), abs=1e-5)
+
+
+def test_the_softmax_score_is_the_share_of_the_legal_sequences_with_the_entity() -> None:
+    scheme, length = TagScheme(CATEGORIES[:1]), 5
+    head = build_head("softmax", DIM, CATEGORIES[:1], CONFIG)
+    states = torch.randn(1, length, DIM) * 3
+    shares = functional.softmax(head.emit(states)[0], 1)
+    weights = {
+        path: float(torch.stack([shares[place, tag] for place, tag in enumerate(path)]).prod())
+        for path in itertools.product(range(len(scheme)), repeat=length)
+        if scheme.allowed_start[path[0]] and scheme.allowed_end[path[-1]]
+        if all(scheme.allowed[one, two] for one, two in itertools.pairwise(path))
+    }
+    (found,) = head.decode_scored(states, [length])
+    assert found
+    for span, score in found:
+        having = [
+            weight for path, weight in weights.items() if span in scheme.decode_batch(np.array([path]), [length])[0]
+        ]
+        assert score == pytest.approx(sum(having) / sum(weights.values()), rel=1e-4)
+
+
+def test_the_span_score_is_the_softmax_of_its_cell() -> None:
+    head, lengths = make("span"), [6, 2]
+    for parameter in head.parameters():
+        parameter.data.normal_(0, 0.5)
+    states = torch.randn(2, 6, DIM) * 2
+    scored = head.decode_scored(states, lengths)
+    assert sum(map(len, scored)) > 2
+    for row, found in enumerate(scored):
+        for (start, end, category), score in found:
+            one = functional.gelu(head.first(states[row, start]))
+            two = functional.gelu(head.last(states[row, end - 1]))
+            scores = head.both(one * two) + head.first_alone(one) + head.last_alone(two)
+            scores = scores + head.length.weight[end - start - 1]
+            assert score == pytest.approx(functional.softmax(scores, 0)[category + 1].item(), rel=1e-5)
+
+
+def test_a_head_without_probabilities_says_so() -> None:
+    class Silent(HeadModule):
+        def loss(self, states: Tensor, batch: object) -> Tensor:
+            return states.sum()
+
+        def decode(self, states: Tensor, lengths: object) -> list[list[Span]]:
+            return [[]]
+
+    with pytest.raises(UserError, match=r"decoding\.scores: Silent gives no probabilities"):
+        Silent().decode_scored(torch.randn(1, 1, DIM), [1])
 
 
 def test_span_begins_with_few_entities() -> None:

@@ -20,7 +20,7 @@ from omniner.corpus.formats.fields import IssueLog, quote, read_text
 from omniner.corpus.formats.lookalikes import find_lookalike
 from omniner.errors import UserError
 from omniner.files import check_input_file
-from omniner.records import Entity, Issue, Sentence, own_meta
+from omniner.records import Entity, Issue, Sentence, has_scores, own_meta
 from omniner.registry import FORMATS
 from omniner.wording import counted
 
@@ -28,7 +28,7 @@ log = logging.getLogger("omniner")
 
 SURE = 50  # matches at least this strong are not reported as guesses
 
-Holding = Literal["id", "post_id", "meta", "unlabeled", "nested", "unplaced"]
+Holding = Literal["id", "post_id", "meta", "unlabeled", "nested", "unplaced", "score"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +134,8 @@ class Format:
         needs_prompt: whether writing needs `WriteOptions.prompt` and `answer`.
         holds: what survives writing and reading besides texts and entities with offsets: `id`, `post_id`, `meta`,
             `unlabeled` (sentences without labels beside labelled ones), `nested` (entities that overlap), `unplaced`
-            (entities without offsets). `write` below reports losses of the first three, the format's own writer the
-            others.
+            (entities without offsets), `score` (a model's confidence in its entities; a tool may only show it). `write`
+            below reports losses of ids, posts, metadata and scores, the format's own writer the others.
         annotators: returns the names of a file's annotators, in order of first appearance; none if a file has only one,
             or does not name them.
         sniff_path: takes an existing path; returns a match, or None.
@@ -262,7 +262,7 @@ def write(path: Path, format: str, sentences: Sequence[Sentence], options: Write
         options: how to write what the sentences do not specify themselves.
 
     Returns:
-        An issue for each thing that the format cannot hold, and one for each kind of field (id, post, meta).
+        An issue for each thing that the format cannot hold, and one for each kind of field (id, post, meta, score).
 
     Raises:
         UserError: it cannot be written.
@@ -282,6 +282,7 @@ def write(path: Path, format: str, sentences: Sequence[Sentence], options: Write
         "id": lambda sentence: sentence.id,
         "meta": own_meta,
         "post_id": lambda sentence: sentence.post_id is not None,
+        "score": has_scores,
     }
     for name, value in fields.items():
         lost = [] if name in entry.holds else [sentence for sentence in kept if value(sentence)]

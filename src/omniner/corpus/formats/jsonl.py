@@ -2,7 +2,8 @@
 
     {"id": "train-0", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]}
 
-`post_id` and `meta` are optional, as are the two offsets of an entity (both or neither). A line without `entities` is a
+`post_id` and `meta` are optional, as are the two offsets of an entity (both or neither) and a model's confidence in it
+(`score`). A line without `entities` is a
 sentence without labels. Predictions that contain their text are read as sentences with the predicted entities. One JSON
 list of such objects is read as well, and so are the forms of other tools: triples `[start, end, label]`, or objects
 with `label`, `type`, `start_idx`, `end_offset` and the like (`regions.regions_of`), under `entities`, `spans`,
@@ -43,12 +44,13 @@ from omniner.records import (
     predicted_by,
     replace_surrogates,
     sentence_to_json,
+    with_score,
 )
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
 _PREDICTION_KEYS = frozenset({"raw", "parse", "reason", "prompt_sha", "engine"})  # a prediction is read as a sentence
-_ENTITY_KEYS = frozenset({"text", "category", "start", "end"})
+_ENTITY_KEYS = frozenset({"text", "category", "start", "end", "score"})
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
@@ -113,13 +115,14 @@ def _own_entity(item: object, text: str) -> Entity | None:
     if not isinstance(surface, str) or not isinstance(category, str) or not surface or not category:
         return None
     surface, category = sys.intern(surface), sys.intern(category)  # equal words share their memory
+    score = item.get("score")
     if start is None and end is None:
-        return Entity(surface, category) if _is_writable(surface + category) else None
+        return with_score(Entity(surface, category), score) if _is_writable(surface + category) else None
     if type(start) is not int or type(end) is not int or not 0 <= start < end <= len(text):
         return None
     if text[start:end] != surface:
         return None
-    return Entity(surface, category, start, end) if _is_writable(category) else None
+    return with_score(Entity(surface, category, start, end), score) if _is_writable(category) else None
 
 
 @lru_cache(maxsize=10_000)
@@ -179,6 +182,6 @@ FORMAT = Format(
     read=read,
     write=write,
     suffix=".jsonl",
-    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested", "unplaced"}),
+    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested", "unplaced", "score"}),
     sniff_value=sniff_value,
 )

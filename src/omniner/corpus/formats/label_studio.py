@@ -13,7 +13,8 @@ file with no others has no labels. In hypertext the labelled text is the page wi
 for `&amp;` and the like.
 
 Writing also creates the labelling configuration of the project, beside the file and with its name: `.xml`. The
-sentence's id and post are written to `data`, which an export contains again.
+sentence's id and post are written to `data`, which an export contains again. A prediction has the confidence of each
+region, and of its least sure one: the data manager sorts tasks by it.
 """
 
 from __future__ import annotations
@@ -235,7 +236,7 @@ def _region(item: object, unread: UnreadParts, log: IssueLog, line: int) -> Regi
     # In hypertext, start and end refer to a node of the page; the offsets in its text are separate.
     offsets = fields.get("globalOffsets")
     place = offsets if isinstance(offsets, dict) else fields
-    return Region(surface or None, labels, place.get("start"), place.get("end"))
+    return Region(surface or None, labels, place.get("start"), place.get("end"), item.get("score"))
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:
@@ -275,6 +276,8 @@ def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
         item["meta"] = meta
     if model := sentence.meta.get(PREDICTED_BY):
         item["predictions"] = [{"model_version": model, "result": result_regions(sentence, log)}]
+        if scores := [entity.score for entity in sentence.entities if entity.score is not None]:
+            item["predictions"][0]["score"] = min(scores)
     elif not is_unlabeled(sentence):
         item["annotations"] = [{"result": result_regions(sentence, log)}]
     return item
@@ -286,7 +289,8 @@ def result_regions(sentence: Sentence, log: IssueLog) -> list[dict[str, Any]]:
     for number, (entity, start, end) in enumerate(entities_with_offsets(sentence, log)):
         value = {"start": start, "end": end, "text": entity.text, "labels": [entity.category]}
         names = {"from_name": _LABELS_TAG, "to_name": _TEXT_TAG, "type": "labels"}
-        regions.append({"id": f"r{number}", **names, "value": value})
+        known = {} if entity.score is None else {"score": entity.score}
+        regions.append({"id": f"r{number}", **names, "value": value, **known})
     return regions
 
 
@@ -320,7 +324,7 @@ FORMAT = Format(
     write=write,
     suffix=".json",
     companions=(f"*{CONFIGURATION}",),
-    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested"}),
+    holds=frozenset({"id", "post_id", "meta", "unlabeled", "nested", "score"}),
     annotators=annotators,
     sniff_value=sniff_value,
     sniff_lines=sniff_lines,

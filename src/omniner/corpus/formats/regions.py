@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from omniner.corpus.formats.fields import MAX_LINE, IssueLog, join_surrogates, quote
 from omniner.corpus.formats.spellings import CATEGORIES, ENDS, LENGTHS, PAIRS, STARTS, SURFACES
-from omniner.records import Entity, Issue, Sentence, replace_surrogates, utf16_places
+from omniner.records import Entity, Issue, Sentence, replace_surrogates, utf16_places, with_score
 
 MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers only
 _HITS = 3  # minimum number of surfaces that must support UTF-16 units if nothing else does
@@ -34,12 +34,13 @@ _NO_OFFSETS = frozenset({"id", "score", "confidence", "probability", "confidence
 
 
 class Region(NamedTuple):
-    """A mention as a file lists it; the surface may be absent, and everything may be wrong."""
+    """A mention as a file lists it; the surface and a model's score may be absent, and everything may be wrong."""
 
     surface: str | None
     categories: Sequence[object]
     start: object
     end: object
+    score: object = None
 
 
 def regions_of(item: object, log: IssueLog, line: int) -> list[Region]:
@@ -179,7 +180,7 @@ class RegionPlacer:
             return None
         shift, size, names = int(way == "inclusive"), len(text), self._names
         entities = []
-        for surface, categories, start, last in regions:
+        for surface, categories, start, last, score in regions:
             if type(start) is not int or type(last) is not int:
                 return None
             end = last + shift
@@ -191,7 +192,8 @@ class RegionPlacer:
             for name in categories:
                 if not isinstance(name, str) or (name not in names and not self._is_name(name)):
                     return None
-                entities.append(Entity(found, name, start, end))
+                entity = Entity(found, name, start, end)
+                entities.append(entity if score is None else with_score(entity, score))
         entities.sort(key=_PLACE)
         return entities if len(set(entities)) == len(entities) else None
 
@@ -307,7 +309,7 @@ class RegionPlacer:
             surface = None if fits[chosen][index] else region.surface
             start, end = offsets[chosen][index]
             found = (_entity(text, surface, name, start, end, log, line, self._loose) for name in region.categories)
-            entities += [entity for entity in found if entity]
+            entities += [with_score(entity, region.score) for entity in found if entity]
         self._done.append(sentence)
         sentence.entities = sort_entities(without_repeats([*sentence.entities, *entities], log, line))
 

@@ -88,12 +88,15 @@ class Answer(NamedTuple):
         tokens: of the answer.
         text: the same as text.
         end: how it ended.
+        log_probabilities: of each token, among those that it was chosen from (0 if it was forced); empty unless
+            `decoding.scores` asks for them. The temperature does not change them.
     """
 
     id: str
     tokens: list[int]
     text: str
     end: AnswerEnd
+    log_probabilities: Sequence[float] = ()
 
 
 @dataclass(slots=True)
@@ -116,13 +119,14 @@ class _Row:
     repeats: int = 0
     stored: int = 0
     answer: list[int] = field(default_factory=list)
+    log_probabilities: list[float] = field(default_factory=list)
     end: AnswerEnd | None = None
 
-    def take(self, token: int) -> None:
+    def take(self, token: int, log_probability: float) -> None:
         """Add a token that was chosen after the model has seen all pending ones."""
         self.stored += len(self.pending)
         self.pending = []
-        self._add(token)
+        self._add(token, log_probability)
         self.take_forced()
 
     def take_forced(self) -> None:
@@ -130,13 +134,14 @@ class _Row:
         while self.constraint is not None and self.end is None and (tokens := self.constraint.forced()):
             for token in tokens:
                 if self.end is None:
-                    self._add(token)
+                    self._add(token, log_probability=0.0)
 
-    def _add(self, token: int) -> None:
+    def _add(self, token: int, log_probability: float) -> None:
         if token in self.stops:
             self.end = self._early_end or "model"
             return
         self.answer.append(token)
+        self.log_probabilities.append(log_probability)
         self.pending.append(token)
         if self.constraint is not None:
             self.constraint.advance(token)
@@ -175,7 +180,7 @@ class Decoder:
             its attention implementation and its weights are as before.
         chat: defines the tokens that end an answer, and decodes tokens.
         prefix: tokens that every prompt begins with; may be empty.
-        config: `slots`, `max_new_tokens`, `temperature` and `top_p` are read.
+        config: `slots`, `max_new_tokens`, `temperature`, `top_p` and `scores` are read.
         constraint: restricts the answers; None = no restriction.
         seed: of sampling, if `temperature` is above 0.
         within: returns the context in which the model computes; it is left whenever `run` has yielded.
@@ -313,8 +318,8 @@ class Decoder:
         """Make one forward call and return the answers that end with it; `active[n]` is always in slot n."""
         answers = self._admit(waiting, active)
         if active:
-            for row, token in zip(active, self._next_tokens(cache, active), strict=True):
-                row.take(token)
+            for row, token, log_probability in zip(active, *self._next_tokens(cache, active), strict=True):
+                row.take(token, log_probability)
             answers += [self._answer(row, row.end) for row in active if row.end is not None]
             self._close_gaps(cache, active)
         return answers
@@ -337,19 +342,29 @@ class Decoder:
         return answers
 
     def _answer(self, row: _Row, end: AnswerEnd) -> Answer:
-        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), end)
+        known = row.log_probabilities if self.config.scores else ()
+        return Answer(row.request.id, row.answer, self._chat.decode(row.answer), end, known)
 
     @torch.no_grad()
-    def _next_tokens(self, cache: PrefixCache, active: list[_Row]) -> list[int]:
+    def _next_tokens(self, cache: PrefixCache, active: list[_Row]) -> tuple[list[int], list[float]]:
+        """Choose the next token of each row; return them, and their log-probabilities (0 if they are not needed)."""
         step = cache.begin([row.stored for row in active], [row.pending for row in active])
         logits = self._forward(cache, step.ids, step.positions, step.last).float()
         if self.constraint is not None:
             self.constraint.mask([row.constraint for row in active], logits)
+        tokens = self._choose(logits, active)
+        if not self.config.scores:
+            return tokens.tolist(), [0.0] * len(active)
+        chosen = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
+        return tokens.tolist(), chosen.tolist()
+
+    def _choose(self, logits: Tensor, active: list[_Row]) -> Tensor:
+        """Return the likeliest token of each row, or one that is drawn."""
         if not self.config.temperature:
-            return logits.argmax(1).tolist()
+            return logits.argmax(1)
         draws = [uniform_draw(self._seed, row.request.id, len(row.answer)) for row in active]
         drawn = torch.tensor(draws, dtype=torch.float64).to(logits.device, non_blocking=True)
-        return sample_tokens(logits, self.config.temperature, self.config.top_p, drawn).tolist()
+        return sample_tokens(logits, self.config.temperature, self.config.top_p, drawn)
 
     def _forward(self, cache: PrefixCache, ids: Tensor, positions: Tensor, keep: Tensor) -> Tensor:
         """Compute the logits [len(keep), V] after the tokens at `keep` among `ids` [1, T]."""

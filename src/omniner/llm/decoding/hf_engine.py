@@ -7,13 +7,16 @@ Lightning is imported here, so prediction does not wait for it.
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Generator, Sequence
 from contextlib import closing
 
-from omniner.answers import CUT, REPEATED, prediction_from_answer
+from omniner.answers import CUT, REPEATED, item_ends, prediction_from_answer
 from omniner.config.model_groups import DecodingConfig
 from omniner.llm.decoding.constraint import AnswerConstraint, Constraint
-from omniner.llm.decoding.decoder import AnswerEnd, Decoder, DecodingRequest
+from omniner.llm.decoding.decoder import Answer, AnswerEnd, Decoder, DecodingRequest
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.language_model import CausalModel
 from omniner.llm.samples import Sample, answer_limit
 from omniner.records import Prediction, Sentence
@@ -59,7 +62,41 @@ def predict_answers(
         for batch in answers:
             yield [
                 prediction_from_answer(
-                    sentences[each.id], each.text, prompt.sha, engine, _ENDED_BY[each.end], prompt.categories
+                    sentences[each.id],
+                    each.text,
+                    prompt.sha,
+                    engine,
+                    _ENDED_BY[each.end],
+                    prompt.categories,
+                    score_items(causal.chat, each),
                 )
                 for each in batch
             ]
+
+
+def score_items(chat: ChatTokenizer, answer: Answer) -> list[float]:
+    """Return the probability of each item in an answer, given what precedes it.
+
+    The tokens after the category of the item before, up to the category of this item, are its own: the decision to go
+    on with an item, its surface and its category. So the probabilities of all items and of the end multiply to that of
+    the answer. A token that crosses a border belongs to the item in which it begins.
+
+    Args:
+        chat: the tokenizer of the answer.
+        answer: with log-probabilities; without them there are no scores.
+
+    Returns:
+        The probabilities of the complete items from the beginning of an answer in the requested form on.
+    """
+    if not answer.log_probabilities:
+        return []
+    ends = item_ends(answer.text)
+    sums = [0.0] * len(ends)
+    for number, log_probability in enumerate(answer.log_probabilities):
+        before = chat.decode(answer.tokens[:number])
+        # a character whose last bytes follow is shown as U+FFFD
+        begin = len(before if answer.text.startswith(before) else before.rstrip("\ufffd"))
+        if (item := bisect_right(ends, begin)) == len(ends):
+            break
+        sums[item] += log_probability
+    return [math.exp(value) for value in sums]

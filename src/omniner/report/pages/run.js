@@ -29,6 +29,7 @@
     show("categories", { beside: { category: "english" }, hide: ["english", "primary"], bar: f1 });
     show("units");
     show("overlap");
+    if (data.tables.calibration) show("calibration", { bar: { precision: (value) => [value] } });
     show("errta_by_category", { heads: (type, title) => data.words[type] ?? title });
     show("confusion_pairs", { size: 25 });
     show("confused_surfaces", { size: 25, spoken: ["what"] });

@@ -23,10 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omniner.config.model_groups import HeadConfig
+from omniner.errors import UserError
 from omniner.registry import HEADS, first_line
 
 Span = tuple[int, int, int]
 """`(start, end, category id)`, half-open, in characters."""
+
+ScoredSpan = tuple[Span, float]
+"""A span and its probability."""
 
 OUTSIDE = 0
 _BEGIN, _INSIDE, _END, _SINGLE = range(4)
@@ -241,6 +245,18 @@ class HeadModule(nn.Module, ABC):
             states: [B, L, D].
             lengths: number of characters of each sentence.
         """
+
+    def decode_scored(self, states: Tensor, lengths: Sequence[int]) -> list[list[ScoredSpan]]:
+        """Return exactly the entities of `decode`, each with the probability that the model gives it.
+
+        Args:
+            states: [B, L, D].
+            lengths: number of characters of each sentence.
+
+        Raises:
+            UserError: the head gives no probabilities, which is the default.
+        """
+        raise UserError("decoding.scores", f"{type(self).__name__} gives no probabilities", "Leave it out.")
 
 
 def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadConfig) -> HeadModule:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme
-from omniner.taggers.linear_chain import constrained_crf
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, ScoredSpan, Span, TagScheme
+from omniner.taggers.linear_chain import constrained_crf, score_spans
 
 
 class CRFHead(HeadModule):
@@ -37,6 +37,13 @@ class CRFHead(HeadModule):
         """Return the entities of the most likely tag sequences."""
         tags = self.crf.decode(self.emit(states), lengths)
         return self.scheme.decode_batch(tags.cpu().numpy(), lengths)
+
+    @torch.no_grad()
+    def decode_scored(self, states: Tensor, lengths: Sequence[int]) -> list[list[ScoredSpan]]:
+        """Return the same entities with their exact marginal probabilities, see `score_spans`."""
+        emissions = self.emit(states)
+        tags = self.crf.decode(emissions, lengths)
+        return score_spans(self.crf, emissions, tags, lengths, self.scheme.decode_batch(tags.cpu().numpy(), lengths))
 
 
 HEAD = Head(name="crf", description=__doc__, build=CRFHead, nested=False, members=True, keys=())

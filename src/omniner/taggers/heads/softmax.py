@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from omniner.compute.devices import send
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, mask_of
-from omniner.taggers.linear_chain import constrained_crf
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, ScoredSpan, Span, TagScheme, mask_of
+from omniner.taggers.linear_chain import constrained_crf, score_spans
 
 
 class SoftmaxHead(HeadModule):
@@ -48,6 +48,15 @@ class SoftmaxHead(HeadModule):
         """Return the entities of the most likely legal tag sequences."""
         tags = self.path.decode(self.emit(states).float(), lengths)
         return self.scheme.decode_batch(tags.cpu().numpy(), lengths)
+
+    @torch.no_grad()
+    def decode_scored(self, states: Tensor, lengths: Sequence[int]) -> list[list[ScoredSpan]]:
+        """Return the same entities with their probabilities: the characters' softmaxes multiplied, among all legal
+        sequences, see `score_spans`.
+        """
+        emissions = self.emit(states).float()
+        tags = self.path.decode(emissions, lengths)
+        return score_spans(self.path, emissions, tags, lengths, self.scheme.decode_batch(tags.cpu().numpy(), lengths))
 
 
 HEAD = Head(

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from omniner.compute.devices import send
 from omniner.config.model_groups import HeadConfig
-from omniner.taggers.heads import Head, HeadModule, LabelledBatch, Span, TagScheme, fit_spans, mask_of
+from omniner.taggers.heads import Head, HeadModule, LabelledBatch, ScoredSpan, Span, TagScheme, fit_spans, mask_of
 
 
 class SpanHead(HeadModule):
@@ -60,18 +60,29 @@ class SpanHead(HeadModule):
     @torch.no_grad()
     def decode(self, states: Tensor, lengths: Sequence[int]) -> list[list[Span]]:
         """Return the category of each cell in which one beats "no entity"; of crossing cells, the best."""
+        return [[span for span, _ in found] for found in self.decode_scored(states, lengths)]
+
+    @torch.no_grad()
+    def decode_scored(self, states: Tensor, lengths: Sequence[int]) -> list[list[ScoredSpan]]:
+        """Return the same entities with the probability of the category in the softmax of their cell."""
         cells = self._cells(lengths, states.shape[1])
         scores = self._scores(states, send(cells, states.device))
         best, category = scores[:, 1:].max(1)
         # read in one transfer; fp32 holds a category's number exactly
         margin, category = torch.stack([best - scores[:, 0], category.to(scores.dtype)]).cpu()
-        found = margin > 0
+        found = (margin > 0).nonzero()[:, 0]
         length, row, start = (place[found].tolist() for place in cells)
         candidates: list[list[tuple[float, Span]]] = [[] for _ in lengths]
-        columns = zip(margin[found].tolist(), row, start, length, category[found].long().tolist(), strict=True)
-        for value, sentence, first, more, name in columns:
-            candidates[sentence].append((value, (first, first + more + 1, name)))
-        return [without_crossing(sentence) for sentence in candidates]
+        shares: list[dict[Span, float]] = [{} for _ in lengths]
+        share = scores.index_select(0, send([found], states.device)[0]).softmax(1)[:, 1:].amax(1).tolist()
+        columns = zip(margin[found].tolist(), share, row, start, length, category[found].long().tolist(), strict=True)
+        for value, probability, sentence, first, more, name in columns:
+            span = (first, first + more + 1, name)
+            candidates[sentence].append((value, span))
+            shares[sentence][span] = probability
+        return [
+            [(span, own[span]) for span in without_crossing(all)] for all, own in zip(candidates, shares, strict=True)
+        ]
 
     def _cells(self, lengths: Sequence[int], width: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the cells within a sentence: length - 1, sentence and start of each, [M] each, on the host."""
