@@ -13,7 +13,7 @@ import pytest
 import omniner
 from omniner.config import compose
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, with_score
 
 GOLD = [
     Sentence("1", "浙商银行的小满", [Entity("浙商银行", "company", 0, 4), Entity("小满", "name", 5, 7)]),
@@ -174,3 +174,15 @@ def test_equal_words_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     one.metrics.bootstrap = 7
     assert other.metrics.bootstrap == 0
+
+
+def test_confidences_stay_on_the_way_through_records_tables_and_files(tmp_path: Path) -> None:
+    sure = [Prediction(one.id, [with_score(entity, 0.75) for entity in one.entities]) for one in GOLD]
+    omniner.write(sure, tmp_path / "sure.jsonl")
+    objects = pd.DataFrame({"id": ["1"], "entities": [[{"text": "小满", "label": "name", "score": np.float64(0.75)}]]})
+    for given in (sure, omniner.frame(sure), tmp_path / "sure.jsonl", objects):
+        found = omniner.score(given, GOLD, ["metrics.bootstrap=0"])
+        assert {row.score for row in found.calibration} == {0.75}
+    rows = omniner.frame([sure[0].entities[0], GOLD[1].entities[0]])
+    assert list(rows["score"].isna()) == [False, True]
+    assert "score" not in omniner.frame(GOLD[0].entities)

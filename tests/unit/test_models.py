@@ -59,6 +59,19 @@ def test_answers_do_not_depend_on_the_batch(tmp_path: Path, model: str, head: st
             assert sentence.text[entity.start : entity.end] == entity.text
 
 
+@pytest.mark.parametrize("head", ["softmax", "crf", "span"])
+def test_the_same_is_predicted_with_scores_whatever_the_batch(tmp_path: Path, head: str) -> None:
+    config, path = untrained("char_bilstm", tmp_path, f"head={head}")
+    sure = dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, scores=True))
+    sentences = [*small_corpus.sentences(40, 9, "test"), Sentence("long", "张三在北京吃面" * 30)]
+    bare, alone, together = (answers(path, sentences, *how) for how in ((config, 8), (sure, 1), (sure, 64)))
+    assert bare == alone == together
+    found = [[entity for one in sentences for entity in given[one.id].entities] for given in (bare, alone, together)]
+    assert {entity.score for entity in found[0]} == {None}
+    assert all(entity.score is not None and round(entity.score, 4) == entity.score for entity in found[1])
+    assert [one.score for one in found[1]] == pytest.approx([one.score for one in found[2]], abs=1.1e-4)
+
+
 @pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
 def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
     config, path = untrained(model, tmp_path)

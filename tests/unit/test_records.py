@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 import random
@@ -10,6 +11,8 @@ from omniner.records import (
     Issue,
     Prediction,
     Sentence,
+    content_digest,
+    entity_to_json,
     mark_entities,
     post_key,
     post_or_text,
@@ -17,6 +20,7 @@ from omniner.records import (
     ranked,
     sentence_to_json,
     to_line,
+    with_score,
 )
 
 
@@ -75,3 +79,23 @@ def test_entities_are_marked_in_their_places_and_those_without_one_follow() -> N
     assert mark_entities(text, [tea, brand]) == "去喝[小满|品牌]的[茶|饮品]"
     assert mark_entities(text, [part, brand, Entity("奶", "饮品")]) == "去喝[小满|品牌]的茶 +[满|字] +[奶|饮品]"
     assert mark_entities(text, [brand], "<{category}:{text}>") == "去喝<品牌:小满>的茶"
+
+
+def test_a_confidence_belongs_to_no_entity_but_is_written_copied_and_shown() -> None:
+    bare = Entity("小满", "品牌", 1, 3)
+    sure = with_score(bare, 0.987654)
+    assert (bare.score, sure.score) == (None, 0.9877)
+    assert sure == bare
+    assert {sure} == {bare}
+    assert entity_to_json(sure) == {"text": "小满", "category": "品牌", "start": 1, "end": 3, "score": 0.9877}
+    for copied in (pickle.loads(pickle.dumps(sure)), copy.deepcopy(sure), sure._replace(text="满")):
+        assert copied.score == 0.9877
+    assert repr(sure).endswith("start=1, end=3, score=0.9877)")
+    for odd in (None, True, "0.5", -0.1, 1.5, float("nan")):
+        assert with_score(bare, odd) is bare
+
+
+def test_equal_sentences_have_one_digest_whatever_a_model_thinks_of_them() -> None:
+    bare, sure = (Sentence("1", "喝茶", [with_score(Entity("茶", "饮品", 1, 2), score)]) for score in (None, 0.5))
+    assert content_digest([bare]) == content_digest([sure])
+    assert sure.entities[0].score == 0.5

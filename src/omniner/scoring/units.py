@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from omniner.answers import spelt_as_in
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence, locate_listed, locate_pairs
+from omniner.records import Entity, Issue, Sentence, locate_listed, locate_pairs, with_score
 
 UNITS = ("pair", "span")
 _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)
@@ -239,7 +239,7 @@ def _place(sentence: Sentence, entities: Sequence[Entity]) -> tuple[list[Entity]
         there = known if known is not None else next(found_places)
         if there is None:  # it repeats an entity, unless it came with offsets of its own
             there = first[entity[:2]] if entity.start is None else Entity(*entity[:2])
-        placed.append(there)
+        placed.append(with_score(there, entity.score))
     return placed, issues
 
 

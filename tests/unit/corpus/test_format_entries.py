@@ -17,7 +17,7 @@ from omniner.corpus.formats import Format, Match, ReadOptions, WriteOptions
 from omniner.corpus.formats.fields import IssueLog, entities_with_offsets, read_lines
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import Entity, Issue, Sentence
+from omniner.records import Entity, Issue, Sentence, with_score
 from omniner.registry import FORMATS, writable_formats
 
 MARK = "%slashes"
@@ -147,6 +147,10 @@ HELD: dict[str, tuple[Sentence, Any]] = {  # a sentence that has it, and what mu
     "meta": (Sentence("mine", "好", meta={"k": 1}), lambda found: found.meta),
     "unlabeled": (Sentence("mine", "好", meta={"unlabeled": True}), lambda found: found.meta),
     "nested": (Sentence("mine", "在北京大学", NESTED), lambda found: sorted(found.entities)),
+    "score": (
+        Sentence("mine", "好", [with_score(Entity("好", "A", 0, 1), 0.5)], meta={"predicted_by": "tagger"}),
+        lambda found: [entity.score for entity in found.entities],
+    ),
     "unplaced": (Sentence("mine", "好好", [Entity("好", "A")]), lambda found: found.entities),
 }
 

@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from strategies import CATEGORIES, TEXT, bare, flat, sides
 
 from omniner.corpus.taxonomy import primary_of
-from omniner.records import Entity
+from omniner.records import Entity, with_score
 from omniner.scoring.errta import sort_by_position
-from omniner.scoring.metrics import Counts, Metrics, OverlapRow, evaluate, overlap_scores, score_row
+from omniner.scoring.metrics import (
+    CalibrationRow,
+    Counts,
+    Metrics,
+    OverlapRow,
+    calibrate,
+    calibration_error,
+    evaluate,
+    overlap_scores,
+    score_row,
+)
 from omniner.scoring.resampling import bootstrap_intervals
 from omniner.scoring.units import compare_units, pairs_of
 
@@ -255,3 +265,18 @@ def test_offsets_do_not_matter_for_pairs(both: tuple[list[Entity], list[Entity]]
     gold, predicted = both
     with_offsets = counts_of(gold, predicted, "pair").rows()
     assert with_offsets == counts_of(bare(gold), bare(predicted), "pair").rows()
+
+
+def test_confidence_is_compared_with_the_share_that_is_right() -> None:
+    places = [Entity("词", "甲", number, number + 1) for number in range(6)]
+    scores = [0.95, 0.91, 1.0, 0.3, 0.32, None]
+    predicted = [with_score(entity, score) for entity, score in zip(places, scores, strict=True)]
+    gold = [places[0], places[2], places[4], places[5]]
+    sure = calibrate(compare_units([gold, []], [[*predicted, predicted[3]], []], "span"))
+    assert sure == [
+        CalibrationRow(0.3, 0.4, 2, pytest.approx(0.31), 0.5),
+        CalibrationRow(0.9, 1.0, 3, pytest.approx(2.86 / 3), pytest.approx(2 / 3)),
+    ]
+    assert calibration_error(sure) == pytest.approx((2 * 0.19 + 3 * (0.86 / 3)) / 5)
+    assert calibrate(compare_units([gold], [places], "span")) == []
+    assert calibration_error([]) == 0

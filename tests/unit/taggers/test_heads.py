@@ -197,7 +197,7 @@ def test_the_softmax_score_is_the_share_of_the_legal_sequences_with_the_entity()
     scheme, length = TagScheme(CATEGORIES[:1]), 5
     head = build_head("softmax", DIM, CATEGORIES[:1], CONFIG)
     states = torch.randn(1, length, DIM) * 3
-    shares = functional.softmax(head.emit(states)[0], 1)
+    shares = functional.softmax(head.emit(states).detach()[0], 1)
     weights = {
         path: float(torch.stack([shares[place, tag] for place, tag in enumerate(path)]).prod())
         for path in itertools.product(range(len(scheme)), repeat=length)

@@ -23,8 +23,9 @@ from omniner.errors import UserError
 from omniner.files import read_json, whole_lines, write_json, write_text
 from omniner.guidance.lessons import write_guidance
 from omniner.llm.prompts import Prompt
-from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line, with_score
 from omniner.run import run
+from omniner.scoring.predictions import prediction_from_line
 from omniner.tasks import chat
 from omniner.tasks import predict as prediction
 from omniner.tasks.predict import PromptedModel
@@ -198,6 +199,17 @@ def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
 def test_a_sentence_does_not_command_the_terminal() -> None:
     shown = prediction.marked_line(Sentence("1", "去\x1b[2J喝\n茶"), Prediction("1", [Entity("茶", "饮品", 7, 8)]))
     assert shown == "去�[2J喝�[茶|饮品]"
+
+
+def test_a_confidence_is_shown_where_there_is_one() -> None:
+    found = [with_score(Entity("茶", "饮品", 1, 2), 0.876), Entity("喝", "行为", 0, 1)]
+    assert prediction.marked_line(Sentence("1", "喝茶"), Prediction("1", found)) == "[喝|行为][茶|饮品 0.88]"
+
+
+def test_confidences_are_read_again_when_predicting_goes_on() -> None:
+    line = to_line(prediction_to_json(Prediction("1", [with_score(Entity("茶", "饮品", 1, 2), 0.5)]), "喝茶"))
+    again = prediction_from_line(line)
+    assert to_line(prediction_to_json(again, "喝茶")) == line
 
 
 def test_half_a_character_of_an_answer_is_shown() -> None:

@@ -528,3 +528,36 @@ def test_what_is_no_loop() -> None:
     assert repeats_itself([9, *[1, 2, 3, 4, 5, 6] * 9], 8)
     assert most_repeats("去北京") == 8
     assert most_repeats("哈" * 30 + "了") == 30
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama-lora"])
+def test_log_probabilities_are_those_of_the_whole_sequence(family: str) -> None:
+    """Against one forward call of prompt and answer, for several numbers of slots; the answers stay the same."""
+    model, asked = tiny(family), requests(9)
+    bare = collect(generator(model).run(asked))
+    for slots in (1, 4):
+        for answer in collect(generator(model, slots=slots, scores=True).run(asked)).values():
+            assert answer._replace(log_probabilities=()) == bare[answer.id]
+            prompt = next(request.prompt for request in asked if request.id == answer.id)
+            with torch.no_grad():
+                logits = model(input_ids=torch.tensor([prompt + answer.tokens])).logits[0].float()
+            rows = logits[len(prompt) - 1 : -1].log_softmax(1)
+            want = rows[range(len(answer.tokens)), answer.tokens]
+            torch.testing.assert_close(torch.tensor(answer.log_probabilities), want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("jump", [False, True])
+def test_log_probabilities_are_of_the_choice_that_a_constraint_leaves(jump: bool) -> None:
+    model, script = tiny("qwen2"), Script(jump)
+    (request,) = [one._replace(text="今天去了上海迪士尼乐园玩得很开心") for one in requests(1)]
+    (answer,) = collect(generator(model, script, scores=True).run([request])).values()
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([request.prompt + answer.tokens])).logits[0].float()
+    state = script.start(request.text, 99)
+    free, rows = 0, logits[len(request.prompt) - 1 : -1]
+    for row, token, got in zip(rows, answer.tokens, answer.log_probabilities, strict=True):
+        choice = state.allowed()
+        assert got == pytest.approx(row[choice].log_softmax(0)[choice.index(token)].item(), abs=1e-4)
+        free += len(choice) > 1
+        state.advance(token)
+    assert free > 1
