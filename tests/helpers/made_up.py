@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from omniner.corpus.taxonomy import load_taxonomy, primary_of
-from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence, with_score
 from omniner.scoring.error_types import error_types
 from omniner.scoring.metrics import (
     Counts,
@@ -20,6 +20,7 @@ from omniner.scoring.metrics import (
     ScoreResult,
     ScoreRow,
     TypeCount,
+    calibrate,
     main_scores,
     overlap_scores,
 )
@@ -51,7 +52,8 @@ def result(sentences: int, error_rate: float = 0.4, seed: int = 0, categories: l
             answers.extend(wrong.predicted if wrong else [])
             errors.extend([] if wrong is None else [wrong])
         gold[sentence.id] = sentence
-        predicted[sentence.id] = Prediction(sentence.id, answers)
+        sure = (n % 20 + 1) / 20
+        predicted[sentence.id] = Prediction(sentence.id, [with_score(entity, sure) for entity in answers])
     return scored(gold, predicted, errors)
 
 
@@ -150,7 +152,7 @@ def scored(gold: dict[str, Sentence], predicted: dict[str, Prediction], errors: 
     overlap = overlap_scores(errors, micro.tp)
     return ScoreResult(
         "own", metrics, units, overlap, errta, parse, signature, timing, issues,
-        gold, predicted, primary, comparison, list(gold),
+        gold, predicted, primary, comparison, list(gold), calibrate(comparison),
     )  # fmt: skip
 
 

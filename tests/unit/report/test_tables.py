@@ -132,6 +132,15 @@ def test_model_agrees_only_at_the_same_place() -> None:
     assert row[-2] == 0
 
 
+def test_confidence_has_a_table_only_if_there_is_any(result: ScoreResult, built: dict[str, Table]) -> None:
+    rows = built["calibration"].rows
+    assert sum(int(row[2]) for row in rows) == result.metrics.micro.tp + result.metrics.micro.fp
+    assert result.to_json()["calibration"]["rows"][0]["score"] == rows[0][3]
+    none = small([("好", [Entity("好", "甲", 0, 1)], [Entity("好", "甲", 0, 1)])], [])
+    assert "calibration" not in none.to_json()
+    assert "calibration" not in tables.build_run_tables(none, ERRTA, None, [])
+
+
 def test_csv_and_json_and_markdown_keep_the_cells() -> None:
     rows: list[list[Cell]] = [['引"号,', 1, 1.0], ["换\n行", 1234, 0.123456], ["\ud83d", 2, 0.5]]
     table = Table("t", [Column("a|b", TEXT), Column("n", COUNT), Column("x", FIGURE)], rows)
