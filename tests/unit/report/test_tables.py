@@ -45,7 +45,7 @@ def small(sentences: list[tuple[str, list[Entity], list[Entity]]], errors: list[
 def test_every_row_has_every_column(built: dict[str, Table]) -> None:
     assert list(built) == [
         "categories", "primaries", "errta_counts", "errta_by_category", "errta_by_primary",
-            "units", "overlap", "impossible_answers", "confusion_pairs",
+            "units", "overlap", "calibration", "impossible_answers", "confusion_pairs",
         "confused_surfaces", "examples", "suspected_annotation", "parse_failures",
     ]  # fmt: skip
     for name, table in built.items():
