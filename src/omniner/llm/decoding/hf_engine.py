@@ -14,9 +14,9 @@ from contextlib import closing
 
 from omniner.answers import CUT, REPEATED, item_ends, prediction_from_answer
 from omniner.config.model_groups import DecodingConfig
+from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.constraint import AnswerConstraint, Constraint
 from omniner.llm.decoding.decoder import Answer, AnswerEnd, Decoder, DecodingRequest
-from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.language_model import CausalModel
 from omniner.llm.samples import Sample, answer_limit
 from omniner.records import Prediction, Sentence

@@ -534,9 +534,9 @@ def test_what_is_no_loop() -> None:
 def test_log_probabilities_are_those_of_the_whole_sequence(family: str) -> None:
     """Against one forward call of prompt and answer, for several numbers of slots; the answers stay the same."""
     model, asked = tiny(family), requests(9)
-    bare = collect(generator(model).run(asked))
+    bare = collect(new_decoder(model).run(asked))
     for slots in (1, 4):
-        for answer in collect(generator(model, slots=slots, scores=True).run(asked)).values():
+        for answer in collect(new_decoder(model, slots=slots, scores=True).run(asked)).values():
             assert answer._replace(log_probabilities=()) == bare[answer.id]
             prompt = next(request.prompt for request in asked if request.id == answer.id)
             with torch.no_grad():
@@ -550,7 +550,7 @@ def test_log_probabilities_are_those_of_the_whole_sequence(family: str) -> None:
 def test_log_probabilities_are_of_the_choice_that_a_constraint_leaves(jump: bool) -> None:
     model, script = tiny("qwen2"), Script(jump)
     (request,) = [one._replace(text="今天去了上海迪士尼乐园玩得很开心") for one in requests(1)]
-    (answer,) = collect(generator(model, script, scores=True).run([request])).values()
+    (answer,) = collect(new_decoder(model, script, scores=True).run([request])).values()
     with torch.no_grad():
         logits = model(input_ids=torch.tensor([request.prompt + answer.tokens])).logits[0].float()
     state = script.start(request.text, 99)

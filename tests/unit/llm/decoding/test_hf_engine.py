@@ -12,8 +12,8 @@ import small_corpus
 from omniner import models
 from omniner.answers import prediction_from_answer
 from omniner.llm import prompts
-from omniner.llm.answering import score_items
-from omniner.llm.generate import Answer
+from omniner.llm.decoding.decoder import Answer
+from omniner.llm.decoding.hf_engine import score_items
 from omniner.records import Prediction, Sentence
 
 # peft 0.21 asks transformers 5.23 for a property by its old name
