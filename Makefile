@@ -25,8 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: install ## Train and score a tagger on the built-in corpus, tracked in MLflow, with a report
 	$(BIN)/python -m omniner.run
 
+# PYTHONDONTWRITEBYTECODE: hundreds of commands load our modules, which are compiled for the first of them only.
 test: install ## Run the tests (TESTS=path: a part of them)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak and not real" $(TESTS)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder -m "not soak and not real" $(TESTS)
 
 soak: install ## Long reliability tests: kills at many moments, full disks, damaged files
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m soak -s tests/reliability
