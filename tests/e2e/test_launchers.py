@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 import psutil
@@ -78,6 +79,7 @@ def test_children_side_by_side_have_gpus_of_their_own(scorable: Path) -> None:
             now = _gpus(process.pid)
             assert len(set(now.values())) == len(now), "two children on one GPU"
             seen, most = {**seen, **now}, max(most, len(now))
+        time.sleep(0.02)  # the children need the cores
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert (len(seen), most, set(seen.values())) == (3, 2, {"0,1", "2,3"})

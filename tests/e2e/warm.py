@@ -5,8 +5,8 @@ Loading torch, Lightning and MLflow costs 7 s of CPU time, more than most comman
 streams. None of our modules is loaded before. What such a command starts by `sys.executable` (its children, its ranks)
 is forked as well: `sys.executable` is a program that asks for it, see `warm_python`. What differs from a start: all
 commands have one hash seed, so that whoever compares two runs starts one of them anew; torch is loaded before the
-command sets its environment, so that one test of each kind of child starts Python anew; and the tables of a new MLflow
-store are copied.
+command sets its environment, so that one test each of a sweep, of children side by side and of ranks starts Python
+anew; and the tables of a new MLflow store are copied.
 """
 
 from __future__ import annotations

@@ -25,10 +25,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.e2e import warm
 
 from omniner import tracking
 from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, masked
+from omniner.files import write_text
 from omniner.tracking import browser, spool, tracked_run
 from omniner.tracking import store as stores
 from omniner.tracking.spool import RefusedError, Sender, Spool, SpoolRecord
@@ -775,18 +777,34 @@ else:
 """
 
 
-def work(store: TrackingConfig, folder: Path, how: str = "finish", **env: str) -> subprocess.Popen[str]:
-    address = store.uri or store.folder
-    command = [sys.executable, "-c", WORK, store.kind, address, str(folder), how]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ | env)
+def arguments(store: TrackingConfig, folder: Path, how: str) -> list[str]:
+    return [store.kind, store.uri or store.folder, str(folder), how]
+
+
+def work(store: TrackingConfig, folder: Path, how: str = "finish", **env: str) -> warm.Command:
+    script = write_text(folder.parent / "work.py", WORK)
+    return warm.start(arguments(store, folder, how), script.parent, os.environ | env, module=script.stem)
+
+
+def its_run(process: warm.Command, folder: Path, metrics: int) -> str:
+    """The run of a process, once it has written so many metrics."""
+    deadline = time.monotonic() + 300
+    lines = folder / spool.SPOOL
+    while not lines.is_file() or lines.read_text("utf-8").count('"metrics"') < metrics:
+        assert process.poll() is None, process.said()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process.said("stdout").strip()
 
 
 @pytest.mark.slow
 def test_two_processes_make_the_store_at_once(tmp_path: Path) -> None:
     store = config(tmp_path / "mlruns")
-    processes = [work(store, tmp_path / str(n)) for n in range(2)]
-    outputs = [process.communicate(timeout=90) for process in processes]
+    # Python is started for both: what is forked has the tables ready
+    commands = [[sys.executable, "-c", WORK, *arguments(store, tmp_path / str(n), "finish")] for n in range(2)]
+    pipe = subprocess.PIPE
+    processes = [subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) for command in commands]
+    outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     for out, _ in outputs:
         assert history(store, out.strip(), "loss") == [(step, step / 4) for step in range(20)]
@@ -797,17 +815,15 @@ def test_two_processes_make_the_store_at_once(tmp_path: Path) -> None:
 def test_kill_and_start_again_is_one_run(tmp_path: Path) -> None:
     store = config(tmp_path / "mlruns")
     process = work(store, tmp_path / "out", STEPS="100000", PAUSE="0.01")
-    assert process.stdout is not None
-    run = process.stdout.readline().strip()
-    time.sleep(1)
+    run = its_run(process, tmp_path / "out", 1)
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     left = Spool(tmp_path / "out" / spool.SPOOL)
     left.close()
     written = [record for record in left.earlier if record.kind == "metrics"]
     assert written
     assert client(store).get_run(run).info.status == "RUNNING"
-    out, err = work(store, tmp_path / "out", STEPS=str(len(written) + 5)).communicate(timeout=60)
+    out, err = work(store, tmp_path / "out", STEPS=str(len(written) + 5)).communicate(timeout=300)
     assert out.strip() == run, err
     assert history(store, run, "loss") == [(step, step / 4) for step in range(len(written) + 5)]
     data = client(store).get_run(run)
@@ -819,13 +835,11 @@ def test_kill_and_start_again_is_one_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("how", "expected"), [("interrupt", "KILLED"), ("raise", "FAILED"), ("leave", "FAILED")])
 def test_the_end_of_a_process_ends_its_run(how: str, expected: str, local: TrackingConfig, tmp_path: Path) -> None:
     steps = {"STEPS": "100000", "PAUSE": "0.01"} if how == "interrupt" else {}
-    process = work(local, tmp_path, how, **steps)
-    assert process.stdout is not None
-    run = process.stdout.readline().strip()
+    process = work(local, tmp_path / "out", how, **steps)
     if how == "interrupt":
-        time.sleep(0.5)
+        its_run(process, tmp_path / "out", 20)
         process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    run = process.communicate(timeout=300)[0].strip()
     assert client(local).get_run(run).info.status == expected
     assert len(history(local, run, "loss")) >= 20
 
