@@ -1,10 +1,11 @@
 """List what can be extended and where to find it: one entry holds all that the program knows of a thing.
 
 An entry is found by its name in one of two ways. Either a module of the registry's package assigns it
-(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add` registers it: this is for tables and for
-external extensions. The environment names the modules that call `add` (`load_extensions`), so that the child processes
-of a run have them, too. Names are read from the files without importing them, so that `--help` and the check of a
-configuration know every choice without waiting for torch; a module is imported when its entry is requested.
+(`omniner/corpus/formats/brat.py` has `FORMAT = Format(...)`), or `add` registers it: this is for external extensions,
+and for tables, modules that add several entries. The environment names the modules that call `add`
+(`load_extensions`), so that the child processes of a run have them, too. Names are read from the files without
+importing them, so that `--help` and the check of a configuration know every choice without waiting for torch; a module
+is imported when its entry is requested.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # what the entries are; whoever asks for one imports its modu
     from omniner.convert.layouts import ModelFamily
     from omniner.corpus.formats import Format
     from omniner.guidance.teacher import TeacherKind
+    from omniner.predicting.engines import Engine
     from omniner.runs.context import Task
     from omniner.scoring.error_types import ErrorType
     from omniner.taggers.heads import Head
@@ -59,12 +61,20 @@ class Registry(Mapping[str, T], Generic[T]):
         what: the kind of entry, for messages.
         package: its modules hold one entry each; None = all entries are added.
         attribute: the name under which such a module assigns its entry.
+        table: a module that adds the entries of the program, if importing it is cheap; None = whoever needs them
+            imports it.
     """
 
-    def __init__(self, what: str, package: str | None = None, attribute: str = "") -> None:
-        self.what, self._package, self._attribute = what, package, attribute
+    def __init__(self, what: str, package: str | None = None, attribute: str = "", table: str | None = None) -> None:
+        self.what, self._package, self._attribute, self._table = what, package, attribute, table
         self._files: dict[str, Path] | None = None
-        self._added: dict[str, T] = {}
+        self._entries: dict[str, T] = {}
+
+    @property
+    def _added(self) -> dict[str, T]:
+        if self._table is not None:
+            import_module(self._table)  # once; while the table adds its entries, it is being imported
+        return self._entries
 
     def __getitem__(self, name: str) -> T:
         if name in self._added:
@@ -190,6 +200,7 @@ FORMATS: Registry[Format] = Registry("format", "omniner.corpus.formats", "FORMAT
 HEADS: Registry[Head] = Registry("head", "omniner.taggers.heads", "HEAD")
 TASKS: Registry[Task] = Registry("task", "omniner.tasks", "TASK")
 TEACHERS: Registry[TeacherKind] = Registry("teacher", "omniner.guidance.teachers", "TEACHER")
+ENGINES: Registry[Engine] = Registry("engine", table="omniner.predicting.engines")
 ERROR_TYPES: Registry[ErrorType] = Registry("error type")
 MODEL_FAMILIES: Registry[ModelFamily] = Registry("model family", "omniner.convert.families", "FAMILY")
 """Families of language models whose checkpoints must be converted, by the `model_type` of their config.json."""

@@ -76,7 +76,7 @@ def execute(config: Config) -> int:
     """
     ranks.drop_empty_variables()
     if share := os.environ.get(ranks.SHARE):
-        from omniner.tasks.predict import predict_share
+        from omniner.predicting.prediction_file import predict_share
 
         predict_share(config, Path(share))
         return 0

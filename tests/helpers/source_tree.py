@@ -32,6 +32,7 @@ LAYERS = (
     ("report",),
     ("tracking",),
     ("runs",),
+    ("predicting",),
     ("tasks",),
     ("run", "frames"),
     ("api",),

@@ -14,7 +14,7 @@ import source_tree
 LONGEST_MODULE = 600  # lines
 LONGEST_FUNCTION = 60  # lines
 SMALL = 150  # lines; a smaller module needs more than one importer
-FEWEST, MOST = 85, 137  # modules, without the entries of registries: nobody has to know all formats to find one
+FEWEST, MOST = 85, 140  # modules, without the entries of registries: nobody has to know all formats to find one
 MODULES = {name: path for name, path in source_tree.modules().items() if path.name != "__init__.py"}
 # What is started by name, or by a person; nothing imports it.
 STARTED = {"omniner.run", "omniner.config.reference", "omniner.tracking.pyfunc", "omniner.spacy_component"}

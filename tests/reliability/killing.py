@@ -58,7 +58,12 @@ def count_changes(kill: Kill, place: Path, process: str) -> None:
 
     A change is a line appended to a file of a run or of its tracking, or a new file taking the place of an old one.
     """
-    appending = {"omniner.tasks.predict", "omniner.tasks.train", "omniner.guidance.teacher", "omniner.tasks.trials"}
+    appending = {
+        "omniner.predicting.prediction_file",
+        "omniner.guidance.teacher",
+        "omniner.tasks.train",
+        "omniner.tasks.trials",
+    }
     assert not appending & sys.modules.keys(), "they would know `append_lines` as it is"
     from omniner import files
     from omniner.tracking import spool

@@ -18,10 +18,10 @@ from omniner.compute import devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.llm.decoding.decoder import Decoder
+from omniner.predicting.engines import TrainedModel
 from omniner.records import Entity, Prediction, Sentence
 from omniner.taggers import tagger as network
 from omniner.taggers.batches import SentenceEncoder, collate
-from omniner.tasks.predict import open_model
 from omniner.training import checkpoints
 
 
@@ -166,7 +166,8 @@ def test_what_a_tagger_is_stands_beside_its_weights(model: str, tmp_path: Path) 
 
 
 def test_a_command_takes_its_share_of_the_cores(program: Callable[[], list[Any]], tmp_path: Path) -> None:
-    open_model(*untrained("char_bilstm", tmp_path, "trainer.threads=0"))
+    config, path = untrained("char_bilstm", tmp_path, "trainer.threads=0")
+    TrainedModel(path).open(config)
     assert torch.get_num_threads() == 3
 
 

@@ -22,8 +22,9 @@ from omniner.config.validate import (
     Share,
     field_types,
 )
-from omniner.registry import HEADS
+from omniner.registry import ENGINES, HEADS
 
+EngineName = Annotated[str, OneOf(lambda: ENGINES)]
 HeadKind = Annotated[str, OneOf(lambda: ("auto", "none", *HEADS))]
 Language = Literal["zh", "en"]
 Method = Literal["full", "lora", "qlora"]
@@ -234,7 +235,7 @@ class DecodingConfig(Group):
 
     kind: Literal["free", "guided"]
     """free = unconstrained; guided = only well-formed answers with known categories and words of the sentence."""
-    engine: Literal["hf", "openai", "vllm"]
+    engine: EngineName
     """Where the model runs: hf = in this process; openai = on a server with an OpenAI-compatible API; vllm = on a vLLM
     server that the command starts and stops."""
     max_new_tokens: Annotated[PositiveInt | None, AUTO]

@@ -17,7 +17,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
 from omniner.config.validate import flat, validate
 from omniner.errors import UserError, masked
-from omniner.registry import HEADS, TASKS, TEACHERS
+from omniner.registry import ENGINES, HEADS, TASKS, TEACHERS
 
 JUDGED = ("head", "tuning")  # sections of which a model reads only some keys
 
@@ -223,7 +223,7 @@ def _check_tagger(config: Config, members: int) -> None:
 
 
 def _check_training(config: Config) -> None:
-    trainer, decoding = config.trainer, config.decoding
+    trainer, engine = config.trainer, ENGINES[config.decoding.engine]
     workers = max(trainer.devices, 1) * trainer.nodes
     refuse(
         "trainer.batch_size",
@@ -237,21 +237,16 @@ def _check_training(config: Config) -> None:
         "0 steps train nothing",
         "Give 1 or more; -1 = no limit.",
     )
-    refuse(
-        "decoding.url",
-        decoding.engine == "openai" and not decoding.url,
-        "the server has no address",
-        "Set decoding.url=http://host:port/v1.",
-    )
+    engine.check(config.decoding)
     refuse(
         "decoding.scores",
-        decoding.scores and decoding.engine != "hf",
+        config.decoding.scores and not engine.in_process,
         "a server gives no confidence per entity",
         "Leave it out, or let the model run here (decoding=free or guided).",
     )
     refuse(
         "decoding.engine",
-        decoding.engine != "hf" and TASKS[config.task.name].trains,
+        not engine.in_process and TASKS[config.task.name].trains,
         "a server cannot decode a model in training",
         "Use it with task=predict.",
     )
@@ -259,7 +254,7 @@ def _check_training(config: Config) -> None:
 
 def _check_prompt(config: Config) -> None:
     prompt = config.prompt
-    told = isinstance(config.model, CausalConfig) or config.decoding.engine != "hf"
+    told = isinstance(config.model, CausalConfig) or not ENGINES[config.decoding.engine].in_process
     refuse(
         "prompt.from_run",
         bool(prompt.from_run) and not told and TASKS[config.task.name].prompts,

@@ -29,7 +29,7 @@ from omniner.files import check_input_file, explaining, read_json, sha256, write
 from omniner.machine import check_gpu
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
-from omniner.registry import TASKS, first_line
+from omniner.registry import ENGINES, TASKS, first_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table, escape_markdown
 from omniner.runs.folder import METRICS
@@ -224,7 +224,7 @@ def model_label(config: Config, learns: bool = True) -> list[str]:
         decoding = config.decoding.kind if config.decoding.kind != "free" else ""
         prompt = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
         return [config.model.name, prompt, config.tuning.method if learns else "", decoding]
-    if config.decoding.engine == "openai":
+    if not ENGINES[config.decoding.engine].local_weights:
         return [config.decoding.model or "server", config.prompt.name]
     return [config.model.name, config.head.kind]
 

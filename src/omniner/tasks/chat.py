@@ -13,19 +13,21 @@ from collections.abc import Iterator
 
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines
+from omniner.predicting.engines import needs_checkpoint
 from omniner.progress import show
 from omniner.records import Sentence, prediction_to_json, to_line
+from omniner.registry import ENGINES
 from omniner.runs.context import Context, Input, Task, always, never
 from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
-from omniner.tasks.predict import decode_piped, marked_line, needs_checkpoint, open_model, prepare_model
+from omniner.tasks.labelling import choose_model, decode_piped, marked_line
 
 PROMPT = "> "
 
 
 def run(context: Context) -> None:
     """Load the model, then answer line by line."""
-    model, config = prepare_model(context, reported=())
-    predict = open_model(config, model)
+    model, config = choose_model(context, reported=())
+    predict = model.open(config)
     show("Type a sentence; Ctrl-D ends.", sys.stderr)
     for number, text in enumerate(_typed_lines(), 1):
         sentence = Sentence(str(number), text)
@@ -64,7 +66,7 @@ TASK = Task(
     inputs=[Input("checkpoint", required=needs_checkpoint, accepts=always)],
     outputs=(PREDICTIONS, GUIDANCE_COPY),
     prompts=True,
-    uses_model=lambda config: config.decoding.engine == "hf" and not config.checkpoint,
+    uses_model=lambda config: ENGINES[config.decoding.engine].in_process and not config.checkpoint,
     splits=lambda config: () if config.checkpoint else ("train",),
     tracked=never,
 )

@@ -57,9 +57,11 @@ from omniner.guidance.questions import (
 from omniner.guidance.teacher import check_teacher, with_note, with_verdicts
 from omniner.llm.examples import choose_examples
 from omniner.model_files import find_checkpoint
+from omniner.predicting.engines import ChosenModel, PromptedModel, TrainedModel, prompted_model, trained_model
+from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, PROVENANCE, predict_file, provenance
 from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest
-from omniner.registry import TEACHERS
+from omniner.registry import ENGINES, TEACHERS
 from omniner.report import guidance_page
 from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, read_state
@@ -67,7 +69,6 @@ from omniner.runs.references import RunReference, find_trained_model, resolve_ru
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
-from omniner.tasks.predict import PREDICTION_OUTPUTS, PROVENANCE, PromptedModel, predict_file, provenance
 from omniner.tasks.prompting import build_prompt_with_guidance, length_measure
 from omniner.tasks.score import check_scored
 from omniner.tasks.trials import TRIALS, TrialInputs, check_notes, check_prompt, choose_sentences, try_notes
@@ -173,30 +174,27 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
     return [sentence for sentence in sentences if sentence.text not in reported], issues
 
 
-def _prepare_model(
-    context: Context, config: Config, folder: Path, corpus: Corpus
-) -> tuple[Path | PromptedModel, Config]:
+def _prepare_model(context: Context, config: Config, folder: Path, corpus: Corpus) -> tuple[ChosenModel, Config]:
     """Find the model of the run in `folder`: its checkpoint, or the prompt of an untuned model or a server.
 
     Returns:
         The model; and the configuration that its predictions are made with.
     """
-    model: Path | None = None
-    if config.decoding.engine != "openai":
-        model = _find_checkpoint(config, folder)
-    if model is not None:
-        _warn_of_other_train(model, corpus)
-        return model, config
+    own = ENGINES[config.decoding.engine].local_weights
+    checkpoint = _find_checkpoint(config, folder) if own else None
+    if checkpoint is not None:
+        _warn_of_other_train(checkpoint, corpus)
+        return trained_model(config, checkpoint), config
     # without a checkpoint, nothing has saved the prompt: it is built again
     (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # copied by an earlier attempt; their copy may be newer
     if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
         config = replace(config, prompt=replace(config.prompt, from_run=str(folder / GUIDANCE_COPY)))
     prompt, config = build_prompt_with_guidance(config, context.folder, corpus, corpus.reported)
-    return PromptedModel(prompt, [sentence.text for sentence in corpus.splits["train"]]), config
+    return prompted_model(config, prompt, [sentence.text for sentence in corpus.splits["train"]]), config
 
 
 def _predict_and_score(
-    context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus, sentences: Sequence[Sentence]
+    context: Context, config: Config, model: ChosenModel, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """Tag the sentences with the model of the run, score the predictions and sort their errors."""
     if config.teacher.kind == "file":  # the run that writes the questions and the one that reads answers label alike
@@ -211,7 +209,7 @@ def _predict_and_score(
         found = f"it found no entity in the {counted(len(sentences), 'sentence')} of {config.guide.split}"
         fix = "Look at its learning curves and some answers first; train it longer, or name another run."
         raise UserError("run", found, fix)
-    if isinstance(model, Path) and named.isdisjoint(corpus.taxonomy.categories):
+    if isinstance(model, TrainedModel) and named.isdisjoint(corpus.taxonomy.categories):
         found = f"it names {first_of(sorted(named), _NAMED)}, none of which is a category of {corpus.name}"
         raise UserError("run", found, "Name a run whose model was trained on this corpus.")
     metrics = replace(config.metrics, bootstrap=0)  # no interval is shown
@@ -261,9 +259,9 @@ def _find_checkpoint(config: Config, folder: Path) -> Path | None:
     return find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
 
 
-def _find_shown(context: Context, config: Config, model: Path | PromptedModel, corpus: Corpus) -> set[str]:
+def _find_shown(context: Context, config: Config, model: ChosenModel, corpus: Corpus) -> set[str]:
     """Return the texts of labelled sentences in the prompt of an untuned model."""
-    if isinstance(model, Path):
+    if isinstance(model, TrainedModel):
         return set()
     told, notes = config.prompt, context.folder / GUIDANCE_COPY
     shown = {sentence.text for sentence in choose_examples(corpus.splits["train"], told.examples, told.seed)}

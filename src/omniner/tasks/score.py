@@ -24,6 +24,7 @@ from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
 from omniner.progress import show, timed
 from omniner.records import Prediction, Sentence, count_codes
+from omniner.registry import ENGINES
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task, path_label
 from omniner.runs.folder import SCORES
@@ -207,7 +208,7 @@ def report_details(context: Context, read: ParseSummary, split: str = "") -> dic
 def _answering(config: Config) -> str:
     """Return what gave the answers: a server, the checkpoint that was named, or the model of the configuration."""
     decoding, model = config.decoding, config.model
-    if decoding.engine == "openai":
+    if not ENGINES[decoding.engine].local_weights:
         return " at ".join(filter(None, [decoding.model, decoding.url]))
     if config.task.name == "predict" and config.checkpoint:
         return config.checkpoint

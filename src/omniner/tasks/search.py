@@ -61,6 +61,7 @@ from omniner.guidance.prompt_search import (
 )
 from omniner.progress import show
 from omniner.records import Issue, Prediction, Sentence, post_key, sentence_to_json, to_line
+from omniner.registry import ENGINES
 from omniner.report import guidance_page
 from omniner.runs import children
 from omniner.runs.children import Job
@@ -470,10 +471,11 @@ def _check(config: Config) -> None:
         raise UserError("search.rungs", f"{rungs}", "Give numbers that grow; the last may be 0, which is all.")
     if not search.corrections:
         raise UserError("search.corrections", "there is none", "Give one or more, for example [1].")
-    if search.train and config.decoding.engine == "openai":
+    engine = ENGINES[config.decoding.engine]
+    if search.train and not engine.local_weights:
         raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
     untrained = isinstance(config.model, CausalConfig) and config.model.path is None
-    if untrained and not search.train and config.decoding.engine == "hf":
+    if untrained and not search.train and engine.in_process:
         raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
 
 
@@ -496,7 +498,7 @@ TASK = Task(
     ],
     resume_files=[f"{SEARCH_FOLDER}/{DEV}"],
     prompts=True,
-    uses_model=lambda config: config.decoding.engine == "hf",
+    uses_model=lambda config: ENGINES[config.decoding.engine].in_process,
     splits=lambda config: ("train", "dev"),
     settings=lambda config: [*model_settings(config), "compare"],
 )

@@ -23,11 +23,12 @@ from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines, read_json, whole_records, write_json, write_text
+from omniner.predicting.engines import trained_model
+from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, predict_file
 from omniner.records import content_digest
 from omniner.runs import ranks
 from omniner.runs.context import Context, Task, always, model_label, model_settings
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, other_corpus
-from omniner.tasks.predict import PREDICTION_OUTPUTS, predict_file
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
 from omniner.wording import counted
@@ -75,7 +76,8 @@ def run(context: Context) -> None:
         context.run.files(folder / MODEL, MODEL)
         if config.tracking.register:
             context.run.register(config.tracking.register, MODEL)
-    predictions = predict_file(config, fitted.best_path, corpus.reported, folder / PREDICTIONS)
+    model = trained_model(config, fitted.best_path)
+    predictions = predict_file(config, model, corpus.reported, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
     inputs = ReportInputs(

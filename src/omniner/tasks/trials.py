@@ -28,12 +28,13 @@ from omniner.guidance.clusters import Cluster
 from omniner.guidance.lessons import NOT_TRIED, Candidate, Guidance, Lesson, Note, Tried
 from omniner.guidance.prompt_errors import LengthFunction, render_errors_text, with_errors_text
 from omniner.llm.prompts import Prompt, build_prompt
+from omniner.predicting.engines import PromptedModel
+from omniner.predicting.prediction_file import remove_stale
 from omniner.progress import Progress
 from omniner.records import Prediction, Sentence, prediction_to_json, to_line
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.predictions import prediction_from_line
 from omniner.scoring.scorer import choose_scale, score_records
-from omniner.tasks.predict import PromptedModel, open_prompts, remove_stale
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -237,11 +238,9 @@ def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[t
     make_folder(path.parent)
     remove_stale(path, config, inputs.model, list(inputs.result.sentences.values()))
     kept = whole_records(path, prediction_from_line, "Remove this line, or the file: it is answered again.")
-    if trials and config.decoding.engine == "openai":  # the server may have another model by now
-        from omniner.llm.serving.openai_engine import ask_for_model, engine_name
-
-        config = replace(config, decoding=replace(config.decoding, model=ask_for_model(config.decoding)))
-        kept = [one for one in kept if one.engine == engine_name(str(config.decoding.model))]
+    if trials:
+        config, now = inputs.model.settled(config)  # a server may have another model by now
+        kept = [one for one in kept if one.engine == now or not now]
     answers = {(one.prompt_sha, one.id): one for one in kept}
     wanted = [(trial.prompt.sha, sentence.id) for trial in trials for sentence in trial.sentences]
     done = sum(key in answers for key in wanted)
@@ -252,7 +251,7 @@ def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[t
         log.info("there is no note to try beside the counted ones")
     if done < len(wanted):
         progress = Progress("answers of trials", len(wanted), done=done, at_once=True)
-        with open_prompts(config, inputs.model) as tell:
+        with inputs.model.open_prompts(config) as tell:
             for trial in trials:
                 sha, asked = trial.prompt.sha, trial.sentences
                 before = frozenset(sentence.id for sentence in asked if (sha, sentence.id) in answers)

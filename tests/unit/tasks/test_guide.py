@@ -26,13 +26,13 @@ from omniner.guidance.questions import ANSWERS_ASIDE, QUESTIONS_FILE
 from omniner.guidance.teacher import TeacherAnswers
 from omniner.llm.examples import choose_examples
 from omniner.llm.prompts import Prompt, build_prompt
+from omniner.predicting.engines import TrainedModel, UntunedModel
 from omniner.records import Entity, Prediction, Sentence, content_digest
 from omniner.runs.context import Context
 from omniner.runs.folder import GUIDANCE_COPY, TRAINED_ON
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
 from omniner.tasks import guide
-from omniner.tasks.predict import PromptedModel
 from omniner.tracking.tracked_run import Run
 
 CATEGORIES = taxonomy.load_taxonomy("omniner2025").categories[:6]
@@ -114,7 +114,7 @@ def test_errors_are_those_of_the_model_that_the_run_used(
     monkeypatch.setattr(guide, "predict_file", stop)
     with pytest.raises(ToldError):
         score(Context(config, Path("ours"), Run()), config, corpus, [])
-    assert isinstance(asked[0], Path) == (engine != "openai")
+    assert isinstance(asked[0], TrainedModel) == (engine != "openai")
 
 
 def test_a_model_that_found_nothing_teaches_nothing(
@@ -229,7 +229,7 @@ def test_a_prompt_that_cannot_be_tried_is_refused_before_a_teacher_is_paid(
 def test_what_the_model_was_shown_is_known(made: Guidance, tmp_path: Path) -> None:
     corpus = sources.load_corpus(compose.load(["data.size={train: 30, dev: 8, test: 8}"]).data, None)
     config = compose.load(["task=predict", "tracking=off", "model=qwen2_tiny", "prompt=fewshot", "prompt.examples=3"])
-    context, prompted = Context(config, tmp_path, Run()), PromptedModel(made_up_prompt(config, corpus), [])
+    context, prompted = Context(config, tmp_path, Run()), UntunedModel(made_up_prompt(config, corpus), [])
     examples = {one.text for one in choose_examples(corpus.splits["train"], 3, config.prompt.seed)}
     assert len(examples) == 3
     assert all(text in prompted.prompt.instruction for text in examples)
@@ -237,7 +237,7 @@ def test_what_the_model_was_shown_is_known(made: Guidance, tmp_path: Path) -> No
     lessons.write_guidance(tmp_path / GUIDANCE_COPY, made)
     seen = guide._find_shown(context, config, prompted, corpus) - examples
     assert made.lessons[0].examples[0].text in seen
-    assert guide._find_shown(context, config, Path("best.ckpt"), corpus) == set()
+    assert guide._find_shown(context, config, TrainedModel(Path("best.ckpt")), corpus) == set()
 
 
 @pytest.mark.parametrize("trials", [0, 3])
@@ -253,7 +253,7 @@ def test_what_notes_are_tried_on_is_in_no_example_and_no_count(trials: int, tmp_
     prepared, shown = None, {"去词0", "买茶0"}
     context = Context(config, tmp_path, Run())
     if trials:
-        model = PromptedModel(made_up_prompt(config, corpus), [])
+        model = UntunedModel(made_up_prompt(config, corpus), [])
         prepared = guide._prepare_trials(context, config, model, corpus, result, [cluster], shown)
         aside = [one for sort in prepared.chosen[0] for one in sort]
         assert [len(sort) for sort in prepared.chosen[0]] == [3, 3]

@@ -19,11 +19,10 @@ from omniner.guidance.clusters import Cluster, TrainingCounts, build_lesson, clu
 from omniner.guidance.lessons import COUNTED, NOT_TRIED, Guidance, Lesson, Note, Tried
 from omniner.guidance.teacher import TeacherAnswers, with_note
 from omniner.llm.prompts import Prompt, build_prompt
+from omniner.predicting.engines import RemoteModel, UntunedModel
 from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
-from omniner.tasks import trials
-from omniner.tasks.predict import PromptedModel
 from omniner.tasks.trials import (
     TrialInputs,
     TrialSentences,
@@ -101,7 +100,7 @@ def inputs(tmp_path: Path, result: ScoreResult, cluster: Cluster) -> TrialInputs
     corpus = Corpus("x", {"train": TRAIN, "dev": DEV, "test": []}, known)
     prompt = build_prompt(config.prompt, corpus.active, TRAIN)
     chosen = [choose_sentences(cluster, result, TRIALS)]
-    return TrialInputs(config, config.prompt, PromptedModel(prompt, []), corpus, result, chosen, len)
+    return TrialInputs(config, config.prompt, UntunedModel(prompt, []), corpus, result, chosen, len)
 
 
 @dataclasses.dataclass
@@ -113,7 +112,7 @@ class Model:
     loaded: int = 0
 
     @contextlib.contextmanager
-    def open_prompts(self, config: Any, model: Any) -> Iterator[Callable[[Prompt], Any]]:
+    def open_prompts(self, config: Any) -> Iterator[Callable[[Prompt], Any]]:
         self.loaded += 1
 
         def tell(prompt: Prompt) -> Any:
@@ -134,7 +133,7 @@ class Model:
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     made = Model()
-    monkeypatch.setattr(trials, "open_prompts", made.open_prompts)
+    monkeypatch.setattr(UntunedModel, "open_prompts", lambda model, config: made.open_prompts(config))
     return made
 
 
@@ -335,14 +334,15 @@ def test_answers_of_another_model_of_the_server_are_not_taken(
     names = iter(["first", "first", "second"])
     monkeypatch.setattr(openai_engine, "ask_for_model", lambda config: next(names))
     decoding = dataclasses.replace(inputs.config.decoding, engine="openai", url="http://x/v1")
-    asked = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, decoding=decoding))
+    config, served = dataclasses.replace(inputs.config, decoding=decoding), RemoteModel(inputs.model.prompt, [])
+    asked = dataclasses.replace(inputs, config=config, model=served)
     given = guidance_with(taught(lesson, GOOD))
 
     def engine_of(name: str) -> Any:
         @contextlib.contextmanager
-        def opened(config: Any, prompted: Any) -> Iterator[Any]:
+        def opened(served: RemoteModel, config: Any) -> Iterator[Any]:
             assert config.decoding.model == name
-            with model.open_prompts(config, prompted) as tell:
+            with model.open_prompts(config) as tell:
                 yield (
                     lambda prompt: (
                         lambda sentences, done: (
@@ -356,7 +356,7 @@ def test_answers_of_another_model_of_the_server_are_not_taken(
 
     counts = []
     for name in ("first", "first", "second"):
-        monkeypatch.setattr(trials, "open_prompts", engine_of(name))
+        monkeypatch.setattr(RemoteModel, "open_prompts", engine_of(name))
         model.asked.clear()
         try_notes(asked, given, tmp_path)
         counts.append(len(model.asked))
@@ -369,7 +369,7 @@ def test_an_unreadable_answer_counts_as_an_empty_one_whatever_the_settings(
     """Left out, its errors would be forgotten, and the note that makes answers unreadable would win."""
 
     @contextlib.contextmanager
-    def opened(config: Any, prompted: Any) -> Iterator[Any]:
+    def opened(untuned: UntunedModel, config: Any) -> Iterator[Any]:
         def tell(prompt: Prompt) -> Any:
             failed = GOOD in prompt.instruction
             return lambda sentences, done: [
@@ -378,7 +378,7 @@ def test_an_unreadable_answer_counts_as_an_empty_one_whatever_the_settings(
 
         yield tell
 
-    monkeypatch.setattr(trials, "open_prompts", opened)
+    monkeypatch.setattr(UntunedModel, "open_prompts", opened)
     metrics = dataclasses.replace(inputs.config.metrics, on_parse_failure="drop")
     dropping = dataclasses.replace(inputs, config=dataclasses.replace(inputs.config, metrics=metrics))
     [found] = try_notes(dropping, guidance_with(taught(lesson, GOOD)), tmp_path)
@@ -392,14 +392,14 @@ def test_the_prompt_holds_the_note_alone_with_its_correction(
     told: list[str] = []
 
     @contextlib.contextmanager
-    def opened(config: Any, prompted: Any) -> Iterator[Any]:
+    def opened(untuned: UntunedModel, config: Any) -> Iterator[Any]:
         def tell(prompt: Prompt) -> Any:
             told.append(prompt.instruction)
             return lambda sentences, done: [[answered(one) for one in sentences]]
 
         yield tell
 
-    monkeypatch.setattr(trials, "open_prompts", opened)
+    monkeypatch.setattr(UntunedModel, "open_prompts", opened)
     try_notes(inputs, guidance_with(taught(lesson, GOOD)), tmp_path)
     counted, ruled = told
     assert lesson.note.rule["zh"] in counted
