@@ -415,10 +415,12 @@ class TaggerPredictor:
             for part in parts[1:]:
                 encoder.encode(part)  # text that cannot be encoded stops the work before it begins
                 checked.add(len(part))
-        progress = Progress("sentences tagged", len(left))
+        progress: Progress | None = None
         for part in parts:
             examples, issues = encoder.encode(part)
             self._tell_unknown(examples)
+            # from the first encoded part on: its encoding, before any is tagged, says nothing about the rate
+            progress = progress or Progress("sentences tagged", len(left))
             reasons = _reasons(issues)
             for unread in _unread(part, {example.id for example in examples}, reasons, ENGINE):
                 yield unread

@@ -64,7 +64,7 @@ def predictions(sentences: Sequence[Sentence], said: Outcomes) -> list[Predictio
 
 def tables(
     sentences: Sequence[Sentence], *runs: Sequence[Prediction]
-) -> tuple[list[NDArray[np.int64]], list[str], list[int]]:
+) -> tuple[list[NDArray[np.int32]], list[str], list[int]]:
     """Counts `[posts, 3, categories]` of each run, the categories, the post of each sentence."""
     posts = post_numbers(sentences)
     compared = [compare_units([s.entities for s in sentences], [p.entities for p in run], "span") for run in runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import small_corpus
 import torch
 from small_corpus import predict, prepare
 
-from omniner import models
+from omniner import models, progress
 from omniner.compute import devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
@@ -222,6 +223,27 @@ def test_many_sentences_are_encoded_a_part_at_a_time(tmp_path: Path, monkeypatch
     with pytest.raises(UserError, match="longer than 12 characters"):
         next(predict(path, sentences, config))
     assert sizes == [3, 3, 3]
+
+
+def test_the_rate_of_tagging_does_not_count_what_comes_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = untrained("char_bilstm", tmp_path)
+    config.encoding.on_too_long = "skip"
+    now, encode = [0.0], SentenceEncoder.encode
+
+    def slowly(self: SentenceEncoder, part: list[Sentence]) -> Any:
+        now[0] += 1000
+        return encode(self, part)
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(SentenceEncoder, "encode", slowly)
+    batches = predict(path, [Sentence("1", "张三在北"), Sentence("2", "张三在")], config)
+    next(batches)
+    now[0] += 20
+    with caplog.at_level(logging.INFO, "omniner"):
+        list(batches)
+    assert caplog.messages == ["2 of 2 sentences tagged, 0.1 per s, 0 s left"]
 
 
 def test_every_issue_about_a_sentence_is_a_reason(tmp_path: Path) -> None:

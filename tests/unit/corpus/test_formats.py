@@ -300,3 +300,17 @@ def test_reading_says_how_far_it_is(
     with caplog.at_level(logging.INFO, "omniner"):
         parse(tmp_path, text, format)
     assert [said in line for line in caplog.messages] == [True] * 3
+
+
+def test_the_documents_of_brat_are_counted_when_written_and_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = itertools.count(step=20)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
+    sentences = [Sentence(name, "我爱北京", [Entity("北京", "地点", 2, 4)]) for name in "abc"]
+    with caplog.at_level(logging.INFO, "omniner"):
+        formats.write(tmp_path / "x", "brat", sentences, formats.WriteOptions())
+        found, _ = read(tmp_path / "x", "brat")
+    assert found == sentences
+    said = ["documents written"] * 3 + ["documents of x read"] * 3
+    assert [words in line for words, line in zip(said, caplog.messages, strict=True)] == [True] * 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
 
@@ -230,3 +231,19 @@ def test_counts_beyond_float32_are_exact() -> None:
     b = np.array([[[2**24], [1], [2]], [[0], [2], [2]]])
     found = paired_tests(a, b, ["甲"], dataclasses.replace(SETTINGS, permutations=64)).figures["micro.recall"]
     assert found.difference == pytest.approx((2**24) / (2**24 + 4) - (2**24 + 2) / (2**24 + 4), rel=1e-9)
+
+
+def test_tests_of_many_posts_and_categories_hold_no_table_of_both_runs() -> None:
+    sentences = [
+        Sentence(str(number), "", [Entity("a", f"c{number % 60}", 0, 1), Entity("b", f"c{number % 7}", 1, 2)])
+        for number in range(4000)
+    ]
+    first, second = ([Prediction(one.id, one.entities[:most]) for one in sentences] for most in (1, 2))
+    (before, after), names, _ = tables(sentences, first, second)
+    assert before.shape == (4000, 3, 60)
+    settings = dataclasses.replace(SETTINGS, resamples=64, permutations=64)
+    tracemalloc.start()
+    paired_tests(before, after, names, settings)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20 * before.size  # bytes for each number of one run's table

@@ -42,6 +42,7 @@ from omniner.corpus.formats.fields import (
 from omniner.corpus.formats.regions import MAX_SURFACE, entity_at, sort_entities, without_repeats
 from omniner.errors import UserError
 from omniner.files import check_new_folder, explaining, writing_folder
+from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, unlabeled_sentence
 from omniner.registry import first_line
 
@@ -67,7 +68,9 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     """
     sentences: list[Sentence] = []
     issues: list[Issue] = []
-    for text, name in documents(path):
+    texts = documents(path)
+    progress = Progress(f"documents of {path.name} read", len(texts))
+    for text, name in progress.over(texts):
         if text.is_file():
             found, met = _read_document(text, name)
             sentences += found
@@ -250,8 +253,10 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     check_new_folder(path)
     log = IssueLog(path)
     names: dict[str, str] = {}
+    groups = list(_documents(sentences))
+    progress = Progress("documents written", len(groups))
     with writing_folder(path) as folder:
-        for number, (wanted, group) in enumerate(_documents(sentences)):
+        for number, (wanted, group) in enumerate(progress.over(groups)):
             name = _file_name(wanted, number, names, log)
             labeled = list(labeled_only(group, log)) if not all(map(is_unlabeled, group)) else []
             text, annotations = _document(labeled or group, log)
