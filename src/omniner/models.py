@@ -131,7 +131,7 @@ def plan_memory(config: Config, devices: Devices, longest: int | None = None) ->
         return config, devices
     from omniner.llm.loading import load_settings
 
-    pack = memory.usual_pack(config.tuning.pack_tokens)
+    pack = memory.typical_pack(config.tuning.pack_tokens)
     settings = load_settings(config.llm)
     count = memory.MemoryCount(settings, config.tuning.method, devices, pack, config.decoding, longest)
     plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room)

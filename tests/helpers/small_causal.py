@@ -7,7 +7,7 @@ from typing import Any
 
 import chats
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omniner.config.model_groups import CausalConfig, TuningConfig
 from omniner.llm import language_model
@@ -36,6 +36,8 @@ ARCHITECTURE = {
     "intermediate_size": 96,
     "tie_word_embeddings": True,
 }
+# every linear layer but the output
+INNER = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 
 def model_config(path: str | Path | None = None, **changes: Any) -> CausalConfig:
@@ -120,3 +122,8 @@ def train(model: Any, ids: Tensor, optimizer: torch.optim.Optimizer, steps: int)
         optimizer.zero_grad()
         losses.append(value.item())
     return losses
+
+
+def learning(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights that learn, by name."""
+    return {name: value for name, value in model.named_parameters() if value.requires_grad}

@@ -66,9 +66,9 @@ class ChatTokenizer:
         self.end = self._find_end()
         self.stops = frozenset({self.end[0], *self._controls} | {tokenizer.eos_token_id} - {None})
 
-    def write(self, prompt: Prompt, given: str) -> str:
-        """Return the whole chat as text, up to the answer; `given` is one of `Prompt.filled_inputs`."""
-        return self._render(prompt.turns(given, self.system_role), to_answer=True)
+    def write(self, prompt: Prompt, filled_input: str) -> str:
+        """Return the whole chat as text, up to the answer; `filled_input` is one of `Prompt.filled_inputs`."""
+        return self._render(prompt.turns(filled_input, self.system_role), to_answer=True)
 
     def prompt_ids(self, text: str) -> list[int]:
         """Tokenise a chat's text; control tokens that it spells out are control tokens."""

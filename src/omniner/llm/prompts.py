@@ -81,19 +81,19 @@ class Prompt:
             for places, own in zip(neighbours, written, strict=True)
         ]
 
-    def turns(self, given: str, system_role: bool = True) -> list[dict[str, str]]:
+    def turns(self, filled_input: str, system_role: bool = True) -> list[dict[str, str]]:
         """Return the chat up to the answer; without a system role if its text is empty.
 
         Args:
-            given: one of `filled_inputs`.
+            filled_input: one of `filled_inputs`.
             system_role: whether the chat template has this role; if not, its text is put before the user's.
         """
-        told = f"{self.instruction}\n{given}"
+        user = f"{self.instruction}\n{filled_input}"
         if not self.system:
-            return [{"role": "user", "content": told}]
+            return [{"role": "user", "content": user}]
         if not system_role:
-            return [{"role": "user", "content": f"{self.system}\n{told}"}]
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": told}]
+            return [{"role": "user", "content": f"{self.system}\n{user}"}]
+        return [{"role": "system", "content": self.system}, {"role": "user", "content": user}]
 
     def messages(self, text: str, system_role: bool = True) -> list[dict[str, str]]:
         """Return the chat for a sentence, up to the answer; `system_role` as for `turns`."""

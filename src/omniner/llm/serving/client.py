@@ -118,7 +118,7 @@ class ChatClient:
         try:
             connections = openai.DefaultHttpxClient(
                 event_hooks={"response": [self._endpoint.check_redirect]},
-                trust_env=not self._endpoint.is_here,  # a proxy would look for the server on its own machine
+                trust_env=not self._endpoint.is_local,  # a proxy would look for the server on its own machine
             )
         except (ImportError, ValueError) as error:  # ALL_PROXY=socks5://..., without the package for it
             found = f"the proxy that the environment names cannot be used ({one_line(error)})"
@@ -373,7 +373,7 @@ class Endpoint:
         return cls(section, url, name, key)
 
     @property
-    def is_here(self) -> bool:
+    def is_local(self) -> bool:
         """Whether the address is this machine's own."""
         host = urlsplit(self.url).hostname or ""
         try:

@@ -216,13 +216,16 @@ def serving_model(config: DecodingConfig, model: ServedModel) -> Iterator[Decodi
     structured = "vllm" if config.kind == "guided" else config.structured
     url = f"http://127.0.0.1:{port}"
     command = serve_command(config, model, {"host": "127.0.0.1", "port": port})
-    with tempfile.TemporaryDirectory() as folder, running(command, Path(folder) / "log", config.start_seconds, url):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_server(command, Path(folder) / "log", config.start_seconds, url),
+    ):
         asked = dataclasses.replace(config, engine="openai", url=f"{url}/v1", model=NAME, structured=structured)
         yield with_template_options(asked)
 
 
 @contextlib.contextmanager
-def running(command: Sequence[str], output: Path, seconds: float, url: str) -> Iterator[None]:
+def running_server(command: Sequence[str], output: Path, seconds: float, url: str) -> Iterator[None]:
     """Run a server for the block, which begins as soon as it answers.
 
     Args:

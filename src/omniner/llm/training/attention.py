@@ -81,7 +81,7 @@ def attend_masked(query: Tensor, key: Tensor, value: Tensor, scale: float, pack:
     """Attend with a mask, see `AttentionFunction`."""
     group_size = query.shape[1] // key.shape[1]
     key, value = (each.repeat_interleave(group_size, 1) for each in (key, value))
-    mask = pack.once("mask", visible)
+    mask = pack.cached("mask", visible)
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale).transpose(1, 2)
 
 
@@ -130,7 +130,7 @@ class _Cascade(torch.autograd.Function):
             part, part_lse = _cascade_forward(queries, kp, vp, 0.0, causal, scale=scale)
             out[rows], lse[rows] = ungroup_heads(part), ungroup_heads(part_lse)
         qs, ks, vs = (each[suffixes] for each in (q, k, v))
-        for run in pack.once("runs", equal_lengths):
+        for run in pack.cached("runs", equal_lengths):
             keys, values = (run.by_key_head(each, k.shape[1]).expand(-1, group_size, -1, -1) for each in (ks, vs))
             part, part_lse = _cascade_forward(run.by_key_head(qs, k.shape[1]), keys, values, 0.0, True, scale=scale)
             of_run, lse_of_run = run.batch(out[suffixes]), run.batch(lse[suffixes])
@@ -157,7 +157,7 @@ class _Cascade(torch.autograd.Function):
             dk[shared] += by_key.transpose(0, 1)
             dv[shared] += by_value.transpose(0, 1)
         d_own, q_own, k_own, v_own, own, lse_own = (each[suffixes] for each in (d_out, q, k, v, out, lse))
-        for run in pack.once("runs", equal_lengths):
+        for run in pack.cached("runs", equal_lengths):
             d, queries, result = (run.by_key_head(each, kv_heads) for each in (d_own, q_own, own))
             keys, values = (run.by_key_head(each, kv_heads)[:, 0] for each in (k_own, v_own))
             row_lse = run.by_key_head(lse_own[..., None], kv_heads)[..., 0]
@@ -318,7 +318,7 @@ class _Flash(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack) -> Tensor:
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))  # [T, heads, D]
         shared, suffixes = pack.prefix_rows, pack.suffix_rows
-        itself, to_prefix = pack.once("flash", flash_calls)
+        itself, to_prefix = pack.cached("flash", flash_calls)
         out, lse, *state = flash_attention(q, k, v, itself, scale)
         part, part_lse, *_ = flash_attention(q[suffixes], k[shared], v[shared], to_prefix, scale)
         share = torch.sigmoid(part_lse - lse[:, suffixes]).t()[..., None]  # [M, H, 1]
@@ -336,7 +336,7 @@ class _Flash(torch.autograd.Function):
         q, k, v = (each[0].transpose(0, 1) for each in (query, key, value))
         shared, suffixes = ctx.pack.prefix_rows, ctx.pack.suffix_rows
         d_out = grad[0].contiguous()
-        itself, to_prefix = ctx.pack.once("flash", flash_calls)
+        itself, to_prefix = ctx.pack.cached("flash", flash_calls)
         dq, dk, dv = flash_gradients(d_out, q, k, v, out, lse, itself, ctx.scale, state)
         given = d_out[suffixes], q[suffixes], k[shared], v[shared], out[suffixes], lse[:, suffixes].contiguous()
         by_query, by_key, by_value = flash_gradients(*given, to_prefix, ctx.scale, state)
@@ -420,7 +420,7 @@ def flash_gradients(
 def attend_flex(query: Tensor, key: Tensor, value: Tensor, scale: float, pack: Pack, prefix_unused: bool) -> Tensor:
     """Attend with a compiled kernel, see `AttentionFunction`; the T x T mask is evaluated once per pack."""
     rows = [each.contiguous() for each in (query, key, value)]
-    pattern = pack.once("flex", block_mask)
+    pattern = pack.cached("flex", block_mask)
     return _kernel()(*rows, block_mask=pattern, scale=scale, enable_gqa=True).transpose(1, 2)
 
 

@@ -24,7 +24,7 @@ from torch.nn.functional import silu
 from omniner.llm.low_rank import project
 
 _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3")  # families whose parts have this form, in transformers
-_NEAR = 2**18  # numbers that a CPU processes at a time
+_CHUNK = 2**18  # numbers that a CPU processes at a time
 
 
 class FusedLayers:
@@ -90,7 +90,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
         out = up.new_empty(up.shape)
-        for rows in near_rows(gate):
+        for rows in row_chunks(gate):
             torch.mul(silu(_rows(gate)[rows]), _rows(up)[rows], out=_rows(out)[rows])
         return out
 
@@ -99,7 +99,7 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         gate, up = ctx.saved_tensors
         by_gate, by_up = gate.new_empty(gate.shape), up.new_empty(up.shape)
-        for rows in near_rows(gate):
+        for rows in row_chunks(gate):
             given, here = _rows(grad)[rows], _rows(gate)[rows]
             torch.mul(given, silu(here), out=_rows(by_up)[rows])
             _rows(by_gate)[rows] = torch.ops.aten.silu_backward(given * _rows(up)[rows], here)
@@ -113,7 +113,7 @@ class _RMSNorm(torch.autograd.Function):
         with torch.autocast(x.device.type, enabled=False):
             out = x.new_empty(x.shape, dtype=torch.promote_types(x.dtype, weight.dtype))
             factors = x.new_empty(x.numel() // x.shape[-1], 1, dtype=wide)
-            for rows in near_rows(x):
+            for rows in row_chunks(x):
                 here = _rows(x)[rows].to(wide)
                 factor = here.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
                 factors[rows] = factor
@@ -128,7 +128,7 @@ class _RMSNorm(torch.autograd.Function):
         by_input = x.new_empty(x.shape)
         by_weight = torch.zeros(weight.shape, dtype=factors.dtype, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
-            for rows in near_rows(x):
+            for rows in row_chunks(x):
                 factor, given = factors[rows], _rows(grad)[rows]
                 normed = _rows(x)[rows].to(factors.dtype) * factor
                 if ctx.needs_input_grad[1]:
@@ -139,10 +139,10 @@ class _RMSNorm(torch.autograd.Function):
         return by_input, by_weight.to(weight.dtype) if ctx.needs_input_grad[1] else None, None
 
 
-def near_rows(x: Tensor) -> Iterator[slice]:
+def row_chunks(x: Tensor) -> Iterator[slice]:
     """Split the rows of [..., D] into runs that fit a CPU's caches; on other devices, one run."""
     count = x.numel() // x.shape[-1]
-    step = max(1, _NEAR // x.shape[-1]) if has_caches(x) else count
+    step = max(1, _CHUNK // x.shape[-1]) if has_caches(x) else count
     return (slice(first, first + step) for first in range(0, count, max(1, step)))
 
 

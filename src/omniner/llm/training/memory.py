@@ -63,7 +63,7 @@ class PackSize(NamedTuple):
     answers: int
 
 
-def usual_pack(pack_tokens: int) -> PackSize:
+def typical_pack(pack_tokens: int) -> PackSize:
     """Estimate the largest pack before anything is encoded: a full one in which most of each sentence is its answer."""
     prefix_length = min(_PREFIX, pack_tokens // 4)
     return PackSize(prefix_length, pack_tokens, int(0.65 * (pack_tokens - prefix_length)))
@@ -277,7 +277,7 @@ class MemoryCount:
         return float(max(logits, 3 * self._pack.tokens * text.intermediate_size * self._compute.itemsize))
 
     def _answers(self, slots: int) -> float:
-        return count_answers(self._settings, self._compute, self._pack.prefix_length, self._most_tokens, slots)
+        return decoding_bytes(self._settings, self._compute, self._pack.prefix_length, self._most_tokens, slots)
 
     def slots(self, tuning: TuningConfig, strategy: str, room: float | None) -> int:
         """Return the slots of the configuration; for `auto` as many as fit in addition to what training keeps.
@@ -293,7 +293,7 @@ class MemoryCount:
         return most_slots(lambda slots: needs.evaluation - self._answers(_FEWEST_SLOTS) + self._answers(slots), left)
 
 
-def count_answers(settings: Any, compute: torch.dtype, prefix_length: int, longest: int, slots: int) -> float:
+def decoding_bytes(settings: Any, compute: torch.dtype, prefix_length: int, longest: int, slots: int) -> float:
     """Count the bytes of caches and logits while sentences are answered; slots exist twice while they grow.
 
     Args:
@@ -340,7 +340,7 @@ def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices, longest
     free = torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     base = base_model(model)
     tokens = decoding.max_new_tokens or answer_cap(longest)
-    chosen = most_slots(lambda slots: count_answers(base.config, base.dtype, _PREFIX, tokens, slots), _USABLE * free)
+    chosen = most_slots(lambda slots: decoding_bytes(base.config, base.dtype, _PREFIX, tokens, slots), _USABLE * free)
     log.info("%.0f GiB are free beside the model: %d answers side by side", free / GIB, chosen)
     return chosen
 

@@ -64,7 +64,7 @@ class Pack:
         """Indices of all suffixes."""
         return slice(self.prefix_length, None)
 
-    def once(self, name: str, make: Callable[[Pack], T]) -> T:
+    def cached(self, name: str, make: Callable[[Pack], T]) -> T:
         """Return `make(self)`, computed on the first use of this name and kept."""
         if name not in self.derived:
             self.derived[name] = make(self)

@@ -35,7 +35,7 @@ from omniner.pretrained import base_model
 
 _NAME = "omniner_shared_prefix"  # the name of our attention in transformers
 MOST_LOGITS = 2**26  # at once; 256 MB in fp32
-_NEAR_LOGITS = 2**21  # at once on a CPU; more would exceed its caches
+_CPU_LOGITS = 2**21  # at once on a CPU; more would exceed its caches
 
 
 class AttachedAttention:
@@ -227,7 +227,7 @@ def token_loss(
             total += loss_and_gradient(logits_of(here), chosen)[0]
         return total
     if is_plain(head):
-        most = min(MOST_LOGITS, _NEAR_LOGITS) if has_caches(hidden) else MOST_LOGITS
+        most = min(MOST_LOGITS, _CPU_LOGITS) if has_caches(hidden) else MOST_LOGITS
         frozen: Tensor = _FrozenLoss.apply(hidden, targets, head.weight, head.bias, max(1, most // len(hidden)))  # type: ignore[no-untyped-call]
         return frozen
     weights = [weight for weight in head.parameters() if weight.requires_grad]

@@ -268,7 +268,7 @@ def test_a_server_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom omniner.llm.serving import vllm_engine\n"
         f"command, log = {[*made.command, 'm', '--port', '0']!r}, Path({str(tmp_path / 'log')!r})\n"
-        "with vllm_engine.running(command, log, 60, 'http://127.0.0.1:9'):\n    pass\n"
+        "with vllm_engine.running_server(command, log, 60, 'http://127.0.0.1:9'):\n    pass\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     end = time.monotonic() + 60

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from omniner.llm.training import fused_layers
-from omniner.llm.training.fused_layers import FusedLayers, fused_forward, near_rows
+from omniner.llm.training.fused_layers import FusedLayers, fused_forward, row_chunks
 from omniner.llm.training.shared_prefix import attach_attention, detach_attention
 
 KINDS = ["qwen2", "qwen3", "llama", "mistral"]
@@ -30,7 +30,7 @@ def results(module: nn.Module, x: Tensor) -> list[Tensor]:
 def test_values_and_gradients_are_those_of_transformers(
     kind: str, part: str, near: int, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fused_layers, "_NEAR", near)
+    monkeypatch.setattr(fused_layers, "_CHUNK", near)
     made = model(kind, layers=1, **({"sliding_window": None} if kind == "mistral" else {})).to(dtype)
     module = made.model.layers[0].get_submodule(part)
     x = torch.randn(2, 32, 7, dtype=dtype).transpose(1, 2)  # not in one piece
@@ -50,8 +50,8 @@ def test_what_is_only_counted_is_in_one_piece() -> None:
     """A model for a GPU is counted as fake tensors of a CPU; cut into pieces, that took ten times as long."""
     with FakeTensorMode():
         fake = torch.empty(1024, 1024)
-    assert list(near_rows(fake)) == [slice(0, 1024)]
-    assert [rows.stop for rows in near_rows(torch.empty(1024, 1024))] == [256, 512, 768, 1024]
+    assert list(row_chunks(fake)) == [slice(0, 1024)]
+    assert [rows.stop for rows in row_chunks(torch.empty(1024, 1024))] == [256, 512, 768, 1024]
 
 
 def test_other_kinds_of_modules_stay() -> None:

@@ -194,7 +194,7 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]
         assert config.llm is not None
         on = models.prepare_devices(config)
         count = MemoryCount(
-            loading.load_settings(config.llm), config.tuning.method, on, memory.usual_pack(256), config.decoding
+            loading.load_settings(config.llm), config.tuning.method, on, memory.typical_pack(256), config.decoding
         )
         tuning = dataclasses.replace(config.tuning, gradient_checkpointing=False)
         room["bytes"] = count.needs(tuning, "auto", 256).total / 0.92

@@ -85,7 +85,7 @@ def test_samples_that_make_no_pack(wrong: str) -> None:
 
 def test_moving_a_pack_keeps_all_but_what_was_derived() -> None:
     pack = make_pack(SAMPLES[:3], PREFIX, weight=0)
-    assert pack.once("sum", lambda given: int(given.ids.sum())) == pack.once("sum", lambda given: 0)
+    assert pack.cached("sum", lambda given: int(given.ids.sum())) == pack.cached("sum", lambda given: 0)
     moved = PackedStep([pack], 7, 3).to("meta").packs[0]
     assert {each.device.type for each in (moved.ids, moved.positions, moved.keep, moved.targets)} == {"meta"}
     assert (moved.prefix_length, moved.lengths, moved.weight, moved.derived) == (PREFIX, pack.lengths, 0, {})
