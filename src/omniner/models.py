@@ -70,7 +70,7 @@ def fit(
     folder: Path,
     logger: Logger | bool | None,
     callbacks: Sequence[Callback],
-    launch: Callable[[int], AbstractContextManager[None]] = lambda count: nullcontext(),
+    launch: Callable[[int, int], AbstractContextManager[None]] = lambda count, nodes: nullcontext(),
 ) -> FitResult:
     """Train the model of a configuration, or resume its training.
 
@@ -81,7 +81,8 @@ def fit(
         folder: of the run.
         logger: of Lightning, or none.
         callbacks: additional ones, before those of `trainer.callbacks`.
-        launch: gets the number of processes that train on this machine; its context starts the others for the block.
+        launch: gets the number of processes that train on each machine, and of machines; its context starts the
+            others of this machine for the block.
 
     Raises:
         UserError: a mistake in configuration or data.
@@ -91,7 +92,7 @@ def fit(
     planned, devices = plan_memory(config, prepare_devices(config))
     module: Learner
     data: TrainingData[Any]
-    with launch(devices.per_node):
+    with launch(devices.per_node, config.trainer.nodes):
         if config.llm is None:
             module, data = prepare_tagger(planned, corpus)
         else:

@@ -215,3 +215,49 @@ def test_a_further_rank_that_does_nothing_says_so_and_an_empty_variable_is_none(
     assert not ranks.are_given()
     assert run.execute(config) == 0
     assert len(done) == 1
+
+
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
+SRUN = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "count", "nodes", "found"),
+    [
+        (TORCHRUN, 1, 1, "WORLD_SIZE=4, but it wants 1 process on 1 node"),
+        (TORCHRUN, 4, 1, "LOCAL_WORLD_SIZE=2, but it wants 4 processes on 1 node"),
+        ({**TORCHRUN, "WORLD_SIZE": "1"}, 2, 1, "WORLD_SIZE=1, but it wants 2 processes on 1 node"),
+        (SRUN, 1, 1, "SLURM_STEP_NUM_TASKS=4, but it wants 1 process on 1 node"),
+        (SRUN, 4, 1, "SLURM_STEP_NUM_NODES=2, but it wants 4 processes on 1 node"),
+    ],
+)
+def test_ranks_from_outside_that_would_train_alone_are_refused(
+    variables: dict[str, str], count: int, nodes: int, found: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    refused = pytest.raises(UserError, match=f"^trainer.devices: this run was started with {found}")
+    with refused as error, ranks.started_ranks(count, nodes, tmp_path):
+        pass
+    assert ("--gpus-per-task" in str(error.value)) is ("SLURM" in found)
+
+
+@pytest.mark.parametrize(
+    ("variables", "count", "nodes"),
+    [
+        (TORCHRUN, 2, 2),
+        (SRUN, 2, 2),
+        ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, 2, 1),  # a person's, who need not say how many there are
+        ({**TORCHRUN, ranks.HELPER: "1"}, 2, 1),  # started here, with variables of whoever started the main process
+        ({"LOCAL_RANK": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1"}, 2, 1),  # torchrun in a step of srun
+        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 1, 1),  # a batch script starts one process without srun
+    ],
+)
+def test_ranks_from_outside_that_fit_the_devices_begin(
+    variables: dict[str, str], count: int, nodes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with ranks.started_ranks(count, nodes, tmp_path):
+        assert ranks.are_given()

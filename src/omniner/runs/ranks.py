@@ -11,7 +11,8 @@ process again, which in a notebook or another program is not that of OmniNER.
   hangs in a library call that no signal interrupts, it ends after half a minute and can be resumed.
 - A worker's standard input is a pipe from the main process: when it closes, the worker ends at once.
 
-If torchrun, SLURM or a person has started the ranks (`are_given`), nothing is started here.
+If torchrun, SLURM or a person has started the ranks (`are_given`), nothing is started here. They must be as many as
+the run has devices: any others would each train alone, all into the same folder.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
-from omniner.errors import Stopped
+from omniner.errors import Stopped, UserError
 from omniner.machine import free_port
 from omniner.runs import children
+from omniner.wording import counted
 
 log = logging.getLogger("omniner")
 
@@ -89,16 +91,20 @@ def drop_empty_variables() -> None:
 
 
 @contextlib.contextmanager
-def started_ranks(count: int, folder: Path) -> Iterator[None]:
+def started_ranks(count: int, nodes: int, folder: Path) -> Iterator[None]:
     """Make this process rank 0 of `count` on this machine for the block, and start the others.
 
     Args:
         count: number of processes on this machine.
+        nodes: number of machines, with as many processes each.
         folder: the run's folder, which holds its `config.yaml`.
 
     Raises:
         HelperError: a rank has died.
+        UserError: ranks that were started from outside are not `count` on each of `nodes`.
     """
+    if are_given() and HELPER not in os.environ:
+        _check_given(count, nodes)
     if count < 2 or are_given():
         yield
         return
@@ -115,6 +121,23 @@ def started_ranks(count: int, folder: Path) -> Iterator[None]:
     ]
     with _environment({**rendezvous, "LOCAL_RANK": "0"}), working_beside(helpers, _PATIENCE):
         yield
+
+
+def _check_given(count: int, nodes: int) -> None:
+    """Raise a `UserError` unless torchrun or SLURM has started `count` ranks on each of `nodes`, as far as they say."""
+    fix = "Set trainer.devices to the processes of each node and trainer.nodes to the nodes, or start as many."
+    planned: dict[str, int] = {}
+    if os.environ.get("LOCAL_RANK"):
+        planned = {"WORLD_SIZE": count * nodes, "LOCAL_WORLD_SIZE": count}
+    # of srun's step: SLURM_NTASKS also counts what a batch script has reserved and not started
+    elif int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        planned = {"SLURM_STEP_NUM_TASKS": count * nodes, "SLURM_STEP_NUM_NODES": nodes}
+        fix += " With --gpus-per-task each process sees one GPU only: give srun --gpus-per-node instead."
+    for name, expected in planned.items():
+        given = os.environ.get(name) or expected
+        if int(given) != expected:
+            wanted = f"it wants {counted(count, 'process')} on {counted(nodes, 'node')}"
+            raise UserError("trainer.devices", f"this run was started with {name}={given}, but {wanted}", fix)
 
 
 def end_with_main() -> None:

@@ -231,8 +231,18 @@ def _strategy(devices: Devices) -> Strategy | str:
         return ShardedStrategy(devices.world)
     if devices.strategy == "ddp":
         # gradients are stored in the communication buckets: saves one copy of them
-        return DDPStrategy(gradient_as_bucket_view=True)
+        return ReplicatedStrategy(gradient_as_bucket_view=True)
     return devices.strategy
+
+
+class ReplicatedStrategy(DDPStrategy):
+    """Data parallel over all processes, each with all weights."""
+
+    def _configure_launcher(self) -> None:
+        """Launch nothing if the processes are there: a launcher would refuse notebooks and reset the CPU threads."""
+        assert self.cluster_environment is not None
+        if not self.cluster_environment.creates_processes_externally:
+            super()._configure_launcher()
 
 
 def _lightning_precision(devices: Devices, module: Learner) -> Precision:

@@ -28,6 +28,7 @@ TAGGER = """
 import json, os, sys
 from pathlib import Path
 import torch
+from pytorch_lightning.trainer.connectors import accelerator_connector
 sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
 from test_fit_processes import OVERRIDES
@@ -41,10 +42,12 @@ def counted(ask):
     return wrapper
 for name in ("broadcast", "all_reduce", "broadcast_object_list", "all_gather_object"):
     setattr(torch.distributed, name, counted(getattr(torch.distributed, name)))
-config = small_corpus.configuration(*OVERRIDES, "trainer.devices=2")
+del os.environ["OMP_NUM_THREADS"]
+accelerator_connector._IS_INTERACTIVE = True  # as in a notebook
+config = small_corpus.configuration(*OVERRIDES, "trainer.devices=2", "trainer.threads=1")
 result = fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [])
 if os.environ.get("LOCAL_RANK", "0") == "0":
-    print(json.dumps([result.best_f1, result.epochs, talks]))
+    print(json.dumps([result.best_f1, result.epochs, talks, os.environ.get("OMP_NUM_THREADS")]))
 """
 # Dropout stays on. 41 sentences: the last step of an epoch has one, so one process has none of its own.
 OVERRIDES = (
@@ -158,9 +161,10 @@ def predictions(path: Path, config: Config) -> list[str]:
 def test_two_processes_make_the_same_predictions_as_one(tmp_path: Path) -> None:
     config = small_corpus.configuration(*OVERRIDES)
     one = fit(config, small_corpus.corpus(41, 19), tmp_path / "one", None, [])
-    best_f1, epochs, talks = run_in_two(TAGGER, tmp_path / "two", anew=True)
+    best_f1, epochs, talks, threads = run_in_two(TAGGER, tmp_path / "two", anew=True)
     steps = 12 * 6
     assert talks < steps, "the processes wait for each other in every step"
+    assert threads is None, "Lightning has set the threads of this process and of all that it starts"
     assert (best_f1, epochs) == (one.best_f1, one.epochs)
     assert one.best_f1 > 0.3
     other = tmp_path / "two/checkpoints/best.ckpt"
