@@ -61,6 +61,11 @@ def pinned(cores: Collection[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def local_rank() -> int:
+    """Return the number of this process among those of its run on this machine; 0 if it is the only one."""
+    return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
+
+
 def check_gpu() -> None:
     """Raise a `UserError` if Linux has no GPU driver, which can be checked without loading torch."""
     if sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES)):

@@ -13,6 +13,7 @@ so that it continues with bit-identical results.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -99,7 +100,12 @@ def fit(
             assert prompt is not None, "a causal model is told what to do"
             module, data = prepare_llm(planned, devices, corpus, prompt)
             module.decoding = _plan_answers(config.decoding, planned, devices, module)
-        return fit_module(planned, devices, module, data, folder, logger, callbacks)
+        result = fit_module(planned, devices, module, data, folder, logger, callbacks)
+    # what was trained and its trainer refer to each other: without this they keep their memory while the best predicts
+    del module, data
+    gc.collect()
+    torch.cuda.empty_cache()
+    return result
 
 
 def prepare_devices(config: Config) -> Devices:

@@ -122,8 +122,13 @@ class Check:
 
     @contextlib.contextmanager
     def part(self, **names: Any) -> Iterator[dict[str, Any]]:
-        """Say what was found in a part of a stage, or how it failed: the others go on."""
+        """Say what was found in a part of a stage, or how it failed: the others go on.
+
+        A model belongs to a function that the block calls: a name of the block keeps it, also after a failure, beside
+        the model of the next part.
+        """
         found: dict[str, Any] = {}
+        self.fresh()  # the last part's error, which kept its names, is gone by now
         try:
             yield found
             self.say(**names, **found)
@@ -261,29 +266,30 @@ def learner(check: Check, shape: Shape, method: str, checkpointing: bool) -> tup
 
 def train(check: Check) -> None:
     """Time steps of one pack: shapes and methods, with activations kept or computed again."""
-    from omniner.llm.training.packs import make_pack
-
     for name, method, checkpointing in (
         ("0.5b", "lora", False), ("7b", "lora", False), ("7b", "qlora", True), ("7b", "lora", True),
         ("0.5b", "full", False), ("0.5b", "qlora", False), ("7b", "full", True),
     ):  # fmt: skip
-        shape = check.shapes[name]
         with check.part(shape=name, method=method, checkpointing=checkpointing) as found:
-            model, optimizer = learner(check, shape, method, checkpointing)
-            pack = make_pack(items(check, shape.sentences, shape.vocabulary), check.prefix).to(check.device)
-            step = step_of(check, model, optimizer, pack)
-            check.fresh()
-            seconds = check.seconds_of(step, 5)
-            products = (
-                shape.layers * shape.hidden * (3 * shape.inner + 2 * shape.hidden * (1 + shape.groups / shape.heads))
-            )
-            passes = 6 if method == "full" else 4  # frozen weights have no gradient of their own
-            work = passes * (products * len(pack.ids) + shape.vocabulary * shape.hidden * len(pack.targets))
-            found |= {"tokens": len(pack.ids), "ms": seconds * 1e3, "tflops": work / seconds / 1e12}
-            found["of_ceiling"] = found["tflops"] / check.ceiling if check.ceiling else None
-            found["peak_gib"], found["counted_gib"] = check.peak(), counted(check, model, method, checkpointing, pack)
-            found["idle"] = idle_share(check, step)
-            del model, optimizer, step
+            time_steps(check, check.shapes[name], method, checkpointing, found)
+
+
+def time_steps(check: Check, shape: Shape, method: str, checkpointing: bool, found: dict[str, Any]) -> None:
+    """Time the steps of one shape and method."""
+    from omniner.llm.training.packs import make_pack
+
+    model, optimizer = learner(check, shape, method, checkpointing)
+    pack = make_pack(items(check, shape.sentences, shape.vocabulary), check.prefix).to(check.device)
+    step = step_of(check, model, optimizer, pack)
+    check.fresh()
+    seconds = check.seconds_of(step, 5)
+    products = shape.layers * shape.hidden * (3 * shape.inner + 2 * shape.hidden * (1 + shape.groups / shape.heads))
+    passes = 6 if method == "full" else 4  # frozen weights have no gradient of their own
+    work = passes * (products * len(pack.ids) + shape.vocabulary * shape.hidden * len(pack.targets))
+    found |= {"tokens": len(pack.ids), "ms": seconds * 1e3, "tflops": work / seconds / 1e12}
+    found["of_ceiling"] = found["tflops"] / check.ceiling if check.ceiling else None
+    found["peak_gib"], found["counted_gib"] = check.peak(), counted(check, model, method, checkpointing, pack)
+    found["idle"] = idle_share(check, step)
 
 
 def counted(check: Check, model: Any, method: str, checkpointing: bool, pack: Any) -> float:
@@ -335,26 +341,29 @@ def idle_share(check: Check, step: Callable[[], object]) -> float | None:
 
 def decode(check: Check) -> None:
     """Time greedy decoding: slots, adapters merged or beside, and padded `generate` on the same prompts."""
+    length = 8 if check.tiny else 48
+    for name, slots in (("0.5b", 64), ("0.5b", 256), ("7b", 64), ("7b", 256), ("7b", 512)):
+        with check.part(shape=name, slots=slots, new_tokens=length) as found:
+            time_answers(check, check.shapes[name], slots, length, found)
+    guided(check)
+
+
+def time_answers(check: Check, shape: Shape, slots: int, length: int, found: dict[str, Any]) -> None:
+    """Time the answers of a model of one shape."""
     from small_causal import tuning_config
 
     from omniner.llm.tuning import add_adapters
 
-    length = 8 if check.tiny else 48
-    for name, slots in (("0.5b", 64), ("0.5b", 256), ("7b", 64), ("7b", 256), ("7b", 512)):
-        shape = check.shapes[name]
-        with check.part(shape=name, slots=slots, new_tokens=length) as found:
-            model = random_model(check, shape, torch.bfloat16).eval()
-            asked = items(check, 8 if check.tiny else 2 * slots, shape.vocabulary)
-            found["plain_per_s"], plain = answers_per_second(check, model, asked, slots, length)
-            model = add_adapters(model, tuning_config("lora", rank=16, alpha=32), 0).to(check.device)
-            found["lora_per_s"], beside = answers_per_second(check, model, asked, slots, length)
-            found["lora_same"] = share_equal(plain, beside)  # untrained adapters change nothing
-            if slots == 64:
-                found["generate_per_s"], padded = generated_per_second(check, model.unload(), asked, length)
-                found["generate_same"] = share_equal(plain, padded)
-            found["peak_gib"] = check.peak()
-            del model
-    guided(check)
+    model = random_model(check, shape, torch.bfloat16).eval()
+    asked = items(check, 8 if check.tiny else 2 * slots, shape.vocabulary)
+    found["plain_per_s"], plain = answers_per_second(check, model, asked, slots, length)
+    model = add_adapters(model, tuning_config("lora", rank=16, alpha=32), 0).to(check.device)
+    found["lora_per_s"], beside = answers_per_second(check, model, asked, slots, length)
+    found["lora_same"] = share_equal(plain, beside)  # untrained adapters change nothing
+    if slots == 64:
+        found["generate_per_s"], padded = generated_per_second(check, model.unload(), asked, length)
+        found["generate_same"] = share_equal(plain, padded)
+    found["peak_gib"] = check.peak()
 
 
 def answers_per_second(check: Check, model: Any, asked: list[Any], slots: int, length: int) -> tuple[float, Any]:
@@ -431,24 +440,26 @@ def guided(check: Check) -> None:
 def repeat(check: Check) -> None:
     """Take three steps twice from the same seed, with `trainer.deterministic` on and off: are the bytes the same?"""
     from omniner.compute.torch_settings import apply_settings
-    from omniner.llm.training.packs import make_pack
 
-    shape = check.shapes["0.5b"]
     for deterministic in (True, False):
         with check.part(deterministic=deterministic) as found:
             apply_settings("bf16-mixed", deterministic)
-            pack = make_pack(items(check, shape.sentences, shape.vocabulary), check.prefix).to(check.device)
-            made = []
-            for _ in range(2):
-                model, optimizer = learner(check, shape, "lora", False)
-                step = step_of(check, model, optimizer, pack)
-                losses = [step() for _ in range(3)]
-                made.append((losses, [value.detach().cpu() for value in model.parameters() if value.requires_grad]))
-                del model, optimizer, step
-            (first, left), (second, right) = made
+            (first, left), (second, right) = (three_steps(check) for _ in range(2))
             found["same_losses"] = first == second
             found["same_bytes"] = all(torch.equal(*pair) for pair in zip(left, right, strict=True))
     apply_settings("bf16-mixed", False)
+
+
+def three_steps(check: Check) -> tuple[list[float], list[torch.Tensor]]:
+    """The losses of three steps, and the weights that learn after them."""
+    from omniner.llm.training.packs import make_pack
+
+    shape = check.shapes["0.5b"]
+    pack = make_pack(items(check, shape.sentences, shape.vocabulary), check.prefix).to(check.device)
+    model, optimizer = learner(check, shape, "lora", False)
+    step = step_of(check, model, optimizer, pack)
+    losses = [step() for _ in range(3)]
+    return losses, [value.detach().cpu() for value in model.parameters() if value.requires_grad]
 
 
 def run(check: Check) -> None:

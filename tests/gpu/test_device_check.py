@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from pretended_gpu import pretended_gpu
 
 from tests.gpu import device_check
@@ -63,6 +65,30 @@ def test_what_only_a_gpu_is_asked_for_has_no_mistakes(tmp_path: Path, monkeypatc
     trained = {(one["method"], one["checkpointing"]) for one in said["train"] if "idle" in one}
     assert trained == {("lora", False), ("lora", True), ("full", False), ("full", True)}
     assert [one["same_bytes"] for one in said["repeat"][:-1]] == [True, True]
+
+
+def test_a_model_that_fails_is_gone_before_the_next_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After one that does not fit, the others would find no memory either."""
+    made: list[weakref.ref[Any]] = []
+    left: list[int] = []
+
+    def learner(*_: Any) -> tuple[Any, None]:
+        left.append(sum(one() is not None for one in made))
+        model = torch.nn.Linear(2, 2)
+        made.append(weakref.ref(model))
+        return model, None
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(device_check, "learner", learner)
+    monkeypatch.setattr(device_check, "random_model", lambda *_: learner()[0])
+    for name in ("step_of", "answers_per_second"):
+        monkeypatch.setattr(device_check, name, fail)
+    monkeypatch.setattr(device_check, "guided", lambda *_: None)
+    for stage in (device_check.train, device_check.decode, device_check.repeat):
+        stage(device_check.Check(True, None))
+    assert left == [0] * (7 + 5 + 2)
 
 
 def test_a_stage_that_fails_or_takes_too_long_is_said_and_the_next_goes_on(

@@ -18,7 +18,7 @@ from omniner.compute.precision import Precision, choose_precision
 from omniner.compute.torch_settings import apply_settings
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import UserError, one_line
-from omniner.machine import GPU_FILES, busy_beside, own_cores
+from omniner.machine import GPU_FILES, busy_beside, local_rank, own_cores
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -90,7 +90,8 @@ def choose_devices(
         threads = use_own_cores(trainer, count if accelerator == "cpu" else 1)
     else:
         threads = torch.get_num_threads()
-    _check_gpu_starts(accelerator, trainer.accelerator)
+    if accelerator == "cpu" and trainer.accelerator == "auto" and any(map(os.path.exists, GPU_FILES)):
+        log.warning("a GPU driver is there, but no GPU that %s can use: the CPU does the work", _torch_build())
     precision, why = choose_precision(trainer.precision, accelerator, large, layer)
     devices = Devices(accelerator, count, world, strategy, precision, trainer.deterministic)
     if trains:
@@ -114,12 +115,23 @@ def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
     """Return the accelerator that a run uses here, `cpu` or `gpu`, and the number of devices.
 
     Raises:
-        UserError: there are not enough GPUs.
+        UserError: there are not enough GPUs, or they do not start. `auto` leaves aside a GPU that this build of torch
+            has no kernels for, except in a rank, whose siblings may use theirs.
     """
     gpus = torch.cuda.device_count()
     accelerator = trainer.accelerator
     if accelerator == "auto":
         accelerator = "gpu" if gpus else "cpu"
+    if accelerator == "gpu" and gpus and (error := _start_gpu(local_rank() % gpus)):
+        no_kernels = "no kernel image" in str(error)
+        if no_kernels and trainer.accelerator == "auto" and not os.environ.get("LOCAL_RANK"):
+            return "cpu", trainer.devices or 1
+        found = f"there is a GPU, but CUDA does not start ({one_line(error)})"
+        fix = "Mend the driver, install a torch that is built for it, or use trainer=cpu."
+        if no_kernels:
+            found = f"{_torch_build()} has no kernels for this GPU"
+            fix = "Install a build that has them (of CUDA 12.6 for GPUs before Turing), or use trainer=cpu."
+        raise UserError("trainer.accelerator", found, fix) from error
     if accelerator == "gpu" and gpus < max(1, trainer.devices):
         if gpus:
             found = f"{counted(gpus, 'GPU')}, {trainer.devices} are asked for"
@@ -128,21 +140,18 @@ def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
     return accelerator, trainer.devices or (gpus if accelerator == "gpu" else 1)
 
 
-def _check_gpu_starts(accelerator: str, wanted: str) -> None:
-    """Start CUDA: torch counts the GPUs that the driver names, even if it cannot use them.
+def _start_gpu(number: int) -> RuntimeError | None:
+    """Run a small kernel on a GPU: torch counts those that the driver names, even if it cannot use them.
 
-    Raises:
-        UserError: a driver older than torch's CUDA, or one whose services do not run.
+    Returns:
+        What keeps it from running: a driver older than torch's CUDA, one whose services do not run, a GPU that torch is
+        not built for or that another program has for itself.
     """
-    if accelerator == "gpu":
-        try:
-            torch.cuda.init()  # type: ignore[no-untyped-call]
-        except RuntimeError as error:
-            found = f"there is a GPU, but CUDA does not start ({one_line(error)})"
-            fix = "Mend the driver, install a torch that is built for it, or use trainer=cpu."
-            raise UserError("trainer.accelerator", found, fix) from error
-    elif wanted == "auto" and any(map(os.path.exists, GPU_FILES)):
-        log.warning("a GPU driver is there, but no GPU that %s can use: the CPU does the work", _torch_build())
+    try:
+        torch.ones(1, device=f"cuda:{number}").add_(1).item()
+    except RuntimeError as error:
+        return error
+    return None
 
 
 def _torch_build() -> str:

@@ -15,7 +15,6 @@ minute in between.
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import os
@@ -134,9 +133,6 @@ def fit_module(
         if not interruption.signal:
             raise
     _leave_group(interruption.together)
-    # release device memory for prediction
-    gc.collect()
-    torch.cuda.empty_cache()
     return FitResult(
         best_path=keeper.best,
         best_f1=keeper.best_f1,

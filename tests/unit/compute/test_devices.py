@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import small_corpus
@@ -59,19 +60,48 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         devices.choose_devices(trainer, large=True)
 
 
-def _too_old() -> None:
-    raise RuntimeError("The NVIDIA driver on your system is too old")
-
-
 def test_a_gpu_that_does_not_start_is_an_error_and_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch counts GPUs by asking the driver, which knows them also where CUDA cannot use them."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
-    monkeypatch.setattr(torch.cuda, "init", _too_old)
+    too_old = RuntimeError("The NVIDIA driver on your system is too old")
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=too_old))
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto").trainer
     with pytest.raises(UserError, match=r"trainer\.accelerator: there is a GPU, but CUDA does not start \(The NVIDIA"):
         devices.choose_devices(trainer, large=False)
     trainer.accelerator = "cpu"
     assert devices.choose_devices(trainer, large=False).accelerator == "cpu"
+
+
+@pytest.mark.parametrize(("variables", "own"), [({}, 0), ({"LOCAL_RANK": "3"}, 1), ({"SLURM_LOCALID": "1"}, 1)])
+def test_each_process_tries_its_own_gpu(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], own: int) -> None:
+    """On a GPU of its siblings it would take memory from them."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "ones", ones := Mock())
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=gpu").trainer
+    assert devices.count_devices(trainer)[0] == "gpu"
+    ones.assert_called_once_with(1, device=f"cuda:{own}")
+
+
+def test_a_gpu_without_kernels_is_left_aside_unless_it_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    error = RuntimeError("CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors ...")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch, "ones", Mock(side_effect=error))
+    monkeypatch.setattr(devices, "GPU_FILES", (str(tmp_path),))
+    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto", "trainer.devices=0").trainer
+    chosen = devices.choose_devices(trainer, large=False)
+    assert (chosen.accelerator, chosen.world) == ("cpu", 1)
+    assert "no GPU that torch" in caplog.text
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(UserError, match=r"has no kernels for this GPU\. Install .* CUDA 12\.6"):
+        devices.count_devices(trainer)
+    monkeypatch.delenv("LOCAL_RANK")
+    trainer.accelerator = "gpu"
+    with pytest.raises(UserError, match=r"has no kernels for this GPU"):
+        devices.count_devices(trainer)
 
 
 def test_a_torch_without_cuda_beside_a_driver_is_a_warning(
@@ -89,7 +119,7 @@ def test_a_torch_without_cuda_beside_a_driver_is_a_warning(
 @pytest.mark.parametrize(("has_bf16", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
 def test_bf16_only_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, has_bf16: bool, precision: str) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(devices, "_start_gpu", lambda number: None)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=gpu").trainer
     assert devices.choose_devices(trainer, large=True).precision == precision
@@ -136,7 +166,7 @@ def test_only_training_divides_its_steps_between_devices(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(devices, "_start_gpu", lambda number: None)
     more = ["trainer.accelerator=gpu", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.strategy=fsdp"]
     trainer = small_corpus.configuration("qwen2_tiny", *more, "trainer.devices=0").trainer
     with pytest.raises(UserError, match=r"trainer\.batch_size: 8 sentences do not divide over 3 devices"):
@@ -176,7 +206,7 @@ def test_threads_of_two_processes_on_eight_cores(
     seen: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", seen.append)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(devices, "_start_gpu", lambda number: None)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     more = [f"trainer.accelerator={accelerator}", "trainer.devices=2", f"trainer.threads={threads}"]

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,23 @@ def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
     second = fit(config, corpus, tmp_path, None, [again])
     assert again.values == {}
     assert (second.best_f1, second.epochs) == (first.best_f1, first.epochs)
+
+
+@pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
+def test_what_was_trained_is_gone_before_the_best_predicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    fit_module, trained, gone = callbacks.fit_module, list[weakref.ref[Any]](), list[bool]()
+
+    def watched(config: Config, devices: Any, module: Any, *rest: Any) -> Any:
+        trained.append(weakref.ref(module))
+        return fit_module(config, devices, module, *rest)
+
+    monkeypatch.setattr(callbacks, "fit_module", watched)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: gone.append(trained[0]() is None))
+    config = small_corpus.configuration(model, "trainer.max_epochs=1", "trainer.max_steps=1")
+    fit(config, small_corpus.corpus(8, 2), tmp_path, None, [])
+    assert gone[-1], "the memory is given back before it is free"
 
 
 def test_patience_ends_a_run_and_keeps_the_best(tmp_path: Path) -> None:

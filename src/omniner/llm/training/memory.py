@@ -249,8 +249,14 @@ class MemoryCount:
         row = self._pack.tokens * text.hidden_size * held.itemsize
         again = tuning.gradient_checkpointing is True
         kept = kept_one + (layers * row if again else (layers - 1) * (kept_two - kept_one))
+        # autocast keeps a copy of each fp32 weight that learns to the end of a step or an evaluation
+        copied = self._compute.itemsize if self.method == "full" and held != self._compute else 0
+        if again:  # layers that keep their activations keep the same copies with them
+            kept += copied * (size["learning"] - one["learning"])
         weights, gradients = size["weights"], size["gradients"]
         answers = self._answers(slots or self._decoding.usual_slots)
+        if strategy == "ddp":  # other gradients, which are larger, are freed before an evaluation; its buckets stay
+            answers += copied * size["learning"]
         states = 2 * gradients
         if optimizer_name(tuning.optimizer, size["learning"], self.devices.accelerator, strategy) == "adamw_8bit":
             states = _STATE_8BIT * size["learning"]
@@ -322,8 +328,17 @@ def most_slots(count: Callable[[int], float], room: float) -> int:
 
 
 def device_memory(devices: Devices) -> float | None:
-    """Return the bytes of each GPU; None if a run uses CPUs, whose memory other programs use as well."""
-    return float(torch.cuda.get_device_properties(0).total_memory) if devices.accelerator == "gpu" else None
+    """Return the bytes that each GPU of a training has; None if it uses CPUs, whose memory other programs use as well.
+
+    Processes must agree on their plan, and each can ask only its own GPU what is free. So what other programs hold, such
+    as a desktop, is left out only for one process.
+    """
+    if devices.accelerator != "gpu":
+        return None
+    room = min(torch.cuda.get_device_properties(number).total_memory for number in range(devices.per_node))
+    if devices.world == 1:
+        room = min(room, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+    return float(room)
 
 
 def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices, longest: int | None = None) -> int:

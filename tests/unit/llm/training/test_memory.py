@@ -12,6 +12,9 @@ import pytest
 import small_corpus
 import torch
 from small_causal import tuning_config
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from omniner.compute.devices import Devices
 from omniner.errors import UserError
@@ -79,6 +82,56 @@ def test_fake_tensors_keep_what_real_ones_do() -> None:
     attach_attention(real, "cascade", torch.float32)
     made = make_pack(memory._samples(pack), pack.prefix_length)
     assert counted == kept_for_backward(real, lambda: pack_loss(real, made))
+
+
+class Alive(TorchDispatchMode):
+    """Counts what the results of all operations hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._made: dict[StorageWeakRef, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for value in tree_leaves(made):
+            if isinstance(value, torch.Tensor):
+                self._made[StorageWeakRef(value.untyped_storage())] = value.untyped_storage().nbytes()
+        return made
+
+    def bytes(self) -> int:
+        """Of what is not freed yet."""
+        return sum(size for kept, size in self._made.items() if not kept.expired())
+
+
+@pytest.mark.parametrize("learns", [True, False], ids=["a step", "an evaluation"])
+def test_autocast_keeps_copies_of_the_weights_beside_what_autograd_keeps(learns: bool) -> None:
+    """Where activations are computed again, and where nothing is learnt, under DDP, which keeps all gradients."""
+    from transformers import AutoModelForCausalLM
+
+    from omniner.llm.training.packs import make_pack
+    from omniner.llm.training.shared_prefix import attach_attention, pack_loss
+    from omniner.llm.tuning import prepare_for_training
+
+    small, pack = settings("0.5b", 6), PackSize(8, 40, 12)
+    small.hidden_size, small.intermediate_size, small.vocab_size = 128, 512, 300
+    small.num_attention_heads, small.num_key_value_heads = 4, 2
+    tuning = tuning_config("full", gradient_checkpointing=True)
+    model = prepare_for_training(AutoModelForCausalLM.from_config(small), tuning, "full", 0)
+    attach_attention(model, "masked", torch.bfloat16)
+    made = make_pack(memory._samples(pack), pack.prefix_length)
+    own = sum(value.numel() for value in model.parameters())
+    with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16), Alive() as alive:
+        loss = pack_loss(model, made)
+        measured = alive.bytes()
+    assert loss.requires_grad is learns
+    assert measured > 1.8 * own, "2 bytes of nearly every weight"
+    decoding = dataclasses.replace(DECODING, slots=1, max_new_tokens=1)
+    needs = MemoryCount(small, "full", devices(2), pack, decoding).needs(tuning, "ddp")
+    # the gradient of the output layer, which is one of the gradients, is there with the loss
+    counted = needs.activations + 4 * small.vocab_size * small.hidden_size if learns else needs.evaluation
+    assert measured <= counted < 1.6 * measured
+    alone = MemoryCount(small, "full", devices(), pack, decoding).needs(tuning, "auto")
+    assert alone.evaluation == needs.evaluation - 2 * own, "its gradients, which are counted, are freed by then"
 
 
 @pytest.mark.parametrize(
@@ -232,9 +285,25 @@ def test_a_gpu_that_is_too_small_is_noticed_before_anything_is_loaded(monkeypatc
     monkeypatch.setattr(loading, "load_settings", lambda of: settings("7b"))
     card = SimpleNamespace(total_memory=80 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (card.total_memory, card.total_memory))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
     planned, on = models.plan_memory(config, devices(8))
     assert (on.strategy, planned.tuning.method) == ("fsdp", "full")
     assert planned.decoding.slots in (16, 32, 64, 128, 256), "auto is a number once the memory is known"
     card.total_memory = 8 * GIB
     with pytest.raises(UserError, match="are needed at least"):
         models.plan_memory(config, devices(1))
+
+
+def test_a_plan_counts_with_the_smallest_gpu_and_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    sizes = [24 * GIB, 16 * GIB, 8 * GIB]
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=sizes[number])
+    )
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * GIB, 24 * GIB))  # a desktop, and this process
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
+    assert memory.device_memory(devices()) == 21 * GIB
+    assert memory.device_memory(devices(2)) == 16 * GIB, "the second process would find something else free"
+    assert memory.device_memory(Devices("cpu", 2, 2, "ddp", "32-true")) is None
