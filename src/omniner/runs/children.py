@@ -48,6 +48,8 @@ CHILD = "OMNINER_CHILD"  # a child's label in MLflow; a process with it watches 
 # Set by a distributed launch; without them a child does not take itself for a rank of the parent's launch.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+# Where one of them is set, torch for AMD reads these instead: the second names GPUs among those that the first leaves.
+_VISIBLE_TO_ROCM, _VISIBLE_TO_HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 SECONDS_BETWEEN_CHECKS = 0.5  # between checks whether a child has ended or must stop
 _TAIL = 1 << 20  # last bytes of a child's stderr, in which the reason of its end is searched
 
@@ -258,16 +260,24 @@ def when_stdin_closes(act: Callable[[], object]) -> None:
 
 
 def visible_gpus() -> list[str]:
-    """Return the GPUs that this process may use, as `CUDA_VISIBLE_DEVICES` names them.
+    """Return the GPUs that this process may use, as `show_gpus` takes them.
 
     Does not ask torch, whose import takes seconds.
     """
-    if VISIBLE_GPUS in os.environ:
-        return [name.strip() for name in os.environ[VISIBLE_GPUS].split(",") if name.strip() not in ("", "-1")]
+    named = next((name for name in (_VISIBLE_TO_HIP, _VISIBLE_TO_ROCM, VISIBLE_GPUS) if name in os.environ), None)
+    if named is not None:
+        names = [name.strip() for name in os.environ[named].split(",") if name.strip() not in ("", "-1")]
+        return [str(number) for number in range(len(names))] if named == _VISIBLE_TO_ROCM else names
     if (program := shutil.which("nvidia-smi")) is None:
         return []
     listed = subprocess.run([program, "-L"], capture_output=True, text=True, check=False).stdout
     return [str(number) for number, line in enumerate(listed.splitlines()) if line.startswith("GPU ")]
+
+
+def show_gpus(names: Sequence[str]) -> dict[str, str]:
+    """Return the environment variables of a process that sees only these of the visible GPUs."""
+    amd = _VISIBLE_TO_HIP in os.environ or _VISIBLE_TO_ROCM in os.environ
+    return dict.fromkeys([VISIBLE_GPUS, *([_VISIBLE_TO_HIP] if amd else [])], ",".join(names))
 
 
 def check_gpu_count(wanted: int, visible: int) -> None:
@@ -302,7 +312,7 @@ def reserved_gpus(count: int, check_stop: CheckStop) -> Iterator[dict[str, str]]
         while (group := _lock_group(folder, groups, locks)) is None:
             check_stop()
             time.sleep(LOCK_RETRY_SECONDS)
-        yield {VISIBLE_GPUS: ",".join(group)}
+        yield show_gpus(group)
 
 
 def _private_folder(path: Path) -> Path:

@@ -124,6 +124,27 @@ def test_gpus_are_those_that_cuda_may_see(monkeypatch: pytest.MonkeyPatch, named
     assert children.visible_gpus() == seen
 
 
+@pytest.mark.parametrize(
+    ("given", "seen"),
+    [
+        ({"HIP_VISIBLE_DEVICES": "4,6"}, ["4", "6"]),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-a,GPU-b"}, ["0", "1"]),
+        ({"HIP_VISIBLE_DEVICES": "1", "ROCR_VISIBLE_DEVICES": "4,6"}, ["1"]),
+    ],
+)
+def test_gpus_of_amd_are_those_that_its_own_variables_name(
+    given: dict[str, str], seen: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """torch for AMD does not read the variable of CUDA where one of them is set: all children would use one GPU."""
+    monkeypatch.setenv(children.VISIBLE_GPUS, "0,1,2,3,4,5,6,7")
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert children.visible_gpus() == seen
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with children.reserved_gpus(1, never) as reserved:
+        assert reserved == {children.VISIBLE_GPUS: seen[0], "HIP_VISIBLE_DEVICES": seen[0]}
+
+
 def test_without_the_variable_the_driver_lists_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'GPU 0: A (UUID: GPU-a)'\necho '  MIG 1g Device 0: (UUID: MIG-b)'\n")

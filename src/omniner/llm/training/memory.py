@@ -330,8 +330,8 @@ def most_slots(count: Callable[[int], float], room: float) -> int:
 def device_memory(devices: Devices) -> float | None:
     """Return the bytes that each GPU of a training has; None if it uses CPUs, whose memory other programs use as well.
 
-    Processes must agree on their plan, and each can ask only its own GPU what is free. So what other programs hold, such
-    as a desktop, is left out only for one process.
+    Processes must agree on their plan, and each can ask only its own GPU what is free. So what other programs use, such
+    as a desktop, is subtracted only for a single process.
     """
     if devices.accelerator != "gpu":
         return None

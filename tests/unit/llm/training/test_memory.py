@@ -299,9 +299,7 @@ def test_a_plan_counts_with_the_smallest_gpu_and_with_what_is_free(monkeypatch: 
     from types import SimpleNamespace
 
     sizes = [24 * GIB, 16 * GIB, 8 * GIB]
-    monkeypatch.setattr(
-        torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=sizes[number])
-    )
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=sizes[number]))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * GIB, 24 * GIB))  # a desktop, and this process
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
     assert memory.device_memory(devices()) == 21 * GIB
