@@ -1,17 +1,20 @@
 """A spaCy pipeline component for a trained tagger: `nlp.add_pipe("omniner", config={"model": "my_run"})`.
 
 spaCy finds it by its entry point. Entities that do not overlap go to `doc.ents`; all entities, nested ones too, go to
-`doc.spans["omniner"]`. `spacy.blank("zh")` makes every character a token, so every entity fits. An entity that begins
-or ends within a token is extended to the whole token, and a warning counts such entities.
+`doc.spans["omniner"]`, whose `attrs["scores"]` are their confidences if `decoding.scores` asks for them.
+`spacy.blank("zh")` makes every character a token, so every entity fits. An entity that begins or ends within a token is
+extended to the whole token, and a warning counts such entities.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from spacy.language import Language
 from spacy.pipeline import Pipe
 from spacy.scorer import get_ner_prf
@@ -109,6 +112,7 @@ class TaggerComponent(Pipe):
 def _add_entities(doc: Doc, prediction: Prediction) -> None:
     """Add the entities with offsets to a document; those of one category that cover the same tokens become one span."""
     spans: dict[tuple[int, int, str], Span] = {}
+    scores: dict[tuple[int, int, str], float] = {}
     cut = 0
     for entity in prediction.entities:
         if entity.start is None or entity.end is None:
@@ -116,7 +120,9 @@ def _add_entities(doc: Doc, prediction: Prediction) -> None:
         span = doc.char_span(entity.start, entity.end, label=entity.category, alignment_mode="expand")
         assert span is not None, "a prediction's places are those of its text"
         cut += (span.start_char, span.end_char) != (entity.start, entity.end)
-        spans[span.start, span.end, entity.category] = span
+        place = span.start, span.end, entity.category
+        spans[place] = span
+        scores[place] = math.nan if entity.score is None else entity.score
     if cut:
         warnings.warn(
             f"{cut} of {len(prediction.entities)} entities of {doc.text[:20]!r} end within a token and now take all of "
@@ -124,4 +130,6 @@ def _add_entities(doc: Doc, prediction: Prediction) -> None:
             stacklevel=3,
         )
     doc.spans[SPANS] = list(spans.values())
+    if not all(map(math.isnan, scores.values())):
+        doc.spans[SPANS].attrs["scores"] = np.array(list(scores.values()), dtype=np.float32)  # as spaCy's spancat does
     doc.ents = filter_spans([*doc.ents, *spans.values()])

@@ -9,7 +9,7 @@ import pytest
 
 from omniner import api
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, with_score
 
 spacy = pytest.importorskip("spacy", reason="needs spacy: pip install omniner[spacy]")
 
@@ -43,6 +43,18 @@ def pipeline(monkeypatch: pytest.MonkeyPatch, nlp: Any, asked: list[Any] | None 
     monkeypatch.setattr(api, "load", lambda *given: (asked if asked is not None else []).append(given) or Answers())
     nlp.add_pipe("omniner", config={"model": "my_run", "overrides": ["decoding=free"]})
     return nlp
+
+
+def test_spans_have_the_confidence_of_their_entities(monkeypatch: pytest.MonkeyPatch) -> None:
+    nlp = pipeline(monkeypatch, spacy.blank("zh"))
+    bare = nlp(TEXT)
+    assert "scores" not in bare.spans["omniner"].attrs
+    scored = [with_score(entity, 0.5 + number / 8) for number, entity in enumerate(ENTITIES)]
+    monkeypatch.setattr(Answers, "_answer", lambda self, sentence: Prediction(sentence.id, scored))
+    doc = nlp(TEXT)
+    spans = doc.spans["omniner"]
+    assert [span.text for span in spans] == ["北京", "北京大学", "小满👶🏻"]
+    assert spans.attrs["scores"].tolist() == [0.5, 0.625, 0.75]
 
 
 def test_entities_are_spans_and_those_that_do_not_overlap_are_ents(monkeypatch: pytest.MonkeyPatch) -> None:

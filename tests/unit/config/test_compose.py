@@ -86,6 +86,11 @@ def test_the_method_of_tuning_follows_the_model_unless_it_is_chosen(overrides: l
         (["teacher.api_key_env=sk-proj-1"], r"teacher\.api_key_env: no name of an environment variable"),
         (["+decoding.options.api-key=sk-1"], r"decoding\.options\.api-key: a secret among the options.*VLLM_API_KEY"),
         (["+decoding.extra_body.a.api_key=sk-1"], r"decoding\.extra_body\.a\.api_key: a secret among the options"),
+        (["decoding.scores=maybe"], r"decoding\.scores: "),
+        (
+            ["task=predict", "decoding=openai", "decoding.url=http://h/v1", "decoding.scores=true"],
+            r"decoding\.scores: a server gives no confidence per entity",
+        ),
         (["tracking.uri=http://host:5000"], r"tracking\.uri: tracking=local takes no address.*tracking=server"),
         (["data.root=."], r"data\.root: the corpus sample is generated and has no files\. Choose data=own"),
         (["+data.files.train=[a]"], r"data\.files: the corpus sample is generated"),

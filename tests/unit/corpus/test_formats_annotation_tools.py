@@ -130,6 +130,21 @@ def test_predictions_are_given_to_label_studio_as_what_a_model_thinks(tmp_path: 
     )
 
 
+def test_label_studio_shows_how_sure_a_model_is_of_each_entity_and_of_the_least_sure_one(tmp_path: Path) -> None:
+    pair = [Entity("小满", "品牌", 2, 4), Entity("喝", "行为", 1, 2)]
+    sure = [records.with_score(entity, score) for entity, score in zip(pair, (0.75, 0.5), strict=True)]
+    sentences = [
+        records.tagged_sentence(records.Sentence(str(number), "去喝小满"), records.Prediction(str(number), found))
+        for number, found in enumerate((sure, pair, [*sure[:1], pair[1]]))
+    ]
+    assert formats.write(tmp_path / "tasks.json", "label_studio", sentences, OPTIONS) == []
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    assert [task["predictions"][0].get("score") for task in tasks] == [0.5, None, 0.75]
+    assert [region["score"] for region in tasks[0]["predictions"][0]["result"]] == [0.75, 0.5]
+    lost = formats.write(tmp_path / "ann", "brat", sentences, OPTIONS)
+    assert codes(lost)["lost-score"] == 1
+
+
 def test_doccano() -> None:
     sentences, issues = read(SMALL / "doccano.jsonl", "auto")
     assert [(s.id, s.text, spans(s)) for s in sentences] == [
