@@ -517,7 +517,7 @@ class LLMPredictor:
             at_once=True,
             enough=config.decoding.usual_slots,
             quiet=self._quiet,
-            note=lambda: f"{decoder.unfinished} under way",
+            note=lambda: decoder.progress_note,
         )
         try:
             with closing(predict_answers(self._causal, decoder, samples, done)) as answers:

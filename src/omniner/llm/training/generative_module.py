@@ -210,7 +210,7 @@ class GenerativeModule(Learner):
                 at_once=True,
                 enough=self.decoding.usual_slots,
                 quiet=not self.trainer.is_global_zero,
-                note=lambda: f"{decoder.unfinished} under way",
+                note=lambda: decoder.progress_note,
             )
             for part in predict_answers(self.causal, decoder, batch.samples, frozenset()):
                 found |= {prediction.id: prediction for prediction in part}

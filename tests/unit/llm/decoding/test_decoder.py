@@ -195,7 +195,7 @@ class WatchedAnswer:
 def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "_GROWTH", 8)
     monkeypatch.setattr(decoder, "_SECONDS", 0.0)
-    model, asked = tiny("qwen2"), requests(150)  # three groups
+    model, asked = tiny("qwen2"), requests(150)  # ten groups
     options: Any = {"slots": 4, "temperature": temperature}
     whole = Watcher()
     batches = list(new_decoder(model, whole, **options).run(asked))
@@ -204,9 +204,11 @@ def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypat
     for stop in (1, len(batches) // 2, len(batches) - 1, len(batches)):
         done = frozenset(answer.id for batch in batches[:stop] for answer in batch)
         rest = Watcher()
-        missing = collect(new_decoder(model, rest, **options).run(asked, done))
+        resumed = new_decoder(model, rest, **options)
+        missing = collect(resumed.run(asked, done))
         assert missing == {name: answer for name, answer in want.items() if name not in done}
         assert rest.seen.items() <= whole.seen.items()
+        assert resumed.repeated == (len(done) % 16 if missing else 0)  # the finished ones of the interrupted group
 
 
 def test_a_torn_file_goes_on_too() -> None:
@@ -231,6 +233,14 @@ def test_answers_are_given_out_as_they_come(monkeypatch: pytest.MonkeyPatch) -> 
     assert found == want
     assert seen == [*range(2, len(widths) + 1)]  # the prefix, then after every step, also where no answer is ready
     assert one.unfinished == 0
+    assert one.progress_note == "0 under way"
+
+
+def test_progress_tells_of_answers_that_are_computed_again() -> None:
+    model, asked = tiny("qwen2"), requests(12)
+    one = new_decoder(model)
+    collect(one.run(asked, frozenset(request.id for request in asked[:5])))
+    assert one.progress_note == "0 under way, 5 computed again"
 
 
 def test_groups_that_are_done_cost_nothing() -> None:
