@@ -140,7 +140,7 @@ def _predict_in_shares(
         ranks.Helper(
             f"process {number + 1} of {processes}",
             children.child_command(settings),
-            {ranks.SHARE: str(work / f"{number}.jsonl"), children.VISIBLE_GPUS: gpus[number % len(gpus)]},
+            {ranks.SHARE: str(work / f"{number}.jsonl"), **children.show_gpus([gpus[number % len(gpus)]])},
         )
         for number in range(1, processes)
     ]

@@ -20,6 +20,7 @@ from omniner.predicting import prediction_file
 from omniner.predicting.engines import Predict, TrainedModel, UntunedModel, prompted_model, trained_model
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line, with_score
 from omniner.registry import TASKS
+from omniner.runs import ranks
 from omniner.scoring.predictions import prediction_from_line
 
 PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
@@ -104,6 +105,27 @@ def test_answers_that_were_cut_are_counted(
     monkeypatch.setattr(TrainedModel, "open", cut)
     assert predict() == ["cut"] * 6
     assert "2 of 6 answers were stopped by decoding.max_new_tokens" in caplog.text
+
+
+@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+def test_each_further_process_sees_a_gpu_of_its_own(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    from omniner import models
+    from omniner.compute.devices import Devices
+
+    helpers: list[ranks.Helper] = []
+
+    def begin(those: Sequence[ranks.Helper], patience: float | None) -> None:
+        helpers.extend(those)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranks, "working_beside", begin)
+    monkeypatch.setattr(models, "devices_for_prediction", lambda *_: Devices("gpu", 1, 1, "auto", "32-true"))
+    monkeypatch.setenv(variable, "4,5,6,7")
+    with pytest.raises(KeyboardInterrupt):
+        predict("trainer=cpu", "trainer.devices=4", sentences=[Sentence(f"s{number}", "上海") for number in range(64)])
+    assert [helper.variables[variable] for helper in helpers] == ["5", "6", "7"]
 
 
 def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:

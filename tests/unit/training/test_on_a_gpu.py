@@ -100,11 +100,15 @@ def test_a_gpu_learns_and_answers_as_a_cpu_does(tmp_path: Path, model: str, over
     assert answers(learnt_there, cpu).keys() == found.keys()
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora"])
+@pytest.mark.parametrize(
+    "tuning",
+    [["tuning=full"], ["tuning=lora"], ["tuning=full", "tuning.gradient_checkpointing=true"]],
+    ids=["full", "lora", "full, activations computed again"],
+)
 def test_bf16_and_the_flash_kernel_are_chosen_and_learn_alike(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, tuning: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, tuning: list[str]
 ) -> None:
-    settings = [f"tuning={tuning}", "trainer.max_steps=4", "trainer.batch_size=8", *ANSWERING]
+    settings = [*tuning, "trainer.max_steps=4", "trainer.batch_size=8", *ANSWERING]
     exact = [*settings, "trainer.precision=32-true", "tuning.attention=masked", "trainer.accelerator=cpu"]
     want, _ = trained(tmp_path / "cpu", small_corpus.configuration("qwen2_tiny", *exact))
     with pretended_gpu() as waits, caplog.at_level(logging.INFO):
