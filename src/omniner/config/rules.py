@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, Method
@@ -20,6 +20,10 @@ from omniner.errors import UserError, masked
 from omniner.registry import ENGINES, HEADS, TASKS, TEACHERS
 
 JUDGED = ("head", "tuning")  # sections of which a model reads only some keys
+_UNREAD_BY_METHOD: dict[str, tuple[str, ...]] = {  # keys of `tuning`; a method that is not here may read any
+    "full": ("rank", "alpha", "dropout", "targets", "double_quantization"),
+    "lora": ("double_quantization",),
+}
 
 _LOGINS = {
     "tracking.uri": "Leave it out, and set the environment variables MLFLOW_TRACKING_USERNAME and "
@@ -289,7 +293,7 @@ def why_unread(config: Config, key: str) -> str:
     if not set(JUDGED) & set(TASKS[config.task.name].settings(config)):
         return ""
     if config.llm is not None:
-        return "a causal model has no head" if section == "head" else ""
+        return "a causal model has no head" if section == "head" else _why_method_ignores(config.tuning.method, name)
     if section == "tuning":
         return "it is for causal models; taggers always train all weights"
     reads = {head: HEADS.peek(head, "keys") for head in HEADS}
@@ -298,6 +302,14 @@ def why_unread(config: Config, key: str) -> str:
     able = [head for head, keys in reads.items() if name in (keys or ())]
     only = f", only {' or '.join(f'head={head}' for head in able)}" if able else ""
     return f"a {config.head.kind} head does not read it{only}"
+
+
+def _why_method_ignores(method: str, name: str) -> str:
+    """Return why a key of `tuning` has no effect with a method; empty if it may have one."""
+    if name not in _UNREAD_BY_METHOD.get(method, ()):
+        return ""
+    able = [other for other in get_args(Method) if name not in _UNREAD_BY_METHOD.get(other, ())]
+    return f"tuning.method={method} does not read it, only {' or '.join(f'tuning={other}' for other in able)}"
 
 
 def _why_no_teacher_reads(config: Config, name: str) -> str:

@@ -138,6 +138,21 @@ def test_a_mistake_is_one_line_with_its_key(overrides: list[str], message: str) 
             {"tuning.optimizer": "it is for causal models; taggers always train all weights"},
         ),
         (
+            ["model=qwen2_tiny", "tuning=full", "tuning.rank=4", "tuning.dropout=0.1"],
+            {
+                "tuning.rank": "tuning.method=full does not read it, only tuning=lora or tuning=qlora",
+                "tuning.dropout": "tuning.method=full does not read it, only tuning=lora or tuning=qlora",
+            },
+        ),
+        (
+            ["model=qwen2_tiny", "tuning.alpha=8"],  # random weights are all trained
+            {"tuning.alpha": "tuning.method=full does not read it, only tuning=lora or tuning=qlora"},
+        ),
+        (
+            ["model=qwen2_tiny", "tuning=lora", "tuning.double_quantization=false"],
+            {"tuning.double_quantization": "tuning.method=lora does not read it, only tuning=qlora"},
+        ),
+        (
             ["task=guide", "run=x", "teacher.file=/dev/null"],
             {"teacher.file": "teacher=none does not read it, only teacher=file"},
         ),
@@ -158,6 +173,7 @@ def test_a_setting_that_nothing_reads_is_found(overrides: list[str], found: dict
         ["head=softmax", "head.label_smoothing=0.1"],
         ["head=span", "head.max_span=9", "head.biaffine_dim=10", "head.negative_weight=0.5"],
         ["model=qwen2_tiny", "tuning=lora", "tuning.rank=4"],
+        ["model=qwen2_tiny", "tuning=full", "tuning.optimizer=adamw", "tuning.pack_tokens=64"],
         # the model comes from a checkpoint or a server; that of the configuration says nothing of it
         ["task=predict", "checkpoint=run", "tuning.rank=4", "head.max_span=9"],
         ["task=chat", "checkpoint=run", "head.max_span=9"],
