@@ -199,7 +199,7 @@ def _start(config: Config, folder: RunFolder) -> Context:
         resume_id=tracking.previous_run_id(folder.path) if folder.resumed else None,
         tags={"task": task.name} | ({} if label is None else {"sweep.child": label}),
     )
-    folder.save(status="running", run_id=tracked.id, read=task.content_read(config))
+    folder.save(status="running", run_id=tracked.id, read=task.content_read(config), inputs=task.inputs_read(config))
     if tracked.id:
         send_unsent(config.tracking, wait=0, own=folder.path)
     tracked.params(task.parameters(config))

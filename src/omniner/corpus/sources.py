@@ -126,6 +126,14 @@ def check_files(data: DataConfig, splits: Sequence[str]) -> None:
         _root(data, needed)
 
 
+def digest_files(data: DataConfig, splits: Sequence[str]) -> dict[str, str]:
+    """Return the sha256 of each existing file of these splits, and of the file with the categories, by their paths."""
+    roles = _roles(data)
+    needed = {roles.get(split) for split in splits}
+    paths = [Path(data.root or "", name) for split, files in data.files.items() if split in needed for name in files]
+    return {str(path): _digest(path) for path in (Path(data.taxonomy), *paths) if path.exists()}
+
+
 def read_sentences(
     path: Path, data: DataConfig | None = None, prefix: str | None = None
 ) -> tuple[list[Sentence], list[Issue]]:

@@ -2,9 +2,9 @@
 
 Each child is `python -m omniner.run --child <its complete configuration>`, a new process with its own folder. If it
 crashes or is killed for lack of memory, its siblings continue, and its GPU memory is freed. A finished job is not run
-again, an interrupted one resumes. In MLflow the children belong to the parent's run. `run_jobs` runs the children of a
-run, several at a time; a sweep, whose launcher schedules the jobs, calls `run_job` for each. The cost is the start of
-Python, 3 to 10 s per child.
+again unless a file that it read has changed, an interrupted one resumes. In MLflow the children belong to the parent's
+run. `run_jobs` runs the children of a run, several at a time; a sweep, whose launcher schedules the jobs, calls
+`run_job` for each. The cost is the start of Python, 3 to 10 s per child.
 
 A child's standard input is a pipe from its parent: when it closes, the parent is gone, and the child stops so that it
 can be resumed (`stop_with_parent`). A child's stderr is shown and written to a file. GPUs are reserved with file locks,
@@ -18,6 +18,7 @@ import codecs
 import contextlib
 import copy
 import io
+import logging
 import os
 import queue
 import re
@@ -40,7 +41,11 @@ from omniner.config.groups import ChildrenConfig, Config, DataConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import LOCK_RETRY_SECONDS, explaining, make_folder, read_json, try_lock, wait_for_lock, write_text
 from omniner.machine import own_cores, pinned
+from omniner.registry import TASKS
 from omniner.runs.folder import FINISHED, LOCK, METRICS, read_state
+from omniner.wording import first_of
+
+log = logging.getLogger("omniner")
 
 FOLDER = "children"  # in the parent's folder
 PARENT = "OMNINER_PARENT_RUN"  # tells a child the run it belongs to
@@ -51,6 +56,7 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 # Where one of them is set, torch for AMD reads these instead: the second names GPUs among those that the first leaves.
 _VISIBLE_TO_ROCM, _VISIBLE_TO_HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 SECONDS_BETWEEN_CHECKS = 0.5  # between checks whether a child has ended or must stop
+_NAMED = 3  # files named in a message
 _TAIL = 1 << 20  # last bytes of a child's stderr, in which the reason of its end is searched
 
 CheckStop = Callable[[], None]
@@ -391,9 +397,17 @@ def run_job(job: Job, child: ChildSettings, check_stop: CheckStop) -> Outcome:
 
 
 def _has_finished(folder: Path, config: Config, since: float) -> bool:
+    """Whether the run of a job has finished, and the files that it read are still the same."""
     state = read_state(folder)
     same = state.get("digest") == run_config.digest(config)
-    return same and state.get("status") == FINISHED and state.get("started", 0.0) >= since
+    if not (same and state.get("status") == FINISHED and state.get("started", 0.0) >= since):
+        return False
+    then, now = state.get("inputs", {}), TASKS[config.task.name].inputs_read(config)
+    # Not the files that are gone or that an older version did not record: of these nothing is known.
+    changed = sorted(path for path in then.keys() & now.keys() if then[path] != now[path])
+    if changed:
+        log.warning("%s has changed since the run in %s: it is done anew", first_of(changed, _NAMED), folder)
+    return not changed
 
 
 def run_jobs(jobs: Sequence[Job], folder: Path, parent: str, settings: ChildrenConfig) -> Iterator[Outcome]:

@@ -23,7 +23,7 @@ from typing import Any
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.model_groups import CausalConfig
 from omniner.config.validate import flat
-from omniner.corpus.sources import Corpus, check_files
+from omniner.corpus.sources import Corpus, check_files, digest_files
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, read_json, sha256, write_json, write_text, writing
 from omniner.machine import check_gpu
@@ -201,6 +201,22 @@ class Task:
         """Return a digest of the inputs whose content decides whether a run is done anew; empty if there are none."""
         files = [one.value(config) for one in self.inputs if one.by_content]
         return " ".join(sha256(file) for file in files if file)
+
+    def inputs_read(self, config: Config) -> dict[str, str]:
+        """Return the sha256 of each input that is a file on this machine, by its path.
+
+        These are the files of the corpus, those that keys such as `input` and `predictions` name, and the guidance of
+        `prompt.from_run`. The content of other folders, such as those of runs, is not compared.
+        """
+        named = [one.value(config) for one in self.inputs]
+        paths = [Path(path) for value in named for path in (value if isinstance(value, list) else [value]) if path]
+        if self.prompts and config.prompt.from_run:
+            from omniner.guidance.lessons import GUIDANCE_FILE  # imported late: few runs have guidance
+
+            guidance = Path(config.prompt.from_run)
+            paths.append(guidance / GUIDANCE_FILE if guidance.is_dir() else guidance)
+        digests = digest_files(config.data, self.splits(config))
+        return digests | {str(path): sha256(path) for path in paths if path.is_file()}
 
     def parameters(self, config: Config) -> dict[str, Any]:
         """Return the values of a configuration that a run of this task uses, by dotted keys, for the tracking store."""

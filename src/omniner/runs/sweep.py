@@ -221,8 +221,8 @@ def _refuse_mixed_scales(overrides: Sequence[str]) -> None:
 def _refuse_equal_jobs(config: DictConfig) -> None:
     """Raise a `UserError` for a sweep over a key that certainly no job reads: its runs would be equal.
 
-    This is certain if no choice is swept over, because all jobs then have the model, head and tuning method of `config`. Otherwise,
-    and if a sweeper draws values, each job in which a key has no effect warns.
+    This is certain if no choice is swept over, because all jobs then have the model, head and tuning method of
+    `config`. Otherwise, and if a sweeper draws values, each job in which a key has no effect warns.
     """
     swept = [key for key, is_swept in _parsed_keys(config.hydra.overrides.task) if is_swept]
     chosen = [key for key in swept if ("." not in key and key != "seed") or key.endswith((".kind", ".method", ".path"))]

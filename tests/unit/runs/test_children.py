@@ -15,6 +15,7 @@ from omniner.config.groups import ChildrenConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import try_lock
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.registry import TASKS
 from omniner.runs import children
 from omniner.runs.children import ChildSettings, Job, Outcome
 from omniner.runs.folder import LOCK
@@ -57,6 +58,33 @@ def test_what_is_finished_is_not_done_again(tmp_path: Path) -> None:
     again = do(jobs, tmp_path / "run")["one"]
     assert (again.error, again.metrics["test/f1"]) == ("", 1.0)
     assert json.loads(state.read_text())["status"] == "finished"
+
+
+def test_what_is_finished_is_done_again_if_a_file_that_it_read_has_changed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    do([job(tmp_path, "one")], tmp_path / "run")
+    other = [job(tmp_path, "one", "b")]  # the same configuration; its predictions are others
+    state = tmp_path / "run/children/one/run_state.json"
+    recorded = json.loads(state.read_text())
+    state.write_text(json.dumps({key: value for key, value in recorded.items() if key != "inputs"}))
+    assert do(other, tmp_path / "run")["one"].metrics["test/f1"] == 1.0  # an older version recorded nothing
+    state.write_text(json.dumps(recorded))
+    assert do(other, tmp_path / "run")["one"].metrics["test/f1"] == 0.0
+    assert f"{tmp_path / 'one.jsonl'} has changed since the run in" in caplog.text
+
+
+@pytest.mark.parametrize("changed", ["train.jsonl", "categories.txt", "guidance.json"])
+def test_the_files_of_the_corpus_and_the_guidance_are_read_by_a_training(tmp_path: Path, changed: str) -> None:
+    for name in ("train.jsonl", "dev.jsonl", "test.jsonl", "categories.txt", "guidance.json"):
+        (tmp_path / name).write_text("a\n")
+    files = [f"data.files.{split}=[{split}.jsonl]" for split in ("train", "dev", "test")]
+    given = ["model=qwen2_tiny", "data=own", f"data.root={tmp_path}", f"data.taxonomy={tmp_path / 'categories.txt'}"]
+    config = compose.load([*given, *files, "prompt=errta", f"prompt.from_run={tmp_path}"])
+    before = TASKS["train"].inputs_read(config)
+    (tmp_path / changed).write_text("b\n")
+    after = TASKS["train"].inputs_read(config)
+    assert [path for path in before if before[path] != after[path]] == [str(tmp_path / changed)]
 
 
 def test_whoever_stops_listening_stops_the_children(tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def swept(*overrides: str) -> Any:
         (["head=span", "seed=1,2", "model.hidden=8,16", "head.label_smoothing=0.0,0.1"], "head.label_smoothing"),
         (["+tuning.rank=4,8"], "tuning.rank"),
         (["model=qwen2_tiny", "head.max_span=8,16"], "head.max_span"),
+        (["model=qwen2_tiny", "tuning=full", "tuning.rank=4,8"], "tuning.rank"),
     ],
 )
 def test_a_sweep_over_a_key_that_no_job_reads_is_refused(overrides: list[str], key: str) -> None:
@@ -165,6 +166,7 @@ def test_a_sweep_over_a_key_that_no_job_reads_is_refused(overrides: list[str], k
         ["head=crf,softmax", "head.label_smoothing=0.0,0.1"],  # some job reads it
         ["head.kind=crf,softmax", "head.label_smoothing=0.0,0.1"],
         ["model=char_bilstm,qwen2_tiny", "tuning.rank=4,8"],
+        ["model=qwen2_tiny", "tuning.method=full,lora", "tuning.rank=4,8"],
         ["task=predict", "checkpoint=run", "decoding.slots=1,2", "tuning.rank=4,8"],  # of another model
         ["hydra/sweeper=maximize_f1", "head.label_smoothing=0.0,0.1"],
         ["hydra/sweeper=maximize_f1", "head=choice(crf,softmax)", "head.label_smoothing=interval(0,0.2)"],
