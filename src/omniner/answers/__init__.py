@@ -26,7 +26,7 @@ from omniner.answers.loose_json import MAX_DEPTH, decode
 from omniner.answers.pairs import Pair, PairReader, PairReading
 from omniner.errors import UserError
 from omniner.records import Entity, Prediction, Sentence, locate_listed, with_score
-from omniner.wording import counted
+from omniner.wording import Wording, catalogue, counted
 
 # Separators of the JSON: those of the paper's training data (Python's default), and without spaces.
 STYLES = {"official": (", ", ": "), "compact": (",", ":")}
@@ -34,6 +34,18 @@ _TEXT = r'("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")'  # a strin
 _OPENING, _COMMA = re.compile(r"\s*\["), re.compile(r"\s*,")
 _ITEM = re.compile(rf"\s*\[\s*{_TEXT}\s*,\s*{_TEXT}\s*\]")
 CUT, REPEATED = "stopped by decoding.max_new_tokens", "stopped where the model repeats itself"  # causes of a cut
+_REASONS = (  # parts of `ParsedAnswer.reason` and `Prediction.reason` with values; those without are in the catalogue
+    "not JSON: {why}",
+    "longer than {count} characters",
+    "nested more than {count} deep",
+    "the answer stands {where}",
+    "nothing stands {where}",
+    "it breaks off while {what}",
+    "{number:item} unread",
+    "{number:repeated entity} dropped",
+    "refused: {why}",
+)
+_NO_PAIR = "no pair of a surface and its category can be told in it"
 MAX_CHARS = 1_000_000  # a longer answer is a runaway generation
 
 
@@ -130,7 +142,7 @@ def _judge(reading: PairReading, why: str) -> ParsedAnswer:
     if reading.pairs or reading.empty:
         why = f"{why}; {counted(reading.unread, 'item')} unread" if reading.unread else why
         return ParsedAnswer(reading.pairs, "repaired", why)
-    return ParsedAnswer([], "failed", f"{why}; no pair of a surface and its category can be told in it")
+    return ParsedAnswer([], "failed", f"{why}; {_NO_PAIR}")
 
 
 def prediction_from_answer(
@@ -167,6 +179,32 @@ def prediction_from_answer(
     if repeats := len(placed) - len(entities):
         reasons.append(f"{counted(repeats, 'repeated entity')} dropped")
     return Prediction(sentence.id, entities, raw, parsed.status, "; ".join(filter(None, reasons)), prompt_sha, engine)
+
+
+def translatable_reason(reason: str) -> Wording:
+    """Return the `reason` of a prediction as a text with a translation; unknown parts of it stay as they are.
+
+    Predictions files keep reasons in English, so their parts are recognised here.
+    """
+    return Wording.joined("; ", map(_translatable_part, reason.split("; ")))
+
+
+def _translatable_part(part: str) -> str:
+    if part in catalogue():
+        return Wording(part)
+    for template in _REASONS:
+        pattern = re.sub(r"\\{number:.+?\\}", r"(?P<number>[\\d,]+) .+", re.escape(template))
+        pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>.+)", pattern)
+        if found := re.fullmatch(pattern, part):
+            return Wording(template, **{name: _value(name, text) for name, text in found.groupdict().items()})
+    return part
+
+
+def _value(name: str, text: str) -> int | str:
+    """Return a value of a template of `_REASONS`; a place or a doing is one of our texts, all others are as found."""
+    if name == "number":
+        return int(text.replace(",", ""))
+    return Wording(text) if name in ("where", "what") else text
 
 
 def item_ends(text: str) -> list[int]:

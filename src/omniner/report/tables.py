@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
+from omniner.answers import translatable_reason
 from omniner.config.groups import ErrtaConfig
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.records import Entity, Sentence, ranked, storable
@@ -529,7 +530,10 @@ def _suspected_labels(result: ScoreResult, train: Sequence[Sentence]) -> Table:
 
 
 def _parse_failures(result: ScoreResult) -> Table:
-    rows: list[list[Cell]] = [[f.sentence_id, Wording(f.status), f.reason, f.raw] for f in result.parse.failures]
+    rows: list[list[Cell]] = [
+        [one.sentence_id, Wording(one.status), translatable_reason(one.reason), one.raw]
+        for one in result.parse.failures
+    ]
     title = Wording(
         "Model texts that were not read as they stand; failed ones count as empty answers unless the signature says "
         "otherwise"

@@ -12,7 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import omniner
-from omniner.answers import CUT, STYLES, check_style, prediction_from_answer, render_answer, spelt_as_in
+from omniner.answers import (
+    CUT,
+    MAX_CHARS,
+    REPEATED,
+    STYLES,
+    check_style,
+    prediction_from_answer,
+    render_answer,
+    spelt_as_in,
+    translatable_reason,
+)
+from omniner.answers.loose_json import MAX_DEPTH
 from omniner.errors import UserError
 from omniner.records import Entity, Sentence
 from omniner.wording import counted
@@ -174,3 +185,36 @@ def test_perfect_answers_to_real_sentences_lose_few_places(shared: Path, name: s
     found = [set(read(one.text, render_answer(one.entities, "official"))) for one in sentences]
     assert sum(map(len, gold)) == entities
     assert sum(len(a - b) for a, b in zip(gold, found, strict=True)) == lost
+
+
+@pytest.mark.parametrize(
+    ("raw", "ended_by", "chinese"),
+    [
+        ("我不知道", "", "不是 JSON：Expecting value: line 1 column 1 (char 0)；其中看不出实体文字和它的类别"),
+        ("", CUT, "达到 decoding.max_new_tokens，被截断；答案为空"),
+        ("[" * 1000, "", "嵌套超过 {depth} 层"),
+        ("x" * (MAX_CHARS + 1), REPEATED, "模型开始重复自身，被截断；超过 1000000 个字符"),
+        ("<think>嗯</think>[]", "", "答案位于思考内容之后"),
+        ("<think>嗯", "", "{json}；模型还在思考时中断"),
+        ("<think>嗯</think>", "", "{json}；思考内容之后没有内容"),
+        ('<answer>[["小满", "a"]]</answer>', "", "答案位于标签之内"),
+        ("\\boxed{[]}", "", "答案位于方框之内"),
+        ("[]<|im_end|>", "", "答案位于本轮结束标记之前"),
+        ('[["小满", "a"], ["x"], null]', "", "是 JSON，但不是二元组的列表；2 项未读"),
+        ('[["小满", "a"], ["小满", "a"]]', "", "舍去 1 个重复的实体"),
+        ('[["a", "小满"]]', "", "类别写在前面"),
+        ('[["小', CUT, "{json}；第一个二元组还没写完就中断"),
+    ],
+)
+def test_the_reason_is_chinese_on_chinese_pages_and_unchanged_on_others(raw: str, ended_by: str, chinese: str) -> None:
+    prediction = prediction_from_answer(Sentence("1", "去小满"), raw, "", "", ended_by, ["a"])
+    found = translatable_reason(prediction.reason)
+    assert found == prediction.reason
+    json_error = "不是 JSON：" + prediction.reason.partition("not JSON: ")[2].partition("; ")[0]
+    assert found.of("zh").endswith(chinese.format(depth=MAX_DEPTH, json=json_error) if "{" in chinese else chinese)
+
+
+def test_an_unknown_reason_stays_as_it_is() -> None:
+    assert translatable_reason("said {by} a model").of("zh") == "said {by} a model"
+    assert translatable_reason("refused: too long").of("zh") == "被拒绝：too long"
+    assert translatable_reason("").of("zh") == ""
