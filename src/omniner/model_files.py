@@ -172,6 +172,14 @@ def _cache_of(name: str) -> Path:
     return folder
 
 
+def hub_commit(name: str) -> str | None:
+    """Return the commit of a hub model that was loaded last, as the hub's cache records it; None if it does not."""
+    try:
+        return (_cache_of(name) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeError):
+        return None
+
+
 def _is_cached(name: str) -> bool:
     """Whether the hub's cache on this machine contains the model."""
     folder = _cache_of(name)

@@ -33,7 +33,7 @@ from omniner.llm.prompts import Prompt
 from omniner.llm.quantization import Quantization, dequantize, has_bitsandbytes, quantize
 from omniner.llm.random_model import random_model
 from omniner.llm.tuning import prepare_for_training
-from omniner.model_files import DESCRIPTION, check_base, weights_digest
+from omniner.model_files import DESCRIPTION, check_base, hub_commit, weights_digest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("omniner")
 
 _VERSION = 1
-_LATER = ("answer_rate", "longest_answer", "base_weights")  # what older descriptions lack
+_LATER = ("answer_rate", "longest_answer", "base_weights", "base_revision")  # what older descriptions lack
 _SHARD = "4GB"  # largest size of one file of weights
 _BASE = "base"  # subfolder of a base that is stored nowhere else
 _FIX = "Name the checkpoints/best folder of a finished training run of a causal model."
@@ -61,6 +61,7 @@ class CausalModel:
         random_base: the weights of a random base of adapters, which no other file has; else None.
         answer_rate, longest_answer: see `samples.answer_limit`, of its training samples; None = unknown.
         base_weights: see `model_files.weights_digest`, of the base of adapters; None = unknown.
+        base_revision: commit of a base from the hub, at which adapters load it again: its branch may move on.
     """
 
     model: Any
@@ -73,6 +74,7 @@ class CausalModel:
     answer_rate: float | None = None
     longest_answer: int | None = None
     base_weights: str | None = None
+    base_revision: str | None = None
 
 
 def build_causal_model(
@@ -112,8 +114,11 @@ def build_causal_model(
     base = config.path
     if base and Path(base).exists():  # a path must be valid from any working directory; a hub name stays as it is
         base = str(Path(base).resolve())
-    weights = weights_digest(base) if base and method != "full" else None
-    return CausalModel(model, chat, prompt, method, base, quantization, random_base, base_weights=weights)
+    of_base: dict[str, Any] = {}
+    if base and method != "full":
+        commit = None if Path(base).exists() else hub_commit(base)
+        of_base = {"base_weights": weights_digest(base), "base_revision": commit}
+    return CausalModel(model, chat, prompt, method, base, quantization, random_base, **of_base)
 
 
 def save_causal_model(folder: Path, causal: CausalModel, weights: Mapping[str, Tensor] | None = None) -> None:
@@ -318,7 +323,7 @@ def _stored_dtype(folder: Path, description: Mapping[str, Any]) -> torch.dtype:
         return Quantization(**description["quantization"]).source_dtype
     if description["method"] == "full":
         return stored_dtype(str(folder))
-    return stored_dtype(description["base"] or str(folder / _BASE))
+    return stored_dtype(description["base"] or str(folder / _BASE), description.get("base_revision"))
 
 
 def _load_weights(folder: Path, description: Mapping[str, Any], dtype: torch.dtype) -> Any:
@@ -326,7 +331,7 @@ def _load_weights(folder: Path, description: Mapping[str, Any], dtype: torch.dty
     if description["method"] != "full" and description["base"] is not None:
         check_base(folder, description)
         try:
-            return load_weights(description["base"], dtype)
+            return load_weights(description["base"], dtype, description.get("base_revision"))
         except UserError as error:
             raise UserError(
                 folder / DESCRIPTION,

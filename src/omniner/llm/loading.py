@@ -83,9 +83,9 @@ def load_settings(config: CausalConfig) -> Any:
     return AutoConfig.for_model(values.pop("model_type", "qwen2"), **values)
 
 
-def stored_dtype(path: str) -> torch.dtype:
+def stored_dtype(path: str, revision: str | None = None) -> torch.dtype:
     """Return the precision in which a hub name, a folder or a GGUF file stores its weights; bf16 for a GGUF file."""
-    source = _Source.find(path)
+    source = _Source.find(path, revision)
     return torch.bfloat16 if source.gguf else source.settings().dtype or torch.float32
 
 
@@ -107,11 +107,14 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(source.place, **source.options)
 
 
-def load_weights(path: str, dtype: torch.dtype) -> PreTrainedModel:
-    """Load only the model, for example to add adapters to it; see `load_pretrained`."""
+def load_weights(path: str, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
+    """Load only the model, for example to add adapters to it; see `load_pretrained`.
+
+    A hub model is read at the commit `revision`; None = the newest one.
+    """
     from transformers import AutoModelForCausalLM
 
-    source = _Source.find(path)
+    source = _Source.find(path, revision)
     check_causal(path, source.settings())
     options: dict[str, Any] = {**source.options, "dtype": dtype, "output_loading_info": True}
     if source.gguf:
@@ -137,15 +140,17 @@ class _Source:
         place: hub name or folder.
         local: whether that is a folder, which needs no network.
         gguf: name of the GGUF file in it; empty = it has ordinary weights.
+        revision: commit of a hub model; None = the newest one.
     """
 
     path: str
     place: str
     local: bool
     gguf: str = ""
+    revision: str | None = None
 
     @classmethod
-    def find(cls, path: str) -> _Source:
+    def find(cls, path: str, revision: str | None = None) -> _Source:
         """Return the source that a path means.
 
         Raises:
@@ -153,7 +158,8 @@ class _Source:
         """
         file = gguf_file(path)
         if file is None or not file.is_file():
-            return cls(path, path, is_local_folder(path, _FOLDER))
+            local = is_local_folder(path, _FOLDER)
+            return cls(path, path, local, revision=None if local else revision)
         try:
             import gguf  # noqa: F401
         except ImportError as error:
@@ -163,7 +169,8 @@ class _Source:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of every `from_pretrained`."""
-        return {**pretrained.load_options(self.local), **({"gguf_file": self.gguf} if self.gguf else {})}
+        given = {"gguf_file": self.gguf or None, "revision": self.revision}
+        return pretrained.load_options(self.local) | {name: value for name, value in given.items() if value}
 
     @contextlib.contextmanager
     def explaining_errors(self) -> Iterator[None]:

@@ -216,6 +216,40 @@ def test_adapters_refuse_other_weights_than_those_beside_which_they_learnt(
         language_model.load_causal_model(best, torch.float32, "cpu")
 
 
+def test_adapters_read_a_hub_model_at_the_commit_beside_which_they_learnt(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    then, now = "1" * 40, "2" * 40
+    cache = tmp_path / "models--org--small"
+    for commit in (then, now):
+        shutil.copytree(published, cache / "snapshots" / commit)
+    branch = cache / "refs" / "main"
+    branch.parent.mkdir()
+    branch.write_text(then)
+    model = trained("lora", Path("org/small"))
+    language_model.save_causal_model(tmp_path / "best", model)
+    assert read_json(tmp_path / "best" / "omniner.json")["base_revision"] == then
+    other = load_weights(str(published), torch.float32)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.add_(torch.randn_like(other.get_input_embeddings().weight))
+    other.save_pretrained(cache / "snapshots" / now)
+    branch.write_text(now)
+    ids = sample(model)
+    loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
+    assert torch.equal(logits(loaded.model, ids), logits(model.model.eval(), ids))
+    assert (
+        language_model.build_causal_model(
+            model_config(Path("org/small")), tuning_config("lora"), PROMPT, [], torch.float32, seed=1
+        ).base_revision
+        == now
+    )
+
+
 def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:
     """The format is peft's, base model included."""
     from peft import AutoPeftModelForCausalLM

@@ -58,11 +58,13 @@ class ServedModel(NamedTuple):
         path: folder or hub name of a model.
         adapters: folder of adapters for it; None = none.
         rank: of the adapters.
+        revision: commit of a hub model; None = the newest one.
     """
 
     path: str
     adapters: Path | None = None
     rank: int = 0
+    revision: str | None = None
 
 
 def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedModel, Prompt]:
@@ -85,7 +87,7 @@ def served_checkpoint(checkpoint: Path, merged: Path | None) -> tuple[ServedMode
     if method == "lora" and base is not None and gguf_file(str(base)) is None:
         check_base(checkpoint, description)
         rank = int(read_json(checkpoint / "adapter_config.json")["r"])
-        return ServedModel(str(base), checkpoint, rank), prompt
+        return ServedModel(str(base), checkpoint, rank, description.get("base_revision")), prompt
     if merged is None:
         found = f"the adapters in {checkpoint} cannot be served beside their base"
         fix = f"Merge them: task=convert to=merged checkpoint={checkpoint} output=<folder>; then model.path=<folder>."
@@ -152,6 +154,8 @@ def serve_command(config: DecodingConfig, served: ServedModel, listen: Mapping[s
         rank = next((rank for rank in _RANKS if rank >= served.rank), _RANKS[-1])
         adapters = {"lora-modules": f"{NAME}={served.adapters}", "max-lora-rank": rank}
         options |= {"enable-lora": True, **adapters, "tokenizer": served.adapters}
+        if served.revision:
+            options["revision"] = served.revision
     if config.kind == "guided":
         options["structured-outputs-config.backend"] = "guidance"
     command = [*config.command, served.path]

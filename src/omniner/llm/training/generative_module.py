@@ -12,6 +12,7 @@ also predicts after training).
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -42,6 +43,8 @@ from omniner.progress import Progress
 from omniner.records import Prediction
 from omniner.training.learner import DevScore, Learner
 from omniner.training.sharding import ShardedStrategy, full_state_dict, is_sharded, shard_model, unsharded
+
+log = logging.getLogger("omniner")
 
 # Keys that change the model or its weights
 _SAME = {
@@ -162,6 +165,7 @@ class GenerativeModule(Learner):
             "tuning": _same_keys(TuningConfig, dataclasses.asdict(self.tuning)),
             "prompt": self.causal.prompt.to_json(),
             "base_weights": self.causal.base_weights,
+            "base_revision": self.causal.base_revision,
         }
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
@@ -172,7 +176,12 @@ class GenerativeModule(Learner):
         model, tuning = _same_keys(CausalConfig, stored["model"]), _same_keys(TuningConfig, stored["tuning"])
         if tuning["optimizer"] == "auto":
             tuning["optimizer"] = self.tuning.optimizer
-        return {"base_weights": self.causal.base_weights, **stored, "model": model, "tuning": tuning}
+        base, now, then = self.causal.base, self.causal.base_revision, stored.get("base_revision")
+        if then and now != then:  # the weights may still be the same: a commit can be about a text only
+            message = "%s has moved on the hub: this training began with its commit %s, and goes on with %s"
+            log.warning(message, base, then, now)
+        older = {"base_weights": self.causal.base_weights}
+        return {**older, **stored, "model": model, "tuning": tuning, "base_revision": now}
 
     def save_best(self, path: Path) -> None:
         """Write the folder that prediction loads."""

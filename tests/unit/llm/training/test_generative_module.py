@@ -224,7 +224,9 @@ def test_a_checkpoint_that_lacks_a_weight_does_not_resume(tmp_path: Path) -> Non
         fit(configuration(*QUICK, "tuning=lora", "tuning.rank=4"), corpus, tmp_path, None, [])
 
 
-def test_what_another_run_learns_with_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_run_learns_with_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     corpus, first = small_corpus.corpus(8, 4), ("tuning=lora", "trainer.max_epochs=1", BRIEF)
     fit(configuration(*first), corpus, tmp_path, None, [])
     with pytest.raises(UserError, match=r"another training: tuning\.rank: \d+ in last\.ckpt, 3 now"):
@@ -240,6 +242,9 @@ def test_what_another_run_learns_with_is_named(tmp_path: Path, monkeypatch: pyte
         if stored != "auto":
             with pytest.raises(UserError, match=r"tuning\.optimizer: adamw_8bit in last\.ckpt, adamw now"):
                 fit(configuration(*first), corpus, tmp_path, None, [])
+    torch.save({**content, "generative": {**content["generative"], "base_revision": "c0ffee"}}, last)
+    fit(configuration(*first), corpus, tmp_path, None, [])
+    assert "this training began with its commit c0ffee, and goes on with" in caplog.text
     described = {**content["generative"], "base_weights": "0f"}
     with monkeypatch.context() as patch:
         patch.setattr(GenerativeModule, "describe", lambda _: described)
