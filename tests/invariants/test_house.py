@@ -83,6 +83,34 @@ def test_own_modules_are_imported_under_their_names(name: str) -> None:
     assert [f"{alias.name} as {alias.asname}" for alias in aliases] == []
 
 
+def test_names_are_imported_from_the_modules_that_define_them() -> None:
+    """A module may itself import a name that its own had before it was renamed: mypy does not read the tests."""
+    root = Path(__file__).resolve().parents[2]
+    wrong = [
+        f"{path.relative_to(root)}: {alias.name} from {module}"
+        for folder in ("src", "tests", "experiments")
+        for path in sorted((root / folder).rglob("*.py"))
+        for module, alias in source_tree.imported(path, typing=True)
+        if not f"{module}.".endswith(f".{alias.name}.") and alias.name not in _defined(module)
+    ]
+    assert wrong == []
+
+
+@cache
+def _defined(module: str) -> set[str]:
+    """What a module of ours defines, and what a package's own file imports for its users."""
+    path = source_tree.modules()[module]
+    found = set()
+    for node in ast.walk(source_tree.tree(path)):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias) and path.name == "__init__.py":
+            found.add(node.asname or node.name)
+    return found
+
+
 def test_a_small_module_has_more_than_one_importer() -> None:
     """Or it keeps torch away from its importer, or a registry finds it."""
     importers = defaultdict(set)

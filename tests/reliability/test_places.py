@@ -16,7 +16,8 @@ import pytest
 from omniner.config import compose
 from omniner.errors import UserError, masked
 from omniner.files import check_input_file, explaining_limits, make_folder, write_text, writing_folder
-from omniner.llm.serving.client import ChatClient, ChatRequest, Refusal, Reply, ServerError
+from omniner.llm.serving.client import ChatClient, ChatRequest, ServerError
+from omniner.llm.serving.responses import Refusal, Reply
 from omniner.report.tables import Column as TableColumn
 from omniner.report.tables import Table
 from omniner.run import run

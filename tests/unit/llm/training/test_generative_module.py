@@ -426,18 +426,18 @@ def test_what_is_done_is_not_answered_again(trained: tuple[Config, Path]) -> Non
 def test_sentence_after_sentence_the_prefix_is_read_once(
     trained: tuple[Config, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from omniner.llm.decoding.decoder import Generator
+    from omniner.llm.decoding.decoder import Decoder
     from omniner.models import load_predictor
 
     config, path = trained
-    read, reading, sentences = [], Generator._read_prefix, small_corpus.sentences(6, 9, "s")
+    read, reading, sentences = [], Decoder._read_prefix, small_corpus.sentences(6, 9, "s")
     expected = {one.id: one for batch in load_predictor(config, path).predict(sentences) for one in batch}
 
-    def noted(generator: Generator) -> Any:
-        read.append(generator)
-        return reading(generator)
+    def noted(decoder: Decoder) -> Any:
+        read.append(decoder)
+        return reading(decoder)
 
-    monkeypatch.setattr(Generator, "_read_prefix", noted)
+    monkeypatch.setattr(Decoder, "_read_prefix", noted)
     predictor = load_predictor(config, path)
     found = [next(iter(predictor.predict([sentence])))[0] for sentence in sentences]  # readers that stop at once
     assert {one.id: one for one in found} == expected
@@ -458,13 +458,13 @@ def test_the_time_left_is_that_of_answers_alone(
 ) -> None:
     """The clock starts behind the prefix, and says nothing of the rate before all slots have answered once."""
     from omniner import models
-    from omniner.llm.decoding.decoder import Generator
+    from omniner.llm.decoding.decoder import Decoder
     from omniner.llm.training import generative_module
     from omniner.progress import Progress
 
     steps: list[Any] = []
-    reading = Generator._read_prefix
-    monkeypatch.setattr(Generator, "_read_prefix", lambda generator: steps.append("prefix") or reading(generator))
+    reading = Decoder._read_prefix
+    monkeypatch.setattr(Decoder, "_read_prefix", lambda decoder: steps.append("prefix") or reading(decoder))
 
     def noted(*given: Any, **named: Any) -> Progress:
         steps.append(named["enough"])
