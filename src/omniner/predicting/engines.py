@@ -94,7 +94,7 @@ class TrainedModel(ChosenModel):
 
 @dataclass(frozen=True)
 class PromptedModel(ChosenModel):
-    """A causal model without a checkpoint here.
+    """A causal model without a checkpoint.
 
     Attributes:
         prompt: the prompt that it is given.
@@ -149,23 +149,48 @@ def _prepare_process(config: Config) -> None:
     use_own_cores(config.trainer)
 
 
-@dataclass(frozen=True)
-class RemoteModel(PromptedModel):
-    """A model on somebody's server, which may have another model at another time.
+class _OnServer(ChosenModel):
+    """A model on somebody's server, which may have another model at another time."""
 
-    Attributes:
-        system_role: whether requests may have a system role: some chat templates lack it.
-    """
+    def settled(self, config: Config) -> tuple[Config, str]:
+        """See `ChosenModel`; asks the server unless `decoding.model` names its model."""
+        from omniner.llm.serving.openai_engine import ask_for_model, engine_name
 
-    system_role: bool = True
+        model = ask_for_model(config.decoding)
+        return replace(config, decoding=replace(config.decoding, model=model)), engine_name(model)
+
+
+class TrainedOnServer(_OnServer, TrainedModel):
+    """A trained causal model on somebody's server; the checkpoint here gives the prompt that it was trained with."""
 
     def open(self, config: Config) -> Predict:
         """See `ChosenModel`."""
         from omniner.llm.serving.openai_engine import predict_with_server, with_template_options
+        from omniner.llm.serving.vllm_engine import has_system_role, trained_prompt
 
-        # a model trained here is asked as in training; another server may refuse fields that its protocol lacks
-        asked = with_template_options(config.decoding) if config.checkpoint else config.decoding
-        return partial(predict_with_server, asked, self.prompt, system_role=self.system_role)
+        asked = with_template_options(config.decoding)  # it is asked as in training
+        prompt = trained_prompt(self.checkpoint)
+        return partial(predict_with_server, asked, prompt, system_role=has_system_role(self.checkpoint))
+
+    def origin(self, config: Config) -> dict[str, Any]:
+        """See `ChosenModel`; the server's weights may be others than those here.
+
+        Raises:
+            UserError: the checkpoint is a tagger, which a server cannot run.
+        """
+        from omniner.llm.serving.vllm_engine import trained_prompt
+
+        return {"checkpoint": None, "prompt": trained_prompt(self.checkpoint).sha, "weights": None}
+
+
+class RemoteModel(_OnServer, PromptedModel):
+    """A causal model on somebody's server, of which nothing is known here."""
+
+    def open(self, config: Config) -> Predict:
+        """See `ChosenModel`."""
+        from omniner.llm.serving.openai_engine import predict_with_server
+
+        return partial(predict_with_server, config.decoding, self.prompt)
 
     @contextlib.contextmanager
     def open_prompts(self, config: Config) -> Iterator[Tell]:
@@ -177,13 +202,6 @@ class RemoteModel(PromptedModel):
     def weights(self, config: Config) -> str | None:
         """See `PromptedModel`."""
         return None
-
-    def settled(self, config: Config) -> tuple[Config, str]:
-        """See `ChosenModel`; asks the server unless `decoding.model` names its model."""
-        from omniner.llm.serving.openai_engine import ask_for_model, engine_name
-
-        model = ask_for_model(config.decoding)
-        return replace(config, decoding=replace(config.decoding, model=model)), engine_name(model)
 
 
 class TrainedOnVLLM(TrainedModel):
@@ -221,13 +239,6 @@ def _served(config: Config) -> ServedModel:
     return served_base(config.llm.path if config.llm else None)
 
 
-def _remote_checkpoint(checkpoint: Path) -> RemoteModel:
-    """Return the model of a checkpoint on a server: the checkpoint gives the prompt that it was trained with."""
-    from omniner.llm.serving.vllm_engine import has_system_role, trained_prompt
-
-    return RemoteModel(trained_prompt(checkpoint), [], has_system_role(checkpoint))
-
-
 def _check_address(decoding: DecodingConfig) -> None:
     if not decoding.url:
         raise UserError("decoding.url", "the server has no address", "Set decoding.url=http://host:port/v1.")
@@ -258,11 +269,7 @@ class Engine:
 
 
 def trained_model(config: Config, checkpoint: Path) -> ChosenModel:
-    """Return the model of a checkpoint on the engine of the configuration.
-
-    Raises:
-        UserError: it is a tagger, which a server cannot run.
-    """
+    """Return the model of a checkpoint on the engine of the configuration."""
     return ENGINES[config.decoding.engine].trained(checkpoint)
 
 
@@ -301,7 +308,7 @@ ENGINES.add(
         "On a server with an OpenAI-compatible API.",
         in_process=False,
         local_weights=False,
-        trained=_remote_checkpoint,
+        trained=TrainedOnServer,
         prompted=RemoteModel,
         check=_check_address,
     )

@@ -136,7 +136,7 @@ class Task:
         resume_files: files that a later start continues from; a folder with one of them is never discarded.
         trains: whether it trains models; then a server cannot be used.
         prompts: whether it builds a prompt, so that `prompt.from_run` applies.
-        uses_model: whether it runs the model of `model` on this machine, on the devices of `trainer`.
+        uses_model: whether it loads the weights of `model` on this machine.
         splits: the splits of `data` that it reads.
         settings: sections and keys of the configuration that decide its results, beside its inputs and the section with
             its name.

@@ -66,7 +66,7 @@ TASK = Task(
     inputs=[Input("checkpoint", required=needs_checkpoint, accepts=always)],
     outputs=(PREDICTIONS, GUIDANCE_COPY),
     prompts=True,
-    uses_model=lambda config: ENGINES[config.decoding.engine].in_process and not config.checkpoint,
+    uses_model=lambda config: ENGINES[config.decoding.engine].local_weights and not config.checkpoint,
     splits=lambda config: () if config.checkpoint else ("train",),
     tracked=never,
 )

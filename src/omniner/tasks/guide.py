@@ -61,7 +61,7 @@ from omniner.predicting.engines import ChosenModel, PromptedModel, TrainedModel,
 from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, PROVENANCE, predict_file, provenance
 from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest
-from omniner.registry import ENGINES, TEACHERS
+from omniner.registry import TEACHERS
 from omniner.report import guidance_page
 from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, read_state
@@ -175,13 +175,12 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
 
 
 def _prepare_model(context: Context, config: Config, folder: Path, corpus: Corpus) -> tuple[ChosenModel, Config]:
-    """Find the model of the run in `folder`: its checkpoint, or the prompt of an untuned model or a server.
+    """Find the model of the run in `folder`: its checkpoint, here or on a server, or the prompt of one without.
 
     Returns:
         The model; and the configuration that its predictions are made with.
     """
-    own = ENGINES[config.decoding.engine].local_weights
-    checkpoint = _find_checkpoint(config, folder) if own else None
+    checkpoint = _find_checkpoint(config, folder)
     if checkpoint is not None:
         _warn_of_other_train(checkpoint, corpus)
         return trained_model(config, checkpoint), config

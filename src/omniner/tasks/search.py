@@ -475,7 +475,7 @@ def _check(config: Config) -> None:
     if search.train and not engine.local_weights:
         raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
     untrained = isinstance(config.model, CausalConfig) and config.model.path is None
-    if untrained and not search.train and engine.in_process:
+    if untrained and not search.train and engine.local_weights:
         raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
 
 
@@ -498,7 +498,7 @@ TASK = Task(
     ],
     resume_files=[f"{SEARCH_FOLDER}/{DEV}"],
     prompts=True,
-    uses_model=lambda config: ENGINES[config.decoding.engine].in_process,
+    uses_model=lambda config: ENGINES[config.decoding.engine].local_weights,
     splits=lambda config: ("train", "dev"),
     settings=lambda config: [*model_settings(config), "compare"],
 )

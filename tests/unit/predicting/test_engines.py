@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import small_causal
 from tests.helpers.scripted_server import reply, serving
 
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
+from omniner.llm.language_model import save_causal_model
 from omniner.llm.prompts import Prompt
 from omniner.predicting.engines import (
     ChosenModel,
@@ -23,6 +25,7 @@ from omniner.predicting.engines import (
     Predict,
     RemoteModel,
     TrainedModel,
+    TrainedOnServer,
     TrainedOnVLLM,
     UntunedModel,
     UntunedOnVLLM,
@@ -31,7 +34,7 @@ from omniner.predicting.engines import (
     trained_model,
 )
 from omniner.records import Entity, Prediction, Sentence
-from omniner.registry import ENGINES
+from omniner.registry import ENGINES, TASKS
 from omniner.run import run
 
 PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
@@ -72,12 +75,29 @@ def test_a_server_is_asked_with_each_prompt() -> None:
         assert sorted({request.text.partition("\n")[0] for request in server.seen}) == ["标注：", "请标注："]
 
 
-@pytest.mark.parametrize("checkpoint", [[], ["checkpoint=best"]])
-def test_a_server_is_told_of_the_template_if_it_has_a_model_of_ours(checkpoint: list[str]) -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_server_is_told_of_the_template_if_it_has_a_model_of_ours(trained: bool, tmp_path: Path) -> None:
+    save_causal_model(tmp_path / "best", small_causal.build("full"))
     with serving(lambda request, before: reply("[]")) as server:
-        asked = ["task=predict", "decoding=openai", f"decoding.url={server.url}", "decoding.model=tiny", *checkpoint]
-        list(RemoteModel(PROMPT, []).open(compose.load(asked))(SENTENCES, frozenset()))
-        assert {"chat_template_kwargs" in request.body for request in server.seen} == {bool(checkpoint)}
+        asked = ["task=predict", "decoding=openai", f"decoding.url={server.url}", "decoding.model=tiny"]
+        model = TrainedOnServer(tmp_path / "best") if trained else RemoteModel(PROMPT, [])
+        list(model.open(compose.load(asked))(SENTENCES, frozenset()))
+        assert {"chat_template_kwargs" in request.body for request in server.seen} == {trained}
+
+
+@pytest.mark.parametrize("task", ["predict", "chat", "search"])
+@pytest.mark.parametrize("engine", ["hf", "vllm"])
+def test_a_path_without_a_model_is_found_before_the_run_begins(task: str, engine: str) -> None:
+    named = ["model=causal_path", "model.path=./no/such", "model.name=own", f"decoding.engine={engine}"]
+    guided = ["prompt=errta", "prompt.from_run=x"] if task == "search" else []
+    with pytest.raises(UserError, match=r"^model\.path: \./no/such "):
+        TASKS[task].check_machine(compose.load([f"task={task}", *named, *guided]))
+
+
+def test_a_search_on_vllm_does_not_ask_random_weights() -> None:
+    named = ["task=search", "model=qwen2_tiny", "prompt=errta", "prompt.from_run=x", "search.train=false"]
+    with pytest.raises(UserError, match=r"^search\.train: random weights cannot answer"):
+        compose.load([*named, "decoding=vllm"])
 
 
 def test_vllm_is_started_once_for_all_prompts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import small_causal
 from tests.helpers import made_up_guidance
 
 from omniner import tracking
@@ -25,6 +26,7 @@ from omniner.guidance.lessons import Guidance
 from omniner.guidance.questions import ANSWERS_ASIDE, QUESTIONS_FILE
 from omniner.guidance.teacher import TeacherAnswers
 from omniner.llm.examples import choose_examples
+from omniner.llm.language_model import save_causal_model
 from omniner.llm.prompts import Prompt, build_prompt
 from omniner.predicting.engines import TrainedModel, UntunedModel
 from omniner.records import Entity, Prediction, Sentence, content_digest
@@ -100,9 +102,10 @@ def test_what_the_run_was_told_counts_whatever_was_copied_before(made: Guidance,
 def test_errors_are_those_of_the_model_that_the_run_used(
     engine: str, settle: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("best.ckpt").touch()
+    causal = small_causal.build("full")
+    save_causal_model(Path("best"), causal)
     server = ["decoding.url=http://x/v1"] if engine == "openai" else []
-    wanted = ["model=qwen2_tiny", f"decoding.engine={engine}", "checkpoint=best.ckpt", *server]
+    wanted = ["model=qwen2_tiny", "prompt=errta_fewshot", f"decoding.engine={engine}", "checkpoint=best", *server]
     config = compose.load(["task=predict", "tracking=off", *wanted])
     corpus = sources.load_corpus(compose.load(["data.size={train: 8, dev: 8, test: 8}"]).data, None)
     asked: list[Any] = []
@@ -114,7 +117,10 @@ def test_errors_are_those_of_the_model_that_the_run_used(
     monkeypatch.setattr(guide, "predict_file", stop)
     with pytest.raises(ToldError):
         score(Context(config, Path("ours"), Run()), config, corpus, [])
-    assert isinstance(asked[0], TrainedModel) == (engine != "openai")
+    assert isinstance(asked[0], TrainedModel)
+    assert asked[0].checkpoint == Path("best")
+    if engine == "openai":  # with the prompt that it was trained with, whatever `prompt` says
+        assert asked[0].origin(config)["prompt"] == causal.prompt.sha
 
 
 def test_a_model_that_found_nothing_teaches_nothing(
