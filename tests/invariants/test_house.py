@@ -14,7 +14,9 @@ import source_tree
 LONGEST_MODULE = 600  # lines
 LONGEST_FUNCTION = 60  # lines
 SMALL = 150  # lines; a smaller module needs more than one importer
-FEWEST, MOST = 85, 140  # modules, without the entries of registries: nobody has to know all formats to find one
+# Modules, without the entries of registries: nobody has to know all formats to find one. A few more than there are, so
+# that what is not one module's matter can move to a module of its own.
+FEWEST, MOST = 85, 145
 MODULES = {name: path for name, path in source_tree.modules().items() if path.name != "__init__.py"}
 # What is started by name, or by a person; nothing imports it.
 STARTED = {"omniner.run", "omniner.config.reference", "omniner.tracking.pyfunc", "omniner.spacy_component"}

@@ -3,7 +3,7 @@
 `render_answer` writes the training target, a JSON list of `[surface, category]` in reading order; repeated mentions are
 repeated. `parse_answer` parses a model's text into (surface, category) pairs, and `prediction_from_answer` locates them
 in the sentence: the k-th mention of a surface is placed at its k-th occurrence, or where the reading order demands it
-(`records.locate_listed`). Answers hold no offsets, so this is a guess if a surface occurs more often than it is listed.
+(`align.locate_listed`). Answers hold no offsets, so this is a guess if a surface occurs more often than it is listed.
 F1 during training, prediction and scoring all parse answers here.
 
 An answer is `ok` (a JSON list of two-string lists, as requested), `repaired` (pairs had to be recovered) or `failed`
@@ -24,8 +24,9 @@ from typing import Any, NamedTuple
 from omniner.answers.final_answer import final_text, read_final
 from omniner.answers.loose_json import MAX_DEPTH, decode
 from omniner.answers.pairs import Pair, PairReader, PairReading
+from omniner.corpus.align import locate_listed
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence, locate_listed, with_score
+from omniner.records import Entity, Prediction, Sentence, with_score
 from omniner.wording import Wording, catalogue, counted
 
 # Separators of the JSON: those of the paper's training data (Python's default), and without spaces.

@@ -4,6 +4,10 @@ Fields use the types of this module; their ranges are `annotated_types`, which p
 errors and the types are translated into plain words. An unknown key is reported first, then a missing one, then a wrong
 value. pydantic is imported only when a configuration is validated: it would take a third of the time of
 `import omniner.run`, and neither `--help` nor a child needs it there.
+
+Records that are read from JSON files use the same types, and marks of their own (`AsObject`, `FromList`, `PlainValue`).
+`explain` says what is wrong with such a file in JSON's words, for people and for a teacher whose answer does not have
+the required form.
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import (
@@ -29,10 +34,11 @@ from typing import (
 from annotated_types import Ge, Gt, Le, Lt
 
 from omniner.errors import UserError
+from omniner.wording import shortened
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
     from pydantic_core import ErrorDetails
 
 
@@ -109,6 +115,60 @@ class Group:
         schema = handler(source)
         handler.resolve_ref_schema(schema)["strict"] = False  # values are strict, but a mapping may become the group
         return schema
+
+
+class AsObject:
+    """Marks a named tuple that is an object in JSON, without the fields that are None."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        fields = {
+            name: core_schema.typed_dict_field(
+                handler.generate_schema(hint), required=name not in source._field_defaults
+            )
+            for name, hint in get_type_hints(source, include_extras=True).items()
+        }
+
+        def write(item: Any) -> dict[str, Any]:
+            return {name: value for name, value in source(*item)._asdict().items() if value is not None}
+
+        return core_schema.no_info_after_validator_function(
+            lambda values: source(**values),
+            core_schema.typed_dict_schema(fields, extra_behavior="forbid", config={"strict": True}),
+            serialization=core_schema.plain_serializer_function_ser_schema(write),
+        )
+
+
+class FromList:
+    """Marks a tuple that is a list in JSON."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import core_schema
+
+        schema = handler(source)
+        schema["strict"] = False
+        schema["serialization"] = core_schema.wrap_serializer_function_ser_schema(
+            lambda items, write: list(write(items)), schema=schema.copy()
+        )
+        return schema
+
+
+class PlainValue:
+    """Marks a value that must have one of several plain types and is not converted."""
+
+    def __init__(self, **types: type) -> None:
+        self.types = types
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        from pydantic_core import PydanticCustomError, core_schema
+
+        def check(value: Any) -> Any:
+            if type(value) not in self.types.values():
+                raise PydanticCustomError("plain", "another type", {"types": " or ".join(self.types)})
+            return value
+
+        return core_schema.no_info_plain_validator_function(check)
 
 
 Number = Annotated[float, FROM_TEXT]
@@ -265,7 +325,7 @@ def validate(annotation: Any, raw: Any, where: str = "") -> Any:
         return type_adapter(annotation).validate_python(raw)
     except ValidationError as error:
         first = min(error.errors(include_url=False), key=lambda mistake: _ORDER.get(mistake["type"], 2))
-        raise _explain(first, annotation, where) from None
+        raise _error_of_key(first, annotation, where) from None
 
 
 @functools.cache
@@ -276,7 +336,7 @@ def type_adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
-def _explain(mistake: ErrorDetails, annotation: Any, where: str) -> UserError:
+def _error_of_key(mistake: ErrorDetails, annotation: Any, where: str) -> UserError:
     """Translate one of pydantic's errors into a `UserError` with the dotted key."""
     keys, wanted = [where] if where else [], take_apart(annotation)
     known: tuple[str, ...] = ()
@@ -336,3 +396,59 @@ def unknown(key: str, known: Sequence[str]) -> UserError:
     if not near:
         return UserError(key, "unknown key", f"Known: {', '.join(sorted(set(known)))}.")
     return UserError(key, "unknown key", f"Did you mean {section + '.' if section else ''}{near[0]}?")
+
+
+_QUOTED = 60  # maximum characters of a JSON value in a message
+_JSON_TYPES = {  # JSON's names of types by pydantic's names of type errors
+    "dataclass_type": "object",
+    "model_type": "object",
+    "dict_type": "object",
+    "list_type": "array",
+    "tuple_type": "array",
+    "string_type": "string",
+    "int_type": "integer",
+    "bool_type": "boolean",
+}
+_JSON_MISTAKES = {  # messages by pydantic's names of errors
+    "missing": "{parent} lacks the key {name!r}",
+    "unexpected_keyword_argument": "{parent} has the unknown key {key}",
+    "extra_forbidden": "{parent} has the unknown key {key}",
+    "literal_error": "{where} must be one of {expected}, not {value}",
+    "choice": "{where} must be one of {names}, not {value}",
+    "greater_than_equal": "{where} must be at least {ge}, not {value}",
+    "less_than_equal": "{where} must be at most {le}, not {value}",
+    "string_too_short": "{where}: the length must be at least {min_length}, not {length}",
+    "string_too_long": "{where}: the length must be at most {max_length}, not {length}",
+    "too_short": "{where}: the length must be at least {min_length}, not {length}",
+    "too_long": "{where}: the length must be at most {max_length}, not {length}",
+    "plain": "{where} must be of type {types}, not {value}",
+}
+
+
+def explain(error: ValidationError) -> str:
+    """Return the first thing that is wrong with a value, and where: `lessons[0].count must be at least 0, not -1`."""
+    mistake = error.errors(include_url=False)[0]
+    kind, value = mistake["type"], mistake["input"]
+    *outer, key = mistake["loc"] or [""]
+    details = mistake.get("ctx", {}) | ({"types": _JSON_TYPES[kind]} if kind in _JSON_TYPES else {})
+    said = _JSON_MISTAKES["plain"] if kind in _JSON_TYPES else _JSON_MISTAKES.get(kind, "{where}: {message}")
+    return said.format(
+        where=_json_path(mistake["loc"]) or "the whole",
+        parent=_json_path(outer) or "the object",
+        name=key,
+        key=short_json(key),
+        message=mistake["msg"],  # as an argument, because it may contain braces
+        value=short_json(value),
+        length=len(value) if isinstance(value, str | list) else 0,
+        **details,
+    )
+
+
+def _json_path(loc: Iterable[int | str]) -> str:
+    """Return the path of a value in the form `lessons[0].note.rule`."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
+
+
+def short_json(value: Any) -> str:
+    """Return a value as JSON, shortened to `_QUOTED` characters."""
+    return shortened(json.dumps(value, ensure_ascii=False), _QUOTED)

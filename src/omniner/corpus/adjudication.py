@@ -40,11 +40,12 @@ from typing import Any, NamedTuple
 
 from omniner.config.groups import DataConfig
 from omniner.corpus import sources
+from omniner.corpus.align import ids_by_text
 from omniner.corpus.formats import label_studio, recognise
 from omniner.corpus.formats.fields import IssueLog, write_json_list
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import UNLABELED, Entity, Issue, Sentence, entity_to_json, ids_by_text, is_unlabeled
+from omniner.records import UNLABELED, Entity, Issue, Sentence, entity_to_json, is_unlabeled
 
 Annotation = tuple[Entity, ...]  # one annotator's entities of a sentence: without repeats, sorted by position
 

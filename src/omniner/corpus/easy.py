@@ -16,7 +16,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.corpus.adjudication import AnnotatedSentence, Annotation, Decision, annotation_of
-from omniner.records import Entity, Issue, Prediction, Sentence, align_surfaces, entity_to_json, sentence_to_json
+from omniner.corpus.align import align_surfaces
+from omniner.records import Entity, Issue, Prediction, Sentence, entity_to_json, sentence_to_json
 
 QUEUE_NAMES = ("gold", "models")  # the two sets of labels that the expert sees
 _UNITS: dict[str, Callable[[Entity], Any]] = {"pair": itemgetter(0, 1), "span": itemgetter(0, 1, 2, 3)}

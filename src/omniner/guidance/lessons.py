@@ -3,93 +3,43 @@
 It is a plain record: `task=guide` makes it, `report.guidance_page` shows it to people, `prompt_errors` puts it into a
 prompt. Each lesson is one cluster of errors with examples, counts from the training split and a note, which names its
 author. The file may come from elsewhere: pydantic checks it against the types below before it is used, and `VERSION`
-changes whenever they change. `explain` turns pydantic's errors into one sentence, for people and for a teacher whose
-answer does not have the required form.
+changes whenever they change.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple
 
 from annotated_types import Ge
 
-from omniner.config.validate import Group, NonNegativeInt, OneOf, type_adapter
+from omniner.config.validate import (
+    AsObject,
+    FromList,
+    Group,
+    NonNegativeInt,
+    OneOf,
+    PlainValue,
+    explain,
+    short_json,
+    type_adapter,
+)
 from omniner.errors import UserError
 from omniner.files import read_json, write_text
 from omniner.records import Entity, storable
 from omniner.scoring.error_types import lesson_kinds
-from omniner.wording import shortened
-
-if TYPE_CHECKING:
-    from pydantic import ValidationError
 
 GUIDANCE_FILE = "guidance.json"
 VERSION = 1
 _KIND = "omniner guidance"
-_QUOTED = 60  # maximum characters of a value in a message
 _FEWEST_JUDGED = 3  # minimum number of judged control labels that tell whether the teacher can be believed
 
 COUNTED = "counts"
 """The author of a note that contains only counts of the training split."""
-
-
-class AsObject:
-    """Marks a named tuple that is an object in JSON, without the fields that are None."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
-
-        fields = {
-            name: core_schema.typed_dict_field(
-                handler.generate_schema(hint), required=name not in source._field_defaults
-            )
-            for name, hint in get_type_hints(source, include_extras=True).items()
-        }
-
-        def write(item: Any) -> dict[str, Any]:
-            return {name: value for name, value in source(*item)._asdict().items() if value is not None}
-
-        return core_schema.no_info_after_validator_function(
-            lambda values: source(**values),
-            core_schema.typed_dict_schema(fields, extra_behavior="forbid", config={"strict": True}),
-            serialization=core_schema.plain_serializer_function_ser_schema(write),
-        )
-
-
-class FromList:
-    """Marks a tuple that is a list in JSON."""
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import core_schema
-
-        schema = handler(source)
-        schema["strict"] = False
-        schema["serialization"] = core_schema.wrap_serializer_function_ser_schema(
-            lambda items, write: list(write(items)), schema=schema.copy()
-        )
-        return schema
-
-
-class PlainValue:
-    """Marks a value that must have one of several plain types and is not converted."""
-
-    def __init__(self, **types: type) -> None:
-        self.types = types
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        from pydantic_core import PydanticCustomError, core_schema
-
-        def check(value: Any) -> Any:
-            if type(value) not in self.types.values():
-                raise PydanticCustomError("plain", "another type", {"types": " or ".join(self.types)})
-            return value
-
-        return core_schema.no_info_plain_validator_function(check)
 
 
 NonNegativeNumber = Annotated[float, PlainValue(integer=int, number=float), Ge(0)]
@@ -383,58 +333,3 @@ def find_unsound(lesson: Lesson) -> str | None:
             if (entity.start, entity.end) != (None, None) and example.text[entity.start : entity.end] != entity.text:
                 return f"{entity.text!r} is not where the example {example.id} says"
     return None
-
-
-_TYPES = {  # JSON's names of types by pydantic's names of type errors
-    "dataclass_type": "object",
-    "model_type": "object",
-    "dict_type": "object",
-    "list_type": "array",
-    "tuple_type": "array",
-    "string_type": "string",
-    "int_type": "integer",
-    "bool_type": "boolean",
-}
-_WRONG = {  # messages by pydantic's names of errors
-    "missing": "{parent} lacks the key {name!r}",
-    "unexpected_keyword_argument": "{parent} has the unknown key {key}",
-    "extra_forbidden": "{parent} has the unknown key {key}",
-    "literal_error": "{where} must be one of {expected}, not {value}",
-    "choice": "{where} must be one of {names}, not {value}",
-    "greater_than_equal": "{where} must be at least {ge}, not {value}",
-    "less_than_equal": "{where} must be at most {le}, not {value}",
-    "string_too_short": "{where}: the length must be at least {min_length}, not {length}",
-    "string_too_long": "{where}: the length must be at most {max_length}, not {length}",
-    "too_short": "{where}: the length must be at least {min_length}, not {length}",
-    "too_long": "{where}: the length must be at most {max_length}, not {length}",
-    "plain": "{where} must be of type {types}, not {value}",
-}
-
-
-def explain(error: ValidationError) -> str:
-    """Return the first thing that is wrong with a value, and where: `lessons[0].count must be at least 0, not -1`."""
-    mistake = error.errors(include_url=False)[0]
-    kind, value = mistake["type"], mistake["input"]
-    *outer, key = mistake["loc"] or [""]
-    details = mistake.get("ctx", {}) | ({"types": _TYPES[kind]} if kind in _TYPES else {})
-    said = _WRONG["plain"] if kind in _TYPES else _WRONG.get(kind, "{where}: {message}")
-    return said.format(
-        where=json_path(mistake["loc"]) or "the whole",
-        parent=json_path(outer) or "the object",
-        name=key,
-        key=short_json(key),
-        message=mistake["msg"],  # as an argument, because it may contain braces
-        value=short_json(value),
-        length=len(value) if isinstance(value, str | list) else 0,
-        **details,
-    )
-
-
-def json_path(loc: Iterable[int | str]) -> str:
-    """Return the path of a value in the form `lessons[0].note.rule`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).removeprefix(".")
-
-
-def short_json(value: Any) -> str:
-    """Return a value as JSON, shortened to `_QUOTED` characters."""
-    return shortened(json.dumps(value, ensure_ascii=False), _QUOTED)

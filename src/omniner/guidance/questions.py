@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen, MinLen
 
+from omniner.config.validate import explain
 from omniner.files import explaining, write_json_lines
 from omniner.guidance.clusters import describe_error, describe_facts
-from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel, explain
+from omniner.guidance.lessons import Lesson, LessonExample, SuspectLabel
 from omniner.records import replace_surrogates
 
 if TYPE_CHECKING:

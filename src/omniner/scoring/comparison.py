@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 
 from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
+from omniner.corpus.align import ids_by_text
 from omniner.progress import Progress, timed
-from omniner.records import Issue, Prediction, Sentence, ids_by_text, is_unlabeled
+from omniner.records import Issue, Prediction, Sentence, is_unlabeled
 from omniner.scoring.metrics import ScoreResult, ScoreRow
 from omniner.scoring.resampling import (
     Significance,

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from omniner import records
 from omniner.config.groups import DataConfig
+from omniner.corpus.align import match_texts
 from omniner.corpus.formats.fields import IssueLog, read_lines
 from omniner.corpus.sources import read_sentences
 from omniner.errors import UserError
-from omniner.records import Issue, Sentence, match_texts
+from omniner.records import Issue, Sentence
 from omniner.wording import counted
 
 # Under these keys of `Sentence.meta` the official profile finds the original content of the file.

@@ -9,7 +9,7 @@ counters of the interpreter do most of the work; a fully correct sentence costs 
 derives the comparison by pair from the one by span at a fraction of the cost.
 
 Generative models answer with surfaces, not offsets. `locate_predictions` assigns offsets in order, the k-th mention of
-a surface to its k-th occurrence (`records.locate_listed`), so that the answers can be compared by span. A pair that
+a surface to its k-th occurrence (`align.locate_listed`), so that the answers can be compared by span. A pair that
 only repeats an entity adds no unit, as when our own models' answers are parsed (`answers`). An entity that is not found
 stays without offsets: it is a false positive whatever gold contains, and `find_impossible` names its kind.
 """
@@ -24,8 +24,9 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from omniner.answers import spelt_as_in
+from omniner.corpus.align import locate_listed, locate_pairs
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence, locate_listed, locate_pairs, with_score
+from omniner.records import Entity, Issue, Sentence, with_score
 
 UNITS = ("pair", "span")
 _SURFACE, _CATEGORY, _PAIR = itemgetter(0), itemgetter(1), itemgetter(0, 1)

@@ -28,6 +28,7 @@ from typing import Any
 
 from omniner.config import run_config
 from omniner.config.groups import Config, GuideConfig
+from omniner.config.validate import short_json
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
@@ -40,7 +41,6 @@ from omniner.guidance.lessons import (
     Lesson,
     SuspectLabel,
     read_guidance,
-    short_json,
     write_guidance,
 )
 from omniner.guidance.questions import (

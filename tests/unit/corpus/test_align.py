@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from omniner.records import MOST_PLACES, Entity, align_surfaces, locate_listed, locate_pairs, rising_starts
+from omniner.corpus.align import MOST_PLACES, align_surfaces, locate_listed, locate_pairs, rising_starts
+from omniner.records import Entity
 
 
 @pytest.mark.parametrize(

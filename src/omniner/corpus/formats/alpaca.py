@@ -8,7 +8,7 @@ It is read strictly; only objects with both under known keys (`regions`) and lis
 An answer in any other form has no usable labels, so its item is left out with an issue that gives its number. An item
 with an absent or empty answer is a sentence without labels. The sentence is the `input`. If that is empty, and in a
 conversation, it is the text after the last line break of the user's (last) text, or all of it if there is no line
-break. Surfaces are located in reading order (`records.locate_listed`); an absent one keeps its surface, has no offsets
+break. Surfaces are located in reading order (`align.locate_listed`); an absent one keeps its surface, has no offsets
 and is an issue. If most pairs that reveal the order have it reversed, all are read as `[category, surface]`. Earlier
 rounds (`history`) and system texts are not sentences and are not read.
 
@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from omniner.corpus.align import locate_listed
 from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
 from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import (
@@ -41,7 +42,7 @@ from omniner.corpus.formats.regions import regions_of
 from omniner.corpus.formats.surfaces import PairPlacer
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
-from omniner.records import Entity, Issue, Sentence, is_unlabeled, locate_listed, to_line, unlabeled_sentence
+from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line, unlabeled_sentence
 from omniner.registry import first_line
 
 DATASET_INFO = "dataset_info.json"

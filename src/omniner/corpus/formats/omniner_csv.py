@@ -7,7 +7,7 @@
 published conversion for language models keeps the first label only, so there are fewer pairs there.
 
 `start` and `end` are optional; they are accepted only if they give the surface, in any way of counting (`regions`).
-Without usable offsets a surface is searched for from left to right (`records.locate_pairs`). An absent surface has no
+Without usable offsets a surface is searched for from left to right (`align.locate_pairs`). An absent surface has no
 offsets and is an issue; a surface listed more often than it occurs is left out and is an issue.
 
 Written items have one label each, with half-open offsets in code points.

@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from omniner.corpus.align import utf16_places
 from omniner.corpus.formats.fields import MAX_LINE, IssueLog, join_surrogates, quote
 from omniner.corpus.formats.spellings import CATEGORIES, ENDS, LENGTHS, PAIRS, STARTS, SURFACES
-from omniner.records import Entity, Issue, Sentence, replace_surrogates, utf16_places, with_score
+from omniner.records import Entity, Issue, Sentence, replace_surrogates, with_score
 
 MAX_SURFACE = 10_000  # characters that a file may claim for an entity by two numbers only
 _HITS = 3  # minimum number of surfaces that must support UTF-16 units if nothing else does

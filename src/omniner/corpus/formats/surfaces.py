@@ -1,7 +1,7 @@
 """Locate entities that files list without offsets, as pairs of a surface and its category.
 
-The k-th mention of a surface gets its k-th occurrence (`records.locate_pairs`); in answers for a language model the
-reading order counts, too (`records.locate_listed`).
+The k-th mention of a surface gets its k-th occurrence (`align.locate_pairs`); in answers for a language model the
+reading order counts, too (`align.locate_listed`).
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from omniner.corpus.align import locate_listed, locate_pairs
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote
 from omniner.corpus.formats.regions import Region, sort_entities, without_repeats
-from omniner.records import Entity, Sentence, locate_listed, locate_pairs
+from omniner.records import Entity, Sentence
 
 
 def pairs_of(items: object) -> list[tuple[str, str]] | None:
@@ -105,7 +106,7 @@ class PairPlacer:
 
 
 def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:
-    """Add an issue if a pair got no entity (`records.locate_pairs`, `locate_listed`), or one without offsets."""
+    """Add an issue if a pair got no entity (`align.locate_pairs`, `locate_listed`), or one without offsets."""
     surface, category = pair
     if entity is None:
         message = f"{category} {quote(surface)} is listed more often than it stands in the text; left out"

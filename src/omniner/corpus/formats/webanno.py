@@ -20,12 +20,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from omniner.corpus.align import utf16_places
 from omniner.corpus.formats import Format, Match, ReadOptions
 from omniner.corpus.formats.excerpt import Excerpt
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote, read_lines
 from omniner.corpus.formats.regions import entity_at, sort_entities, without_repeats
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Sentence, utf16_places
+from omniner.records import Entity, Issue, Sentence
 from omniner.registry import first_line
 
 _SIGN = "#FORMAT=WebAnno TSV"

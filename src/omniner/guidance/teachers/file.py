@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omniner.config.groups import Config
+from omniner.config.validate import short_json
 from omniner.errors import UserError
 from omniner.files import explaining
-from omniner.guidance.lessons import Failure, short_json
+from omniner.guidance.lessons import Failure
 from omniner.guidance.questions import QUESTIONS_FILE, Question, find_answer, tidied
 from omniner.guidance.teacher import TeacherAnswers, TeacherKind
 from omniner.wording import counted, first_of
