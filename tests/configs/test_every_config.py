@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from omniner.config import compose
 from omniner.config.model_groups import CausalConfig
 from omniner.config.validate import flat
+from omniner.registry import TASKS
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -110,3 +112,13 @@ def test_the_paper_s_encoders_lie_beside_its_language_models(model: str) -> None
     theirs = compose.load(["experiment=table4_paper", "model=qwen2_7b"])
     assert Path(config.output_dir or "").parent == Path(theirs.output_dir or "").parent
     assert (config.trainer.strategy, config.trainer.devices) == ("ddp", theirs.trainer.devices)
+
+
+def test_comments_on_inputs_name_the_tasks_that_read_them() -> None:
+    text = (CONF / "config.yaml").read_text(encoding="utf-8")
+    block = text.split("# Inputs of single tasks")[1].split("\n\n")[0].splitlines()[1:]
+    assert len(block) > 10
+    for line in block:
+        named = re.findall(r"(?:# |; )([a-z, ]+):", line)
+        assert named, line
+        assert {task for part in named for task in part.split(", ")} <= TASKS.keys(), line
