@@ -258,10 +258,10 @@ def _check_training(config: Config) -> None:
 
 def _check_prompt(config: Config) -> None:
     prompt = config.prompt
-    told = isinstance(config.model, CausalConfig) or not ENGINES[config.decoding.engine].in_process
+    prompted = isinstance(config.model, CausalConfig) or not ENGINES[config.decoding.engine].local_weights
     refuse(
         "prompt.from_run",
-        bool(prompt.from_run) and not told and TASKS[config.task.name].prompts,
+        bool(prompt.from_run) and not prompted and TASKS[config.task.name].prompts,
         "a tagger is told nothing",
         "Choose a causal model, or decoding=openai.",
     )

@@ -141,15 +141,15 @@ def build_variants(
 def build_variant(proposal: Proposal, inputs: VariantInputs) -> PromptVariant:
     """Build the variant of a proposal; `lessons` in its config become those that are really in the prompt."""
     name, about, config = proposal
-    told, shown = config, None
+    filled, shown = config, None
     if config.from_run is not None:
         shown = render_errors_text(inputs.guidance, config, inputs.active, inputs.count)
-        told = with_errors_text(config, inputs.guidance, shown)
+        filled = with_errors_text(config, inputs.guidance, shown)
         if name != PLAIN:
             config = replace(config, lessons=list(shown.numbers))
-    prompt = build_prompt(told, inputs.active, inputs.train, inputs.definitions)
+    prompt = build_prompt(filled, inputs.active, inputs.train, inputs.definitions)
     length = inputs.count("".join(turn["content"] for turn in prompt.outline()))
-    examples = choose_examples(inputs.train, told.examples, told.seed)
+    examples = choose_examples(inputs.train, filled.examples, filled.seed)
     texts = frozenset([*(shown.sentences if shown else ()), *(sentence.text for sentence in examples)])
     return PromptVariant(name, about, config, prompt, length, shown, texts)
 

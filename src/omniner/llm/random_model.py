@@ -128,10 +128,11 @@ def build_corpus_tokenizer(texts: Iterable[str], prompt: Prompt, vocabulary: int
             f"Set it to {needed} and as many as characters shall be known; a few thousand for Chinese.",
         )
     # the whole prompt except the sentence
-    told = [prompt.system, prompt.instruction + "\n", *prompt.input.split(SENTENCE)]
-    clauses = find_clauses(told, texts)[: (vocabulary - needed) // _CLAUSE_SHARE]
+    parts = [prompt.system, prompt.instruction + "\n", *prompt.input.split(SENTENCE)]
+    clauses = find_clauses(parts, texts)[: (vocabulary - needed) // _CLAUSE_SHARE]
     room = vocabulary - needed - len(clauses)
-    tokenizer = byte_level_tokenizer(alphabet, character_merges(frequent_characters(texts, [*fixed, *told]), room))
+    characters = frequent_characters(texts, [*fixed, *parts])
+    tokenizer = byte_level_tokenizer(alphabet, character_merges(characters, room))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (PAD, START, END)])
     tokenizer.add_tokens([AddedToken(item, normalized=False) for item in [*fixed, *clauses] if is_decodable(item)])
     return PreTrainedTokenizerFast(

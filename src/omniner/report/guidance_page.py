@@ -47,12 +47,12 @@ _TEST = Wording(
 def guidance_summary(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str:
     """Return a summary in a few lines of plain text; `questions` is the path of the file with the questions."""
     scores, rest = guidance.scores, guidance.rest
-    told = scores["errors"] - rest["errors"]
+    covered = scores["errors"] - rest["errors"]
     lines = [
         f"{counted(int(scores['errors']), 'error')} "
         f"on {counted(int(scores['sentences']), 'sentence')} of {guidance.split} "
         f"(F1 {scores['f1']:.2%}) of {guidance.source['name']}",
-        f"  {counted(len(guidance.lessons), 'lesson')} for {told:,.0f} of them; "
+        f"  {counted(len(guidance.lessons), 'lesson')} for {covered:,.0f} of them; "
         f"{counted(rest['clusters'], 'smaller cluster')} without one",
         f"  {guidance_author(guidance)}",
         *(f"  {line}" for line in _teacher_lines(guidance)),
@@ -203,10 +203,9 @@ def _candidates_table(lesson: Lesson, language: str) -> Table | None:
 
 def guidance_markdown(guidance: Guidance, questions: str = QUESTIONS_FILE) -> str:
     """Return guidance as Markdown, for reading and version control; `questions` is the path of the questions' file."""
-    told = (
-        f"    {line}" for line in guidance_summary(guidance, questions).splitlines()
-    )  # as code, which keeps the lines and shows no markup
-    lines = [f"# Guidance from {escape_markdown(guidance.source['name'])}", "", *told, ""]
+    # as code, which keeps the lines and shows no markup
+    summary = (f"    {line}" for line in guidance_summary(guidance, questions).splitlines())
+    lines = [f"# Guidance from {escape_markdown(guidance.source['name'])}", "", *summary, ""]
     for number, lesson in enumerate(guidance.lessons, 1):
         lines += [f"## {number}. {escape_markdown(lesson.question_id)}", "", *_lesson_markdown(lesson, guidance), ""]
     lines += ["## Suspected annotation errors", ""]

@@ -106,8 +106,9 @@ def _serving_command(config: Config) -> str:
             )
     else:
         served = served_base(config.llm.path if config.llm else None)
-    told = with_template_options(config.decoding).extra_body["chat_template_kwargs"]
-    listen = {"port": 8000, "default-chat-template-kwargs": json.dumps(told) if told else None}
+    template_options = with_template_options(config.decoding).extra_body["chat_template_kwargs"]
+    value = json.dumps(template_options) if template_options else None
+    listen = {"port": 8000, "default-chat-template-kwargs": value}
     return shlex.join(serve_command(config.decoding, served, listen))
 
 
@@ -144,8 +145,8 @@ def _convert_corpus(context: Context, target: str, output: Path) -> None:
     columns = config.convert
     options = WriteOptions(columns.scheme, columns.separator, config.data.joiner or "", categories=categories)
     if format.needs_prompt:
-        prompt, told = build_run_prompt(context, corpus, corpus.reported)
-        context = replace(context, config=told)  # with the guidance, which is part of what is written
+        prompt, config = build_run_prompt(context, corpus, corpus.reported)
+        context = replace(context, config=config)  # with the guidance, which is part of what is written
         options = replace(options, prompt=prompt, answer=lambda entities: render_answer(entities, prompt.answer))
     write = outputs.replacing if format.suffix else _making_folder
     with write(context, *parts):

@@ -69,7 +69,7 @@ from omniner.runs.references import RunReference, find_trained_model, resolve_ru
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
 from omniner.scoring.suspects import UnusualLabel, find_control_labels, find_suspected_labels
-from omniner.tasks.prompting import build_prompt_with_guidance, length_measure
+from omniner.tasks.prompting import build_unpublished_prompt, length_measure
 from omniner.tasks.score import check_scored
 from omniner.tasks.trials import TRIALS, TrialInputs, check_notes, check_prompt, choose_sentences, try_notes
 from omniner.wording import counted, first_of
@@ -84,28 +84,28 @@ _NAMED = 3  # categories named in an error
 
 def run(context: Context) -> None:
     """Predict, score, cluster the errors, ask the teacher, and write the guidance."""
-    guide = context.config.guide
+    config, guide = context.config, context.config.guide
     source, folder = _find_source(context)
-    config = run_config.with_sections_of(context.config, folder / "config.yaml", _THEIRS)
-    trained = bool(config.checkpoint) or read_state(folder)["task"] == "train"
+    theirs = run_config.with_sections_of(config, folder / "config.yaml", _THEIRS)
+    trained = bool(theirs.checkpoint) or read_state(folder)["task"] == "train"
     if guide.trials and trained:
         found = f"the model of {source.name} was trained, and keeps the prompt it was trained with"
         raise UserError("guide.trials", found, "Name a prediction run of an untuned model or a server, or set it to 0.")
-    corpus = sources.load_corpus(config.data, None)
+    corpus = sources.load_corpus(theirs.data, None)
     context.publish_corpus(corpus)
     sentences, issues = _select_sentences(corpus, guide)
     context.publish_issues([*corpus.issues, *issues])
     sources.require_entities(f"guide.split ({guide.split})", sentences)
     if guide.trials:
-        check_prompt(context.config.prompt, corpus)
-    model, config = _prepare_model(context, config, folder, corpus)
-    result = _predict_and_score(context, config, model, corpus, sentences)
+        check_prompt(config.prompt, corpus)
+    model, theirs = _prepare_model(context, theirs, folder, corpus)
+    result = _predict_and_score(context, theirs, model, corpus, sentences)
     clusters = cluster_errors(result.errta.errors)
     large = _choose_clusters(clusters, guide)
-    shown = _find_shown(context, config, model, corpus)
+    shown = _find_shown(context, theirs, model, corpus)
     trials = None
     if isinstance(model, PromptedModel) and guide.trials:
-        trials = _prepare_trials(context, config, model, corpus, result, large, shown)
+        trials = _prepare_trials(context, theirs, model, corpus, result, large, shown)
     lessons = _build_lessons(large, result, corpus.splits["train"], guide, trials)
     # a model's predictions on sentences it was trained on are no second opinion
     controlled = config.teacher.kind != "none" and not (trained and guide.split == "train")
@@ -116,8 +116,8 @@ def run(context: Context) -> None:
             "run": source.run_id,
             "name": source.name,
             "folder": str(folder),
-            "model": config.model.name,
-            "data": config.data.name,
+            "model": theirs.model.name,
+            "data": theirs.data.name,
             "guide": context.run.id or context.folder.name,
         },
         split=guide.split,
@@ -152,11 +152,11 @@ def _find_source(context: Context) -> tuple[RunReference, Path]:
     if not source.has_results:
         fix = "Let it finish first: the same command goes on with it."
         raise UserError("run", f"the run in {source.folder} is {source.status}, not finished", fix)
-    theirs = run_config.read_mapping(source.folder / "config.yaml", "Name a run of this version of OmniNER.")
-    labelled = theirs.get("input") or theirs.get("text")
-    if labelled and theirs.get("checkpoint"):  # it did not read `data`, which is another corpus
+    values = run_config.read_mapping(source.folder / "config.yaml", "Name a run of this version of OmniNER.")
+    labelled = values.get("input") or values.get("text")
+    if labelled and values.get("checkpoint"):  # it did not read `data`, which is another corpus
         found = f"{source.folder} labelled {short_json(labelled)}, no split of a corpus whose errors could be explained"
-        fix = f"Name the run that trained {theirs['checkpoint']}, or predict with data=... in place of input or text."
+        fix = f"Name the run that trained {values['checkpoint']}, or predict with data=... in place of input or text."
         raise UserError("run", found, fix)
     return source, source.folder
 
@@ -174,32 +174,39 @@ def _select_sentences(corpus: Corpus, guide: GuideConfig) -> tuple[list[Sentence
     return [sentence for sentence in sentences if sentence.text not in reported], issues
 
 
-def _prepare_model(context: Context, config: Config, folder: Path, corpus: Corpus) -> tuple[ChosenModel, Config]:
+def _prepare_model(context: Context, theirs: Config, folder: Path, corpus: Corpus) -> tuple[ChosenModel, Config]:
     """Find the model of the run in `folder`: its checkpoint, here or on a server, or the prompt of one without.
+
+    Args:
+        context: the context of this run.
+        theirs: its configuration with the sections of the explained run (`_THEIRS`).
+        folder: folder of the explained run.
+        corpus: its train gives the examples of a prompt.
 
     Returns:
         The model; and the configuration that its predictions are made with.
     """
-    checkpoint = _find_checkpoint(config, folder)
+    checkpoint = _find_checkpoint(theirs, folder)
     if checkpoint is not None:
         _warn_of_other_train(checkpoint, corpus)
-        return trained_model(config, checkpoint), config
+        return trained_model(theirs, checkpoint), theirs
     # without a checkpoint, nothing has saved the prompt: it is built again
     (context.folder / GUIDANCE_COPY).unlink(missing_ok=True)  # copied by an earlier attempt; their copy may be newer
-    if config.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
-        config = replace(config, prompt=replace(config.prompt, from_run=str(folder / GUIDANCE_COPY)))
-    prompt, config = build_prompt_with_guidance(config, context.folder, corpus, corpus.reported)
-    return prompted_model(config, prompt, [sentence.text for sentence in corpus.splits["train"]]), config
+    if theirs.prompt.from_run and (folder / GUIDANCE_COPY).is_file():
+        theirs = replace(theirs, prompt=replace(theirs.prompt, from_run=str(folder / GUIDANCE_COPY)))
+    prompt, theirs = build_unpublished_prompt(theirs, context.folder, corpus, corpus.reported)
+    return prompted_model(theirs, prompt, [sentence.text for sentence in corpus.splits["train"]]), theirs
 
 
 def _predict_and_score(
-    context: Context, config: Config, model: ChosenModel, corpus: Corpus, sentences: Sequence[Sentence]
+    context: Context, theirs: Config, model: ChosenModel, corpus: Corpus, sentences: Sequence[Sentence]
 ) -> ScoreResult:
     """Tag the sentences with the model of the run, score the predictions and sort their errors."""
+    config = context.config
     if config.teacher.kind == "file":  # the run that writes the questions and the one that reads answers label alike
-        config = replace(config, name="", teacher=replace(config.teacher, file=None, model=None))
-    _take_predictions(context, provenance(config, model, sentences))
-    predictions = predict_file(config, model, sentences, context.folder / PREDICTIONS)
+        theirs = replace(theirs, name="", teacher=replace(theirs.teacher, file=None, model=None))
+    _take_predictions(context, provenance(theirs, model, sentences))
+    predictions = predict_file(theirs, model, sentences, context.folder / PREDICTIONS)
     jsonl.write(context.folder / GOLD, sentences)
     context.publish_file(PREDICTIONS)
     context.publish_file(GOLD)
@@ -251,19 +258,20 @@ def _warn_of_other_train(checkpoint: Path, corpus: Corpus) -> None:
         )  # fmt: skip
 
 
-def _find_checkpoint(config: Config, folder: Path) -> Path | None:
+def _find_checkpoint(theirs: Config, folder: Path) -> Path | None:
     """Return the checkpoint of a training run, or the one that a prediction run used; None if it used none."""
     if read_state(folder)["task"] == "train":
         return find_checkpoint(folder)
-    return find_trained_model(config.checkpoint, config.tracking) if config.checkpoint else None
+    return find_trained_model(theirs.checkpoint, theirs.tracking) if theirs.checkpoint else None
 
 
-def _find_shown(context: Context, config: Config, model: ChosenModel, corpus: Corpus) -> set[str]:
+def _find_shown(context: Context, theirs: Config, model: ChosenModel, corpus: Corpus) -> set[str]:
     """Return the texts of labelled sentences in the prompt of an untuned model."""
     if isinstance(model, TrainedModel):
         return set()
-    told, notes = config.prompt, context.folder / GUIDANCE_COPY
-    shown = {sentence.text for sentence in choose_examples(corpus.splits["train"], told.examples, told.seed)}
+    their_prompt, notes = theirs.prompt, context.folder / GUIDANCE_COPY
+    examples = choose_examples(corpus.splits["train"], their_prompt.examples, their_prompt.seed)
+    shown = {sentence.text for sentence in examples}
     if notes.is_file():
         shown |= {example.text for lesson in read_guidance(notes).lessons for example in lesson.examples}
     return shown
@@ -271,7 +279,7 @@ def _find_shown(context: Context, config: Config, model: ChosenModel, corpus: Co
 
 def _prepare_trials(
     context: Context,
-    config: Config,
+    theirs: Config,
     model: PromptedModel,
     corpus: Corpus,
     result: ScoreResult,
@@ -279,11 +287,11 @@ def _prepare_trials(
     shown: Collection[str],
 ) -> TrialInputs:
     """Hold out sentences for the trials, without those that the model was shown, or will be shown, with labels."""
-    told = context.config.prompt
-    examples = choose_examples(corpus.splits["train"], told.examples, told.seed)
+    own_prompt = context.config.prompt
+    examples = choose_examples(corpus.splits["train"], own_prompt.examples, own_prompt.seed)
     hidden = {sentence.text for sentence in examples}.union(shown)
-    chosen = [choose_sentences(cluster, result, config.guide.trials, hidden) for cluster in clusters]
-    return TrialInputs(config, told, model, corpus, result, chosen, length_measure(config)[1])
+    chosen = [choose_sentences(cluster, result, context.config.guide.trials, hidden) for cluster in clusters]
+    return TrialInputs(theirs, own_prompt, model, corpus, result, chosen, length_measure(theirs)[1])
 
 
 def _choose_clusters(clusters: Sequence[Cluster], guide: GuideConfig) -> list[Cluster]:

@@ -28,7 +28,7 @@ def choose_model(context: Context, reported: Sequence[Sentence]) -> tuple[Chosen
 
     Args:
         context: the run's context.
-        reported: sentences that must not be shown in the prompt.
+        reported: as for `build_run_prompt`.
 
     Returns:
         The model; and the configuration that its predictions are made with, with the guidance in its `prompt`.

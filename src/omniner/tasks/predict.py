@@ -46,8 +46,8 @@ def run(context: Context) -> None:
     config, folder = context.config, context.folder
     sentences, issues, taxonomy = _read_sentences(context)
     counts = context.publish_issues(issues)
-    model, told = choose_model(context, reported=() if config.input or config.text else sentences)
-    predictions = predict_file(told, model, sentences, folder / PREDICTIONS)
+    model, config = choose_model(context, reported=() if config.input or config.text else sentences)
+    predictions = predict_file(config, model, sentences, folder / PREDICTIONS)
     context.publish_file(PREDICTIONS)
     if not ENGINES[config.decoding.engine].in_process:
         from omniner.llm.serving.openai_engine import refuse_unread

@@ -33,26 +33,12 @@ _NAMED = 3  # sentences named in an error
 
 
 def build_run_prompt(context: Context, corpus: Corpus, reported: Sequence[Sentence]) -> tuple[Prompt, Config]:
-    """Build the prompt of a tracked run, and publish the guidance in it.
-
-    Arguments and results are those of `build_prompt_with_guidance`.
-    """
-    config, guidance = with_guidance(context.config, context.folder, corpus.active, reported)
-    if guidance is not None:
-        publish_guidance(context, guidance)
-    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions), config
-
-
-def build_prompt_with_guidance(
-    config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]
-) -> tuple[Prompt, Config]:
-    """Build the prompt, with the guidance of another run if `prompt.from_run` names one.
+    """Build the prompt of a run, with the guidance of another run if `prompt.from_run` names one, and publish that.
 
     Args:
-        config: `model` decides how the length of guidance is measured, `tracking` where runs are looked up.
-        folder: folder of this run; keeps a copy of the guidance.
+        context: its folder keeps a copy of the guidance.
         corpus: the prompt names its active categories and takes examples from its `train`.
-        reported: the split that this run reports on; empty if it reports nothing.
+        reported: sentences that the run reports on, which the prompt must not show; empty if it reports on none.
 
     Returns:
         The prompt; and the configuration with the guidance in its `prompt`, to be recorded with predictions.
@@ -61,8 +47,28 @@ def build_prompt_with_guidance(
         UserError: the prompt's texts are wrong, there is no such guidance, it cannot be used, or the prompt would show
             sentences of `reported`.
     """
+    config, guidance = with_guidance(context.config, context.folder, corpus.active, reported)
+    if guidance is not None:
+        publish_guidance(context, guidance)
+    return _build(config, corpus), config
+
+
+def build_unpublished_prompt(
+    config: Config, folder: Path, corpus: Corpus, reported: Sequence[Sentence]
+) -> tuple[Prompt, Config]:
+    """Build the prompt of a configuration as `build_run_prompt` does that of a run, and publish nothing.
+
+    Args:
+        config: `model` decides how the length of guidance is measured, `tracking` where runs are looked up.
+        folder: keeps a copy of the guidance.
+        corpus: as for `build_run_prompt`, as are `reported`, the results and the errors.
+    """
     config, _ = with_guidance(config, folder, corpus.active, reported)
-    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions), config
+    return _build(config, corpus), config
+
+
+def _build(config: Config, corpus: Corpus) -> Prompt:
+    return build_prompt(config.prompt, corpus.active, corpus.splits["train"], corpus.definitions)
 
 
 def publish_guidance(context: Context, guidance: Guidance) -> None:
@@ -92,7 +98,7 @@ def with_guidance(
 ) -> tuple[Config, Guidance | None]:
     """Copy the configuration and put the guidance that `prompt.from_run` names into its prompt.
 
-    Arguments and errors are those of `build_prompt_with_guidance`; `categories` are those that the prompt names.
+    Arguments and errors are those of `build_unpublished_prompt`; `categories` are those that the prompt names.
 
     Returns:
         The copy; and the guidance, None if none is named.
@@ -114,7 +120,7 @@ def fetch_guidance(config: Config, folder: Path) -> Guidance:
     """
     copy = folder / GUIDANCE_COPY
     if not copy.is_file():
-        _fetch(config, str(config.prompt.from_run), copy)
+        _copy_guidance(config, str(config.prompt.from_run), copy)
     return read_guidance(copy)
 
 
@@ -136,7 +142,7 @@ def _measures(config: Config) -> dict[str, LengthFunction]:
     return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
 
 
-def _fetch(config: Config, named: str, copy: Path) -> None:
+def _copy_guidance(config: Config, named: str, copy: Path) -> None:
     """Copy the guidance of a run of task=guide atomically, because ranks of a run may do so at the same time."""
     with tempfile.TemporaryDirectory() as fetched:
         path = Path(named)

@@ -111,9 +111,9 @@ def fit_as_rank(config: Config) -> None:
     corpus = sources.load_for_training(config.data)
     prompt = None
     if config.llm is not None:
-        from omniner.tasks.prompting import build_prompt_with_guidance
+        from omniner.tasks.prompting import build_unpublished_prompt
 
-        prompt, config = build_prompt_with_guidance(config, folder, corpus, corpus.reported)
+        prompt, config = build_unpublished_prompt(config, folder, corpus, corpus.reported)
     # the first rank on each other machine starts the other ranks of that machine
     launch = partial(ranks.started_ranks, folder=folder)
     fit(config, corpus, prompt, folder, logger=False, callbacks=[], launch=launch)

@@ -224,8 +224,8 @@ def _prompt_with(inputs: TrialInputs, lesson: Lesson, note: Note, guidance: Guid
     corpus, alone = inputs.corpus, replace(lesson, note=note)
     shown = replace(guidance, lessons=[alone], suspects=[], failures=[])
     text = render_errors_text(shown, inputs.prompt, corpus.active, inputs.count)
-    told = with_errors_text(inputs.prompt, shown, text)
-    return build_prompt(told, corpus.active, corpus.splits["train"], corpus.definitions)
+    filled = with_errors_text(inputs.prompt, shown, text)
+    return build_prompt(filled, corpus.active, corpus.splits["train"], corpus.definitions)
 
 
 def _answer(trials: Sequence[_Trial], inputs: TrialInputs, path: Path) -> dict[tuple[str, str], Prediction]:

@@ -164,6 +164,7 @@ def test_the_models_own_tokenizer_measures(shared: Path, made: Guidance) -> None
     [
         (["model=char_bilstm"], r"^prompt\.from_run: a tagger is told nothing"),
         (["model=char_bilstm", "task=filter"], r"^prompt\.from_run: a tagger is told nothing"),
+        (["model=char_bilstm", "task=predict", "decoding=vllm"], r"^prompt\.from_run: a tagger is told nothing"),
         (["task=predict", "checkpoint=/dev/null"], r"^prompt\.from_run: a trained model keeps"),
         (["prompt.max_tokens=0"], r"^prompt\.max_tokens: 0 is not above 0"),
     ],
