@@ -16,7 +16,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from omniner.answers import render_answer
-from omniner.config import compose as configs
+from omniner.config import compose as config_compose
 from omniner.config.groups import Config
 from omniner.corpus import sources
 from omniner.corpus.formats import WriteOptions, alpaca
@@ -52,7 +52,7 @@ def compose(folder: Path, samples: int, further: list[str]) -> Config:
     """OmniNER's configuration: one epoch at a constant rate, 32 samples a step, nothing but training."""
     pretrained = is_pretrained(folder)
     counts = f"{{train: {samples}, dev: 8, test: 8}}"
-    return configs.load(
+    return config_compose.load(
         [
             "model=causal_path",
             f"model.path={folder / 'model'}",

@@ -113,6 +113,20 @@ def _defined(module: str) -> set[str]:
     return found
 
 
+def test_tests_and_experiments_call_modules_by_their_names() -> None:
+    """Where the file uses the name for something else, with the package before it: `tracking_store`."""
+    root = Path(__file__).resolve().parents[2]
+    wrong = []
+    for path in sorted([*(root / "tests").rglob("*.py"), *(root / "experiments").rglob("*.py")]):
+        for node in ast.walk(source_tree.tree(path)):
+            if not isinstance(node, ast.ImportFrom) or (node.module or "").split(".")[0] != "omniner":
+                continue
+            package = str(node.module).split(".")[-1]
+            told = [alias for alias in node.names if alias.asname not in (None, f"{package}_{alias.name}")]
+            wrong += [f"{path.relative_to(root)}: {alias.name} as {alias.asname}" for alias in told]
+    assert wrong == []
+
+
 def test_a_small_module_has_more_than_one_importer() -> None:
     """Or it keeps torch away from its importer, or a registry finds it."""
     importers = defaultdict(set)

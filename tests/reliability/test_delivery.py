@@ -14,8 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from omniner import run as program
-from omniner import tracking
+from omniner import run, tracking
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.files import try_lock, write_json
@@ -35,7 +34,7 @@ UNSENT = "finished, unsent"
 def unsent_run(here: Path, tables: Path, failing: Failing, caplog: pytest.LogCaptureFixture) -> Path:
     """A run that finished while the store was away; it is back now."""
     caplog.set_level("INFO", logger="omniner")
-    start = program._start
+    start = run._start
 
     def away_after_start(*arguments: object) -> object:
         context = start(*arguments)  # type: ignore[arg-type]
@@ -43,7 +42,7 @@ def unsent_run(here: Path, tables: Path, failing: Failing, caplog: pytest.LogCap
         return context
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(program, "_start", away_after_start)
+        patch.setattr(run, "_start", away_after_start)
         folder = score(tables)
     failing(False)
     return folder

@@ -18,8 +18,7 @@ from omniner.errors import UserError, masked
 from omniner.files import check_input_file, explaining_limits, make_folder, write_text, writing_folder
 from omniner.llm.serving.client import ChatClient, ChatRequest, ServerError
 from omniner.llm.serving.responses import Refusal, Reply
-from omniner.report.tables import Column as TableColumn
-from omniner.report.tables import Table
+from omniner.report.tables import Column, Table
 from omniner.run import run
 from omniner.runs import children, outputs
 from omniner.runs.context import Context
@@ -118,7 +117,7 @@ def test_a_key_that_a_server_repeats_is_hidden(monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_cell_of_a_csv_file_is_a_formula() -> None:
     cells = ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", "\n=1", "平常", "-0.5", -0.5]
-    table = Table("t", [TableColumn("=name", "text")], [[cell] for cell in cells])
+    table = Table("t", [Column("=name", "text")], [[cell] for cell in cells])
     [[head], *rows] = list(csv.reader(io.StringIO(table.to_csv(), newline="")))
     assert head == "'=name"
     assert [row[0] for row in rows] == [*(f"'{cell}" for cell in cells[:6]), "平常", "-0.5", "-0.5"]

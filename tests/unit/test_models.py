@@ -21,7 +21,7 @@ from omniner.errors import UserError
 from omniner.llm.decoding.decoder import Decoder
 from omniner.predicting.engines import TrainedModel
 from omniner.records import Entity, Prediction, Sentence
-from omniner.taggers import tagger as network
+from omniner.taggers import tagger as taggers_tagger
 from omniner.taggers.batches import SentenceEncoder, collate
 from omniner.training import checkpoints
 
@@ -76,7 +76,7 @@ def test_the_same_is_predicted_with_scores_whatever_the_batch(tmp_path: Path, he
 @pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
 def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
     config, path = untrained(model, tmp_path)
-    tagger = network.load_tagger(path)
+    tagger = taggers_tagger.load_tagger(path)
     examples, _ = tagger.sentence_encoder(config.encoding).encode(small_corpus.sentences(12, 4, "s"))
     with torch.no_grad():
         together = tagger.states(collate(examples, 0, 1))[0]
@@ -87,7 +87,7 @@ def test_states_are_exact_under_padding(tmp_path: Path, model: str) -> None:
 
 def test_members_are_trained_alone_and_averaged(tmp_path: Path) -> None:
     config, path = untrained("char_bilstm", tmp_path, "model.members=3", "head=crf")
-    tagger = network.load_tagger(path)
+    tagger = taggers_tagger.load_tagger(path)
     examples, _ = tagger.sentence_encoder(config.encoding).encode(small_corpus.sentences(6, 4, "s"))
     batch = collate(examples, 0, 1)
     assert len(tagger.backbones) == 3
@@ -144,7 +144,7 @@ def test_a_model_computes_as_configured_and_leaves_torch_to_the_program(
     def noted(compute: Any) -> Any:
         return lambda *given, **named: met.add(torch.get_float32_matmul_precision()) or compute(*given, **named)
 
-    monkeypatch.setattr(network.Tagger, "states", noted(network.Tagger.states))
+    monkeypatch.setattr(taggers_tagger.Tagger, "states", noted(taggers_tagger.Tagger.states))
     monkeypatch.setattr(Decoder, "_forward", noted(Decoder._forward))
     set_by_it = program()
     sentences = small_corpus.sentences(3, 4, "s")
@@ -159,7 +159,7 @@ def test_a_model_computes_as_configured_and_leaves_torch_to_the_program(
 @pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])
 def test_what_a_tagger_is_stands_beside_its_weights(model: str, tmp_path: Path) -> None:
     config, path = untrained(model, tmp_path)
-    loaded = network.load_tagger(path)
+    loaded = taggers_tagger.load_tagger(path)
     content = checkpoints.read_checkpoint(path)
     checkpoints.write_checkpoint(path, content["tagger"], {})  # nobody may need them
     assert models.known_categories(path) == loaded.categories
@@ -286,7 +286,7 @@ class Hostile:
 def test_a_checkpoint_cannot_run_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"tagger": Hostile()}, tmp_path / "evil.ckpt", pickle_module=pickle)
     with pytest.raises(UserError, match="cannot be read"):
-        network.load_tagger(tmp_path / "evil.ckpt")
+        taggers_tagger.load_tagger(tmp_path / "evil.ckpt")
     assert "ran" not in capsys.readouterr().out
 
 

@@ -27,7 +27,7 @@ from omniner.corpus.sample import generate_sample
 from omniner.progress import Progress
 from omniner.records import Entity, Issue, Sentence
 from omniner.report import curation_tables
-from omniner.scoring import comparison as human
+from omniner.scoring import comparison as scoring_comparison
 from omniner.scoring.metrics import ErrtaError
 from omniner.scoring.scorer import score_records
 from omniner.scoring.units import compare_units
@@ -333,22 +333,22 @@ def test_human_performance_is_the_mean_of_the_scorers_figures() -> None:
     metrics = MetricsConfig("auto", "own", "empty", 0, 0.95, 0)
     results = {}
     for name, sentences in zip("ab", annotations, strict=True):
-        predictions, issues = human.human_predictions(name, [*sentences, Sentence("other", "文")], gold)
+        predictions, issues = scoring_comparison.human_predictions(name, [*sentences, Sentence("other", "文")], gold)
         assert (len(predictions), issues) == (len(gold), [])
         results[name] = score_records(gold, predictions, metrics, ErrtaConfig("auto", 1, 1))
     f1 = [result.metrics.micro.f1 for result in results.values()]
-    spread = human.summarise_scores(f1)
+    spread = scoring_comparison.summarise_scores(f1)
     assert spread.mean == pytest.approx(sum(f1) / 2)
     assert spread.deviation == pytest.approx(abs(f1[0] - f1[1]) / math.sqrt(2))
     sheet = curation_tables.build_human_table(results, len(gold))
-    assert sheet.rows[0][0] == human.MICRO
+    assert sheet.rows[0][0] == scoring_comparison.MICRO
     assert sheet.rows[0][-2:] == f1
     invented = {"品牌", "地址"}  # primaries of wrong labels
     assert {row[0] for row in sheet.rows[2:]} - invented == {
         entity.category.split("_")[0] for s in gold for entity in s.entities
     } - invented
     wrong = [Sentence(gold[0].id, gold[0].text + "！"), Sentence(gold[1].id, gold[1].text, meta={"unlabeled": True})]
-    predictions, issues = human.human_predictions("c", wrong, gold)
+    predictions, issues = scoring_comparison.human_predictions("c", wrong, gold)
     assert predictions == []
     assert [issue.code for issue in issues] == ["text-mismatch", "not-annotated"]
 
@@ -357,6 +357,6 @@ def test_a_person_is_scored_on_texts_that_repeat_and_beside_an_id_that_coincides
     texts = ["好", "吃", "好", "贵"]
     gold = [Sentence(f"g{number}", text) for number, text in enumerate(texts)]
     theirs = [Sentence("g3" if n == 0 else f"t{n}", text, [Entity(text, str(n), 0, 1)]) for n, text in enumerate(texts)]
-    predictions, issues = human.human_predictions("a", theirs, gold)
+    predictions, issues = scoring_comparison.human_predictions("a", theirs, gold)
     found = [(prediction.id, prediction.entities[0].category) for prediction in predictions]
     assert (found, issues) == ([("g0", "0"), ("g1", "1"), ("g2", "2"), ("g3", "3")], [])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from omniner.config import compose
-from omniner.corpus.stats import texts as repeats
+from omniner.corpus.stats import texts as stats_texts
 from omniner.corpus.stats.measure import Statistics, measure_corpus
 from omniner.tasks import stats
 
@@ -91,7 +91,7 @@ def test_mentions_of_every_category_in_every_split(measured: dict[str, Statistic
 
 
 def test_what_is_known_of_repeats_and_leaks(measured: dict[str, Statistics]) -> None:
-    repeated = {name: repeats.count_repeated(one.counts).tolist() for name, one in measured.items()}
+    repeated = {name: stats_texts.count_repeated(one.counts).tolist() for name, one in measured.items()}
     assert repeated["cluener"] == [0, 0, 0]
     assert repeated["weibo"] == [101, 7, 8]
     assert repeated["resume"] == [18, 0, 1]
@@ -99,7 +99,7 @@ def test_what_is_known_of_repeats_and_leaks(measured: dict[str, Statistics]) -> 
 
     def texts(corpus: str, one: str, other: str) -> int:
         splits = measured[corpus].flat.splits
-        return repeats.count_shared(measured[corpus].counts, splits.index(one), splits.index(other))[1]
+        return stats_texts.count_shared(measured[corpus].counts, splits.index(one), splits.index(other))[1]
 
     assert (texts("weibo", "dev", "train"), texts("weibo", "test", "train"), texts("weibo", "test", "dev")) == (
         40,

@@ -12,7 +12,7 @@ import pytest
 from omniner.config import compose
 from omniner.config.groups import StatsConfig
 from omniner.corpus.sample import generate_sample
-from omniner.corpus.stats import texts as characters
+from omniner.corpus.stats import texts as stats_texts
 from omniner.corpus.stats.flat import flatten
 from omniner.corpus.stats.measure import measure_corpus
 from omniner.corpus.stats.texts import SimilarPairs
@@ -45,29 +45,29 @@ def sentences(*texts: str, split: str = "s") -> list[Sentence]:
     ],
 )
 def test_emoji_are_counted_as_people_see_them(text: str, count: int) -> None:
-    texts = characters.count_texts(flatten({"train": sentences(text, "字")}), 0)
+    texts = stats_texts.count_texts(flatten({"train": sentences(text, "字")}), 0)
     assert (texts.emoji, texts.with_emoji) == (count, int(count > 0))
 
 
 def test_counts_of_a_split() -> None:
     flat = flatten({"train": sentences("一二三", "a bc 𠀀"), "dev": sentences("丁" * 10)})
-    train, dev = (characters.count_texts(flat, number) for number in (0, 1))
+    train, dev = (stats_texts.count_texts(flat, number) for number in (0, 1))
     assert (train.sentences, train.documents, train.characters, train.words) == (2, 2, 9, 4)
     assert (train.mean, train.median, train.longest, train.beyond_plane) == (4.5, 4.5, 6, 1)
     assert train.p95 == pytest.approx(5.85)
     assert (dev.sentences, dev.characters, dev.longest) == (1, 10, 10)
-    assert characters.count_emoji(flatten({"train": sentences("😀😀⭐", "⭐😀")})) == [("😀", 3), ("⭐", 2)]
+    assert stats_texts.count_emoji(flatten({"train": sentences("😀😀⭐", "⭐😀")})) == [("😀", 3), ("⭐", 2)]
 
 
 def test_writing_with_blanks_is_told_from_writing_without() -> None:
-    assert characters.is_spaced(flatten({"t": sentences("He went to Paris 了", "Привет")}))
-    assert not characters.is_spaced(flatten({"t": sentences("去 北京 吃 OK 火锅", "123 456")}))
-    assert not characters.is_spaced(flatten({"t": []}))
+    assert stats_texts.is_spaced(flatten({"t": sentences("He went to Paris 了", "Привет")}))
+    assert not stats_texts.is_spaced(flatten({"t": sentences("去 北京 吃 OK 火锅", "123 456")}))
+    assert not stats_texts.is_spaced(flatten({"t": []}))
 
 
 def test_odd_characters_are_named_with_their_sentences() -> None:
     flat = flatten({"t": sentences("好\ufffd\ufffd", "一\u200b二\ufffd", "三\ue305\x07", "正常👨\u200d👩", "半\ud83d")})
-    odd, affected = characters.find_odd_characters(flat)
+    odd, affected = stats_texts.find_odd_characters(flat)
     assert [(one.point, one.times, one.sentences, one.example) for one in odd] == [
         (0xFFFD, 3, 2, 0),
         (0x07, 1, 1, 2),
@@ -83,8 +83,8 @@ def test_odd_characters_are_named_with_their_sentences() -> None:
 
 def test_empty_sentences_and_outliers() -> None:
     flat = flatten({"train": sentences(*["长" * n for n in (8, 9, 10, 11, 12)] * 4, "长" * 60, " \u3000"), "dev": []})
-    assert np.flatnonzero(characters.find_empty(flat)).tolist() == [21]
-    (outlier,) = characters.find_outliers(flat)
+    assert np.flatnonzero(stats_texts.find_empty(flat)).tolist() == [21]
+    (outlier,) = stats_texts.find_outliers(flat)
     assert (outlier.sentence, outlier.length) == (20, 60)
     lengths = [8, 9, 10, 11, 12] * 4 + [60, 2]
     first, third = np.percentile(lengths, [25, 75])
@@ -93,8 +93,8 @@ def test_empty_sentences_and_outliers() -> None:
 
 def test_a_sentence_at_the_fence_is_no_outlier() -> None:
     usual = ["长" * n for n in (8, 9, 10, 11, 12)] * 4  # quartiles 9 and 11
-    assert characters.find_outliers(flatten({"train": sentences(*usual, "长" * 17)})) == []
-    assert len(characters.find_outliers(flatten({"train": sentences(*usual, "长" * 18)}))) == 1
+    assert stats_texts.find_outliers(flatten({"train": sentences(*usual, "长" * 17)})) == []
+    assert len(stats_texts.find_outliers(flatten({"train": sentences(*usual, "长" * 18)}))) == 1
 
 
 def test_repeats_and_leaks_are_those_of_plain_sets() -> None:
@@ -104,15 +104,15 @@ def test_repeats_and_leaks_are_those_of_plain_sets() -> None:
         for name in ("train", "dev", "test")
     }
     flat = flatten(splits)
-    counts = characters.count_presence(flat)
+    counts = stats_texts.count_presence(flat)
     texts = {name: [sentence.text for sentence in one] for name, one in splits.items()}
-    assert characters.count_repeated(counts).tolist() == [len(one) - len(set(one)) for one in texts.values()]
+    assert stats_texts.count_repeated(counts).tolist() == [len(one) - len(set(one)) for one in texts.values()]
     for place, one in enumerate(texts.values()):
         for other_place, other in enumerate(texts.values()):
             expected = (sum(text in other for text in one), len(set(one) & set(other)))
-            assert characters.count_shared(counts, place, other_place) == expected
+            assert stats_texts.count_shared(counts, place, other_place) == expected
     total = Counter(text for one in texts.values() for text in one)
-    most = [(flat.texts[text], int(counts[text].sum())) for text in characters.most_repeated(counts, 5)]
+    most = [(flat.texts[text], int(counts[text].sum())) for text in stats_texts.most_repeated(counts, 5)]
     assert [count for _, count in most] == [count for _, count in total.most_common(5)]
     assert all(total[text] == count for text, count in most)
 
@@ -121,12 +121,12 @@ def test_near_repeats_say_in_which_splits_a_like_text_stands() -> None:
     splits = {"train": sentences("甲", "乙", "乙"), "dev": sentences("丙", "戊", "戊"), "test": sentences("丁", "乙")}
     flat = flatten(splits)
     assert flat.texts == ["甲", "乙", "丙", "戊", "丁"]
-    counts = characters.count_presence(flat)
+    counts = stats_texts.count_presence(flat)
     blocks = [
         SimilarPairs(np.array([0]), np.array([1]), np.array([0.95])),
         SimilarPairs(np.array([0, 2]), np.array([2, 4]), np.array([0.9, 0.85])),
     ]
-    near = characters.collect_near_repeats(blocks, counts, 2)
+    near = stats_texts.collect_near_repeats(blocks, counts, 2)
     assert near.pairs == 3
     assert near.similar.tolist() == [
         [True, True, True],  # 甲: 乙 is in train and test, 丙 in dev
@@ -137,10 +137,10 @@ def test_near_repeats_say_in_which_splits_a_like_text_stands() -> None:
     ]
     assert [(pair.left, pair.right, pair.across) for pair in near.examples] == [(0, 2, True), (2, 4, True)]
     # The 乙 of test stands in train letter for letter; 丁 has nothing like it there.
-    assert characters.count_near_shared(counts, near.similar, 2, 0) == 1
-    assert characters.count_near_shared(counts, near.similar, 2, 1) == 1
-    assert characters.count_near_shared(counts, near.similar, 1, 0) == 1
-    assert [characters.count_near_repeated(counts, near.similar, split) for split in range(3)] == [3, 2, 0]
+    assert stats_texts.count_near_shared(counts, near.similar, 2, 0) == 1
+    assert stats_texts.count_near_shared(counts, near.similar, 2, 1) == 1
+    assert stats_texts.count_near_shared(counts, near.similar, 1, 0) == 1
+    assert [stats_texts.count_near_repeated(counts, near.similar, split) for split in range(3)] == [3, 2, 0]
 
 
 def test_equal_texts_with_other_labels_are_listed_with_their_labels() -> None:
@@ -152,7 +152,7 @@ def test_equal_texts_with_other_labels_are_listed_with_their_labels() -> None:
     same = [Sentence("c", "都一样", [brand, other]), Sentence("d", "都一样", [other, brand])]
     bare = Sentence("e", "小满好", meta={"unlabeled": True})
     flat = flatten({"train": [one("a", brand), one("b", product), *same], "test": [one("f", brand), bare]})
-    found, count = characters.find_disagreements(flat)
+    found, count = stats_texts.find_disagreements(flat)
     assert count == 3
     assert [(flat.texts[one.text], one.sentences, one.counts) for one in found] == [("小满好", (0, 1), (2, 1))]
 
@@ -161,7 +161,7 @@ def test_posts_in_two_splits() -> None:
     train = [Sentence("a", "1", post_id="p"), Sentence("b", "2", post_id="p"), Sentence("c", "3", post_id="q")]
     dev = [Sentence("d", "4", post_id="p"), Sentence("e", "5"), Sentence("f", "6")]
     flat = flatten({"train": train, "dev": dev})
-    total, listed = characters.find_split_posts(flat)
+    total, listed = stats_texts.find_split_posts(flat)
     assert total == 4
     assert [(flat.sentences[sentence].post_id, splits) for sentence, splits in listed] == [("p", (0, 1))]
 
@@ -174,9 +174,9 @@ def test_measuring_takes_all_together(settings: StatsConfig) -> None:
     found = measure_corpus("made", splits, settings)
     train, test = (found.flat.splits.index(split) for split in ("train", "test"))
     assert found.near is not None
-    assert characters.count_shared(found.counts, test, train)[0] >= 1
-    near = characters.count_near_shared(found.counts, found.near.similar, test, train)
-    assert near >= characters.count_shared(found.counts, test, train)[0] + 1
+    assert stats_texts.count_shared(found.counts, test, train)[0] >= 1
+    near = stats_texts.count_near_shared(found.counts, found.near.similar, test, train)
+    assert near >= stats_texts.count_shared(found.counts, test, train)[0] + 1
     entities = [entity for one in splits.values() for sentence in one for entity in sentence.entities]
     assert sum(labels.entities for labels in found.labels.values()) == len(entities)
     assert found.labels["test"].bare == sum(not sentence.entities for sentence in splits["test"])
@@ -206,7 +206,7 @@ def test_a_corpus_of_nothing_can_be_measured(settings: StatsConfig) -> None:
 def test_emoji_that_python_does_not_know_yet_are_not_odd() -> None:
     newest = chr(next(point for point in range(0x1FAFF, 0x1F000, -1) if unicodedata.category(chr(point)) == "Cn"))
     unassigned = chr(next(point for point in range(0x2FE0, 0x3000) if unicodedata.category(chr(point)) == "Cn"))
-    odd, _ = characters.find_odd_characters(flatten({"t": sentences(f"好{newest}", f"好{unassigned}", "一\n二\t三")}))
+    odd, _ = stats_texts.find_odd_characters(flatten({"t": sentences(f"好{newest}", f"好{unassigned}", "一\n二\t三")}))
     assert [(chr(one.point), one.kind) for one in odd] == [
         ("\t", "control"),
         ("\n", "control"),

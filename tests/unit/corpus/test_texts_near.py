@@ -9,7 +9,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from omniner.corpus.stats import texts as near
+from omniner.corpus.stats import texts as stats_texts
 from omniner.corpus.stats.texts import NearDuplicateJoin
 
 
@@ -66,9 +66,9 @@ def test_the_join_finds_exactly_what_all_pairs_show(ngram: int, least: float) ->
 def test_blocks_of_one_text_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = similar_texts(120, seed=5)
     whole = joined(texts, 3, 0.6)
-    monkeypatch.setattr(near, "_LOOKUPS", 7)
+    monkeypatch.setattr(stats_texts, "_LOOKUPS", 7)
     assert joined(texts, 3, 0.6) == whole
-    monkeypatch.setattr(near, "_BLOCK", 1)
+    monkeypatch.setattr(stats_texts, "_BLOCK", 1)
     assert joined(texts, 3, 0.6) == whole
 
 

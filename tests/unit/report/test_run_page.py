@@ -18,7 +18,7 @@ import pytest
 
 from omniner.config.groups import ErrtaConfig
 from omniner.records import Entity, Prediction, Sentence
-from omniner.report import page as pages
+from omniner.report import page as report_page
 from omniner.report import run_page, tables
 from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.metrics import ErrtaError, ScoreResult
@@ -406,7 +406,7 @@ def test_a_word_is_broken_only_where_it_is_longer_than_any_word(tab: browser.Pag
     heads = tables.columns(tables.TEXT, *(f"column_{n}" for n in range(12)))
     row: list[tables.Cell] = [*["random corporation"] * 6, *["去喝小满 Starbucks"] * 5, "x" * 90]
     made = {"pairs": tables.Table("Pairs", heads, [row])}
-    look(tab, tmp_path, pages.render_summary_page("agreement", "n", [], made, []))
+    look(tab, tmp_path, report_page.render_summary_page("agreement", "n", [], made, []))
     lines = """[...document.querySelectorAll('tbody tr > *')].map((cell) => {
         const node = cell.firstChild, [from, word] = [/[a-z]+$/i.exec(node.data).index, document.createRange()];
         word.setStart(node, from);
@@ -591,10 +591,10 @@ def test_the_panel_of_scores_shows_nothing_else(tab: browser.Page, tmp_path: Pat
 
 def test_pieces_of_a_sentence_cover_it_with_its_entities() -> None:
     nested = [Entity("南京大学", "学校", 1, 5), Entity("南京", "地点", 1, 3), Entity("北大", "学校")]
-    pieces = pages.marked_pieces("在南京大学读书", nested)
+    pieces = report_page.marked_pieces("在南京大学读书", nested)
     assert pieces[:-1] == [("在", False, []), ("南京", True, ["地点"]), ("大学", True, ["学校"]), ("读书", False, [])]
     assert pieces[-1] == ("北大", True, ["学校"])
-    assert pages.marked_pieces("", []) == []
+    assert report_page.marked_pieces("", []) == []
 
 
 def test_a_summary_page_shows_hostile_text_as_text(tab: browser.Page, tmp_path: Path) -> None:
@@ -603,7 +603,7 @@ def test_a_summary_page_shows_hostile_text_as_text(tab: browser.Page, tmp_path: 
     look(
         tab,
         tmp_path,
-        pages.render_summary_page("agreement", hostile, [hostile], {"pairs": table}, [("Prompt", hostile)]),
+        report_page.render_summary_page("agreement", hostile, [hostile], {"pairs": table}, [("Prompt", hostile)]),
     )
     shown = tab.run("[...document.querySelectorAll('h1, li, td, pre, th[scope=row]')].map((n) => n.textContent.trim())")
     assert [text for text in shown if text == hostile] == [hostile] * 4

@@ -12,7 +12,7 @@ from omniner import run
 from omniner.config import compose, run_config
 from omniner.errors import UserError
 from omniner.registry import TASKS
-from omniner.runs import folder as runfolder
+from omniner.runs import folder as runs_folder
 
 
 @pytest.fixture(autouse=True)
@@ -20,7 +20,7 @@ def _in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-_claimed: list[runfolder.RunFolder] = []
+_claimed: list[runs_folder.RunFolder] = []
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +30,8 @@ def _let_go() -> Iterator[None]:
         _claimed.pop().close()
 
 
-def _claim(*overrides: str) -> runfolder.RunFolder:
-    _claimed.append(runfolder.claim_folder(compose.load(overrides)))
+def _claim(*overrides: str) -> runs_folder.RunFolder:
+    _claimed.append(runs_folder.claim_folder(compose.load(overrides)))
     return _claimed[-1]
 
 
@@ -111,7 +111,7 @@ def test_starting_over_in_a_named_folder_removes_the_old_outputs_only() -> None:
     assert not (second.path / "predictions.jsonl").exists()
     assert (second.path / "notes.txt").exists()
     second.drop_backup()
-    assert not (second.path / runfolder.REPLACED).exists()
+    assert not (second.path / runs_folder.REPLACED).exists()
 
 
 def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_known_which() -> None:
@@ -122,7 +122,7 @@ def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_kn
     first.close()
     second = _claim("output_dir=here")
     second.drop_backup()
-    assert {path.name for path in second.path.iterdir()} == set(runfolder.BOOKKEEPING)
+    assert {path.name for path in second.path.iterdir()} == set(runs_folder.BOOKKEEPING)
 
 
 def _finished() -> dict[str, str]:
@@ -182,7 +182,7 @@ def test_a_kill_at_any_moment_of_starting_over_loses_nothing(monkeypatch: pytest
         return changing
 
     def start_over() -> None:
-        second = runfolder.claim_folder(config)
+        second = runs_folder.claim_folder(config)
         (second.path / "issues.jsonl").write_text("new\n")
         second.discard()
         second.close()
@@ -199,8 +199,8 @@ def test_a_kill_at_any_moment_of_starting_over_loses_nothing(monkeypatch: pytest
             except _Killed:
                 killed = True
         gc.collect()  # the lock of a process that is gone
-        runfolder.recover_after_kill(Path("here"))
-        runfolder.remove_temporary_files(Path("here"))
+        runs_folder.recover_after_kill(Path("here"))
+        runs_folder.remove_temporary_files(Path("here"))
         assert _content(Path("here")) == before, moment
         if not killed:
             break
@@ -219,7 +219,7 @@ def test_what_is_replaced_goes_where_a_killed_run_has_come_to_something(came_to:
     second.close()
     third = _claim("output_dir=here")
     assert third.resumed == (came_to != "finished")
-    kept = (third.path / runfolder.REPLACED / "predictions.jsonl").exists()
+    kept = (third.path / runs_folder.REPLACED / "predictions.jsonl").exists()
     assert not kept
     if third.resumed:
         assert (third.path / came_to).read_text() == "new\n"
@@ -253,7 +253,7 @@ def test_a_run_that_is_killed_as_it_begins_has_its_configuration_in_the_end(
         raise _Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(runfolder, moment, killed)
+        patch.setattr(runs_folder, moment, killed)
         with pytest.raises(_Killed):
             _claim("output_dir=here")
     gc.collect()  # the lock of a process that is gone
@@ -266,7 +266,7 @@ def test_two_runs_that_start_in_the_same_second_have_folders_of_their_own(monkey
     first = _claim("name=a")
     with monkeypatch.context() as patch:  # a network file system may remember for a while that it is not there
         patch.setattr(Path, "exists", lambda _: False)
-        second = runfolder._new_path("a")
+        second = runs_folder._new_path("a")
     assert [first.path.name, second.name] == ["a-now", "a-now-2"]
 
 
@@ -274,7 +274,7 @@ def test_a_run_that_finished_while_its_lock_was_asked_for_is_left_alone(monkeypa
     first = _claim()
     first.save(status="finished")
     first.close()
-    monkeypatch.setattr(runfolder, "_unfinished", lambda *_: [first.path])
+    monkeypatch.setattr(runs_folder, "_unfinished", lambda *_: [first.path])
     assert _claim().path != first.path
 
 
@@ -284,7 +284,7 @@ def test_results_of_another_content_are_not_sent_as_those_of_now() -> None:
     asked = ["task=guide", "run=x", "teacher=file", "teacher.file=answers.jsonl"]
     first = _claim(*asked)
     read = TASKS["guide"].content_read(compose.load(asked))
-    first.save(status=runfolder.UNSENT, read=read)
+    first.save(status=runs_folder.UNSENT, read=read)
     first.close()
     same = _claim(*asked)
     assert (same.resumed, same.path) == (True, first.path)
@@ -297,7 +297,7 @@ def test_results_of_another_content_are_not_sent_as_those_of_now() -> None:
 
 def test_without_tracking_nothing_of_an_unsent_run_is_left_to_do() -> None:
     first = _claim()
-    first.save(status=runfolder.UNSENT)
+    first.save(status=runs_folder.UNSENT)
     first.close()
     assert _claim("tracking=off").path != first.path
     assert _claim().path == first.path
@@ -313,7 +313,7 @@ def test_temporary_files_of_others_stay() -> None:
     first = _claim("output_dir=here")
     for name in (".notes.tmp", ".a.12345678.tmp.txt", "a.12345678.tmp", ".scores.json.0123abcd.tmp"):
         (first.path / name).touch()
-    runfolder.remove_temporary_files(first.path)
+    runs_folder.remove_temporary_files(first.path)
     assert sorted(path.name for path in first.path.glob("*.tmp*")) == [
         ".a.12345678.tmp.txt", ".notes.tmp", "a.12345678.tmp",
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from omniner.config import compose
 from omniner.config.model_groups import EncodingConfig
 from omniner.corpus import sources
-from omniner.taggers import inputs as alignment
+from omniner.taggers import inputs as taggers_inputs
 from omniner.taggers.batches import SentenceEncoder
 from omniner.taggers.heads import TagScheme
 from omniner.taggers.inputs import (
@@ -202,7 +202,7 @@ def test_a_character_is_read_in_its_most_similar_known_form(folding: TokenInput,
 
 
 def test_known_characters_are_read_as_they_are(bert: TokenInput, unigram: TokenInput, qwen2: TokenInput) -> None:
-    cased = TokenInput(alignment.character_tokenizer(Vocabulary.build(["Aaé"], 1, bigrams=False)), 512, folds=True)
+    cased = TokenInput(taggers_inputs.character_tokenizer(Vocabulary.build(["Aaé"], 1, bigrams=False)), 512, folds=True)
     assert covered(cased, "AaéÉＡ") == ["A", "a", "é", "é", "A"]
     for inputs, text in ((unigram, "Hello好吃Ａ"), (qwen2, "Hello ÉＡ🍜"), (bert, "好１～·")):
         assert TokenInput(inputs.tokenizer, 512, folds=True).encode(text) == inputs.encode(text)
@@ -252,7 +252,7 @@ def test_offsets_hold_where_the_tokenizer_normalises(qwen2: TokenInput) -> None:
 @settings(deadline=None, max_examples=150)
 @given(st.text(max_size=30))
 def test_any_text_gets_a_place_for_each_character(text: str) -> None:
-    tokenizer = alignment.character_tokenizer(Vocabulary.build(["你好吗 a"], 1, bigrams=False))
+    tokenizer = taggers_inputs.character_tokenizer(Vocabulary.build(["你好吗 a"], 1, bigrams=False))
     encoded = TokenInput(tokenizer, 512).encode(text)
     # here tokens are characters: number i + 1 behind [CLS]
     assert encoded["token_of"] == list(range(1, len(text) + 1))
@@ -273,14 +273,16 @@ def test_too_many_tokens_are_cut_at_a_token(bert: TokenInput) -> None:
 
 def test_inputs_survive_json(bert: TokenInput) -> None:
     text = "小红书 Hello 🍜"
-    assert alignment.text_input_from_json(bert.to_json()).encode(text) == bert.encode(text)
+    assert taggers_inputs.text_input_from_json(bert.to_json()).encode(text) == bert.encode(text)
     folding = TokenInput(bert.tokenizer, 512, folds=True)
-    assert alignment.text_input_from_json(folding.to_json()).encode(text) == folding.encode(text) != bert.encode(text)
+    assert (
+        taggers_inputs.text_input_from_json(folding.to_json()).encode(text) == folding.encode(text) != bert.encode(text)
+    )
     assert "folds" not in bert.to_json(), "checkpoints of older versions have none, and read such words as [UNK]"
     older = {name: value for name, value in bert.to_json().items() if name != "places"}
-    assert alignment.text_input_from_json(older).places == LAST + 1, "as its embeddings were trained"
+    assert taggers_inputs.text_input_from_json(older).places == LAST + 1, "as its embeddings were trained"
     characters = CharacterInput(Vocabulary.build(["小红书", "红书"], 1, bigrams=True))
-    assert alignment.text_input_from_json(characters.to_json()).encode(text) == characters.encode(text)
+    assert taggers_inputs.text_input_from_json(characters.to_json()).encode(text) == characters.encode(text)
 
 
 def test_vocabulary_counts_orders_and_marks_the_edges() -> None:

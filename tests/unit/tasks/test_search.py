@@ -34,7 +34,7 @@ from omniner.runs.children import Job, Outcome
 from omniner.scoring.metrics import ScoreResult
 from omniner.scoring.scorer import score_records
 from omniner.tasks import prompting
-from omniner.tasks import search as search_children
+from omniner.tasks import search as tasks_search
 
 SERVER = ["decoding=openai", "decoding.url=http://nowhere/v1"]
 SEARCH = [
@@ -227,7 +227,7 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answering.backwards = False
-    judge, rung = search_children.run_rung, 0
+    judge, rung = tasks_search.run_rung, 0
 
     def stop(*arguments: Any) -> Any:
         nonlocal rung
@@ -236,10 +236,10 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_result(
             raise KeyboardInterrupt
         return judge(*arguments)
 
-    monkeypatch.setattr(search_children, "run_rung", stop)
+    monkeypatch.setattr(tasks_search, "run_rung", stop)
     with pytest.raises(KeyboardInterrupt):
         search(data, "output_dir=stopped")
-    monkeypatch.setattr(search_children, "run_rung", judge)
+    monkeypatch.setattr(tasks_search, "run_rung", judge)
     _, found = search(data, "output_dir=stopped")
     whole = json.dumps(searched[2]).replace(str(searched[0].resolve()), str(Path("stopped").resolve()))
     assert found == json.loads(whole)
@@ -367,7 +367,7 @@ def test_all_rungs_count_by_the_unit_of_the_whole_sample(
     """One sentence, which the first rung does not have, names an entity without a place."""
     few = ["search.rungs=[20,0]", "search.random=0", "search.largest=[]"]
     dev = sources.read_sentences(Path("dev.jsonl"))[0]
-    late = search_children.build_rungs(compose.load([*SERVER, *SEARCH, *data, *few]), dev)[-1].fresh[0]
+    late = tasks_search.build_rungs(compose.load([*SERVER, *SEARCH, *data, *few]), dev)[-1].fresh[0]
     for sentence in dev:
         if sentence.id == late.id:
             sentence.entities.append(Entity("没有这个词", next(e.category for s in dev for e in s.entities)))
@@ -379,7 +379,7 @@ def test_all_rungs_count_by_the_unit_of_the_whole_sample(
         units.append((len(result.sentences), result.unit))
         return result
 
-    monkeypatch.setattr(search_children, "score_records", scored)
+    monkeypatch.setattr(tasks_search, "score_records", scored)
     search(data, *few)
     assert len({size for size, _ in units}) == 2
     assert {unit for _, unit in units} == {"pair"}
@@ -418,7 +418,7 @@ def posts(*sizes: int) -> list[Sentence]:
 def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
     dev = posts(*[1, 2, 3, 4] * 12)
     config = compose.load([*SERVER, *SEARCH, "search.rungs=[10,40,500]"])
-    steps = search_children.build_rungs(config, dev)
+    steps = tasks_search.build_rungs(config, dev)
     assert [step.number for step in steps] == [1, 2, 3]
     sizes = [len(step.sentences) for step in steps]
     assert 10 <= sizes[0] < 14
@@ -428,12 +428,12 @@ def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
         assert [*before, *step.fresh] == list(step.sentences)
         inside = {sentence.post_id for sentence in step.sentences}
         assert len(step.sentences) == sum(sentence.post_id in inside for sentence in dev)
-    backwards = search_children.build_rungs(config, dev[::-1])
+    backwards = tasks_search.build_rungs(config, dev[::-1])
     assert backwards[0].sentences != steps[0].sentences  # order within posts is kept
     names = [{sentence.id for sentence in step.sentences} for step in steps]
     assert [{s.id for s in step.sentences} for step in backwards] == names
     config.search.seed = 1
-    assert [{s.id for s in step.sentences} for step in search_children.build_rungs(config, dev)] != names
+    assert [{s.id for s in step.sentences} for step in tasks_search.build_rungs(config, dev)] != names
 
 
 @pytest.mark.parametrize(
@@ -442,7 +442,7 @@ def test_rungs_are_whole_posts_and_each_begins_with_the_one_before() -> None:
 )
 def test_rungs_end_with_the_sample(rungs: list[int], sentences: int, expected: list[int]) -> None:
     config = compose.load([*SERVER, *SEARCH, f"search.rungs={rungs}", f"search.sentences={sentences}"])
-    assert [len(step.sentences) for step in search_children.build_rungs(config, posts(*[1] * 30))] == expected
+    assert [len(step.sentences) for step in tasks_search.build_rungs(config, posts(*[1] * 30))] == expected
 
 
 @pytest.mark.parametrize(

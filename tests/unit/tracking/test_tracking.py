@@ -32,7 +32,7 @@ from omniner.config.groups import TrackingConfig
 from omniner.errors import UserError, masked
 from omniner.files import write_text
 from omniner.tracking import browser, spool, tracked_run
-from omniner.tracking import store as stores
+from omniner.tracking import store as tracking_store
 from omniner.tracking.spool import RefusedError, Sender, Spool, SpoolRecord
 from omniner.tracking.tracked_run import NAME_LENGTH, DataInput, TrackedRun, display_name, safe_name
 
@@ -61,7 +61,7 @@ def begin(store: TrackingConfig, folder: Path, **changes: Any) -> tracked_run.Ru
 
 
 def client(store: TrackingConfig) -> Any:
-    return stores.open_store(store).client
+    return tracking_store.open_store(store).client
 
 
 def history(store: TrackingConfig, run: str, name: str) -> list[tuple[int, float]]:
@@ -74,7 +74,7 @@ def history(store: TrackingConfig, run: str, name: str) -> list[tuple[int, float
 @settings(deadline=None)  # the first example imports MLflow
 @given(st.text(max_size=30) | st.text(alphabet="a_x5f./@=召", max_size=30))
 def test_every_name_is_taken_by_mlflow_and_comes_back(name: str) -> None:
-    stores.import_mlflow()
+    tracking_store.import_mlflow()
     from mlflow.utils.validation import _validate_metric_name, _validate_param_name
 
     safe = safe_name(name)
@@ -507,7 +507,7 @@ def test_unsent_records_of_a_run_are_told_at_its_end(
 ) -> None:
     run = begin(local, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(stores.Store, "_metrics", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
+        patch.setattr(tracking_store.Store, "_metrics", lambda *_: (_ for _ in ()).throw(OSError("no disk")))
         run.metrics({"f1": 1.0})
         run.text("kept", "note.txt")
         run.finish("finished")
@@ -526,7 +526,7 @@ def test_a_text_that_the_store_refuses_is_kept(
 
     run = begin(local, tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(stores.Store, "_artifacts", refuse)
+        patch.setattr(tracking_store.Store, "_artifacts", refuse)
         run.text("kept", "note.txt")
         assert run.finish("finished"), "nothing waits"
     assert (tmp_path / "tracking_files/note.txt").read_text() == "kept"
@@ -585,12 +585,14 @@ def test_a_server_that_is_not_there_stops_us_before_the_training(
 def test_a_child_waits_for_the_server_of_its_parent(
     parent: str | None, local: TrackingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers: list[Any] = [UserError("tracking.uri", "does not work", "Start it.")] * 2 + [stores.open_store(local)]
+    answers: list[Any] = [UserError("tracking.uri", "does not work", "Start it.")] * 2 + [
+        tracking_store.open_store(local)
+    ]
 
-    def open_store(settings: TrackingConfig) -> stores.Store:
+    def open_store(settings: TrackingConfig) -> tracking_store.Store:
         if isinstance(answer := answers.pop(0), UserError):
             raise answer
-        opened: stores.Store = answer
+        opened: tracking_store.Store = answer
         return opened
 
     monkeypatch.setattr(tracking, "open_store", open_store)
@@ -621,7 +623,7 @@ def test_a_sound_database_is_not_to_be_moved_away(
         raise sqlite3.OperationalError(said)
 
     (tmp_path / "mlflow.db").write_bytes(b"a")
-    monkeypatch.setattr(stores.sqlite3, "connect", connect)
+    monkeypatch.setattr(tracking_store.sqlite3, "connect", connect)
     with pytest.raises(UserError, match=fix) as refused:
         begin(config(tmp_path), tmp_path / "out")
     assert "Move" not in str(refused.value)
@@ -647,7 +649,7 @@ def test_a_run_or_experiment_that_is_gone_is_explained(local: TrackingConfig, tm
     child.finish("finished")
     assert history(local, child.id, "f1") == [(0, 0.5)]
     store = config(local.folder, experiment="old")
-    opened = stores.open_store(store)
+    opened = tracking_store.open_store(store)
     opened.client.delete_experiment(opened.experiment)
     with pytest.raises(UserError, match=r"tracking\.experiment: 'old' was deleted"):
         begin(store, tmp_path / "c")
@@ -923,7 +925,7 @@ def test_lightning_writes_into_the_run(local: TrackingConfig, tmp_path: Path) ->
 
 
 def test_an_experiment_opens_on_runs_with_their_scores(local: TrackingConfig) -> None:
-    store = stores.open_store(local)
+    store = tracking_store.open_store(local)
     marks = browser.experiment_tags()
     tags = store.client.get_experiment(store.experiment).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
@@ -931,7 +933,7 @@ def test_an_experiment_opens_on_runs_with_their_scores(local: TrackingConfig) ->
     assert "metrics.`test/f1`" in json.loads(view["state"])["selectedColumns"]
     old = store.client.create_experiment("from before")
     assert "from before" not in store.experiments()
-    changed = stores.open_store(replace(local, experiment="from before"))
+    changed = tracking_store.open_store(replace(local, experiment="from before"))
     assert (changed.experiment, changed.experiments()["from before"]) == (old, old)
     assert marks.keys() <= store.client.get_experiment(old).tags.keys()
 
@@ -975,7 +977,9 @@ def test_links_lead_to_the_port_that_the_ui_took(local: TrackingConfig, tmp_path
     run = begin(asked, tmp_path / "out")
     run.finish("finished")
     assert run.url.startswith(f"http://127.0.0.1:{port}/#/experiments/")
-    assert run.page("report.html").startswith(f"#/experiments/{stores.open_store(local).experiment}/runs/{run.id}/art")
+    assert run.page("report.html").startswith(
+        f"#/experiments/{tracking_store.open_store(local).experiment}/runs/{run.id}/art"
+    )
     assert tracking.compare_link(local, [run.id]).startswith(f"http://127.0.0.1:{port}/#/compare-runs")
 
 

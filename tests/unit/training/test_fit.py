@@ -30,7 +30,7 @@ from omniner.scoring.metrics import Counts
 from omniner.scoring.units import compare_units
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
 from omniner.training import checkpoints, learner
-from omniner.training import fit as callbacks
+from omniner.training import fit as training_fit
 from omniner.training.plans import sample_dev
 
 
@@ -135,7 +135,7 @@ def test_a_bar_reads_from_the_device_only_what_was_logged_anew(tmp_path: Path, m
         return real.fget(trainer)
 
     monkeypatch.setattr(pl.Trainer, "progress_bar_metrics", property(noted))
-    monkeypatch.setattr(callbacks, "_on_terminal", lambda: True)
+    monkeypatch.setattr(training_fit, "_on_terminal", lambda: True)
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=4", "trainer.batch_size=2")
     fit(config, small_corpus.corpus(40, 8), tmp_path, None, [])
     assert reads == [True] * len(reads)
@@ -266,13 +266,13 @@ def test_a_finished_run_stays_finished(tmp_path: Path) -> None:
 def test_what_was_trained_is_gone_before_the_best_predicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
 ) -> None:
-    fit_module, trained, gone = callbacks.fit_module, list[weakref.ref[Any]](), list[bool]()
+    fit_module, trained, gone = training_fit.fit_module, list[weakref.ref[Any]](), list[bool]()
 
     def watched(config: Config, devices: Any, module: Any, *rest: Any) -> Any:
         trained.append(weakref.ref(module))
         return fit_module(config, devices, module, *rest)
 
-    monkeypatch.setattr(callbacks, "fit_module", watched)
+    monkeypatch.setattr(training_fit, "fit_module", watched)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: gone.append(trained[0]() is None))
     config = small_corpus.configuration(model, "trainer.max_epochs=1", "trainer.max_steps=1")
     fit(config, small_corpus.corpus(8, 2), tmp_path, None, [])
@@ -377,7 +377,7 @@ def test_evaluation_by_steps_on_a_sample_of_dev(tmp_path: Path) -> None:
 def test_progress_is_said_from_the_first_step_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, seconds: float, said: list[str]
 ) -> None:
-    monkeypatch.setattr(callbacks, "_PROGRESS_SECONDS", seconds)
+    monkeypatch.setattr(training_fit, "_PROGRESS_SECONDS", seconds)
     config = small_corpus.configuration("char_bilstm", "trainer.max_epochs=1")
     with caplog.at_level(logging.INFO, "omniner"):
         fit(config, small_corpus.corpus(24, 8), tmp_path, None, [])
@@ -397,7 +397,7 @@ def test_each_of_slow_steps_is_logged(tmp_path: Path, monkeypatch: pytest.Monkey
         module, data = prepare(config, small_corpus.corpus(40, 8))
         steps = logged.setdefault(slow, [])
         monkeypatch.setattr(module, "log_step", lambda *_, module=module, steps=steps: steps.append(module.logs))
-        callbacks.fit_module(config, prepare_devices(config), module, data, tmp_path / str(slow), None, [])
+        training_fit.fit_module(config, prepare_devices(config), module, data, tmp_path / str(slow), None, [])
     assert logged == {0.0: [True] * 5, 1000.0: [True, False, False, False, True]}
 
 
@@ -490,5 +490,5 @@ def test_half_precision_learns_and_predicts(tmp_path: Path, precision: str) -> N
     ],
 )
 def test_the_best_state_is_chosen_by_f1_and_then_by_the_loss(f1: float, loss: float, better: bool) -> None:
-    assert callbacks.is_better(f1, loss, 0.5, 1.0) is better
-    assert callbacks.is_better(0.0, loss, -1.0, math.inf)  # the first one always is
+    assert training_fit.is_better(f1, loss, 0.5, 1.0) is better
+    assert training_fit.is_better(0.0, loss, -1.0, math.inf)  # the first one always is

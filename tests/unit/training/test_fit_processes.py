@@ -66,11 +66,11 @@ import json, os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
-from omniner.training import fit as fitting
+from omniner.training import fit as training_fit
 from test_fit import At
 from tests.e2e import warm
 from test_fit_processes import CAUSAL, RUNS, Means
-fitting._AGREE_EVERY = 1  # steps are few
+training_fit._AGREE_EVERY = 1  # steps are few
 def fit(*given):  # each time the processes meet anew, as those of a run do once
     os.environ["MASTER_PORT"] = str(int(os.environ["MASTER_PORT"]) + 1)
     return small_corpus.fit(*given)
@@ -100,11 +100,11 @@ import json, os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2].split(":")
 import small_corpus
-from omniner.training import fit as fitting
+from omniner.training import fit as training_fit
 from test_fit import At
 from tests.e2e import warm
 from test_fit_processes import BERT
-fitting._AGREE_EVERY = 1
+training_fit._AGREE_EVERY = 1
 config = small_corpus.configuration(*BERT, "trainer.devices=2")
 stop = At({step}, lambda: os.kill(os.getpid(), signal.SIGTERM))
 result = small_corpus.fit(config, small_corpus.corpus(41, 19), Path(sys.argv[1]), None, [stop])

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from omniner.answers import STYLES, parse_answer, prediction_from_answer, render_answer
-from omniner.corpus import sample as generator
+from omniner.corpus import sample as corpus_sample
 from omniner.errors import UserError
 from omniner.llm import random_model
 from omniner.llm.chat_tokenizer import ChatTokenizer
@@ -210,7 +210,7 @@ def sample() -> list[Sentence]:
     """Sentences of data=sample."""
     return [
         sentence
-        for split in generator.generate_sample({"train": 400, "dev": 50, "test": 50}, 42).values()
+        for split in corpus_sample.generate_sample({"train": 400, "dev": 50, "test": 50}, 42).values()
         for sentence in split
     ]
 

@@ -24,7 +24,7 @@ from tests.helpers.scripted_server import KEY, Answer, Drop, Seen, config, error
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.llm.prompts import TEMPLATE_OPTIONS, Prompt
-from omniner.llm.serving import client as client_module
+from omniner.llm.serving import client as serving_client
 from omniner.llm.serving import openai_engine
 from omniner.llm.serving.client import ChatClient, ChatRequest
 from omniner.llm.serving.openai_engine import predict_with_server
@@ -38,7 +38,7 @@ FREE: frozenset[str] = frozenset()
 
 @pytest.fixture(autouse=True)
 def quick_and_keyless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_FIRST_WAIT", 0.01)
+    monkeypatch.setattr(serving_client, "_FIRST_WAIT", 0.01)
     monkeypatch.delenv(KEY, raising=False)
 
 
@@ -105,7 +105,7 @@ def test_answers_that_come_in_another_order_go_to_their_sentences() -> None:
 def test_a_server_of_this_machine_is_asked_without_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    monkeypatch.setattr(client_module, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(serving_client, "_FIRST_WAIT", 0.0)
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with serving(lambda request, before: right(request)) as server:
@@ -175,7 +175,7 @@ def test_a_date_to_wait_for_is_understood() -> None:
 
 
 def test_a_date_that_no_calendar_has_is_none() -> None:
-    assert client_module.retry_after({"retry-after": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"}) == 0
+    assert serving_client.retry_after({"retry-after": f"Mon, 01 Jan {'9' * 20} 00:00:00 GMT"}) == 0
 
 
 def test_a_wait_beyond_patience_is_not_waited_for() -> None:
