@@ -147,10 +147,12 @@ def _annotation(name: str, id: str, sentence: Sentence | None, text: str, issues
 
 
 def annotation_of(entities: Sequence[Entity]) -> Annotation:
-    """Return each entity once, sorted by position and name; those without offsets come last."""
-    if len(entities) < 2:
-        return tuple(entities)
-    return tuple(sorted(set(entities), key=place_key))
+    """Return each entity once, sorted by position and name; those without offsets come last.
+
+    What becomes gold has no confidence: that of an annotator that is a model is left out.
+    """
+    plain = {entity if entity.score is None else Entity(*entity) for entity in entities}
+    return tuple(sorted(plain, key=place_key))
 
 
 def place_key(entity: Entity) -> tuple[bool, int, int, str, str]:

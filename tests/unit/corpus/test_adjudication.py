@@ -22,7 +22,7 @@ from omniner.corpus.adjudication import (
 )
 from omniner.corpus.sample import generate_sample
 from omniner.errors import UserError
-from omniner.records import Entity, Sentence
+from omniner.records import Entity, Sentence, with_score
 
 TEXT = "我在上海迪士尼乐园吃冰淇淋"
 
@@ -146,6 +146,15 @@ def test_the_votes_of_a_majority_and_of_two_who_differ() -> None:
 def test_an_annotation_stands_in_the_order_of_the_text() -> None:
     bare, later, longer, shorter = Entity("一", "X"), ent(4, 9), ent(2, 9), ent(2, 4)
     assert annotation_of([bare, later, shorter, longer, later]) == (longer, shorter, later, bare)
+
+
+@pytest.mark.parametrize("first", ["model", "person"])
+def test_gold_has_no_confidence_whoever_votes_first(first: str) -> None:
+    sure, plain = [with_score(ent(2, 4), 0.42), with_score(ent(4, 9), 0.5)], [ent(2, 4)]
+    votes = [sure, plain, plain] if first == "model" else [plain, plain, sure]
+    decision = decide(item(*votes))
+    assert [(entity, entity.score) for entity in decision.entities] == [(ent(2, 4), None)]
+    assert [entity.score for entity in annotation_of(sure[:1])] == [None]
 
 
 def test_a_surface_without_a_place_is_for_the_expert() -> None:

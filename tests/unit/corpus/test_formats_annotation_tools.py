@@ -145,6 +145,18 @@ def test_label_studio_shows_how_sure_a_model_is_of_each_entity_and_of_the_least_
     assert codes(lost)["lost-score"] == 1
 
 
+@pytest.mark.parametrize(("key", "score"), [("annotations", None), ("predictions", 0.42)])
+def test_what_a_person_accepted_in_label_studio_has_no_confidence(
+    tmp_path: Path, key: str, score: float | None
+) -> None:
+    value = {"start": 2, "end": 4, "text": "小满", "labels": ["品牌"]}
+    result = [{"type": "labels", "value": value, "score": 0.42, "origin": "prediction"}]
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"id": 1, "data": {"text": "去喝小满"}, key: [{"result": result}]}]), encoding="utf-8")
+    ((sentence,), _) = read(path, "label_studio")
+    assert [(entity.text, entity.score) for entity in sentence.entities] == [("小满", score)]
+
+
 def test_doccano() -> None:
     sentences, issues = read(SMALL / "doccano.jsonl", "auto")
     assert [(s.id, s.text, spans(s)) for s in sentences] == [

@@ -195,9 +195,14 @@ def _full_results(record: dict[str, Any], annotator: str | None, log: IssueLog, 
         chosen = next((item for item in done if item.get("ground_truth") is True), done[0])
         results = chosen.get("result")
         if isinstance(results, list):
-            return results
+            return results if key == "predictions" else [_accepted(item) for item in results]
         log.add("bad-record", f"the result is {quote(results)}, not a list; taken as no labels", line)
     return None
+
+
+def _accepted(item: object) -> object:
+    """Return a result without the confidence of a model: a person has accepted the region, or made it."""
+    return {key: value for key, value in item.items() if key != "score"} if isinstance(item, dict) else item
 
 
 def _min_results(record: dict[str, Any], annotator: str | None) -> list[Any] | None:
