@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any, NamedTuple, TypeVar
 
 K = TypeVar("K")
@@ -52,10 +53,13 @@ class ScoredEntity(Entity):
         changed.score = self.score
         return changed
 
+    def _asdict(self) -> dict[str, Any]:
+        return super()._asdict() | {"score": self.score}
+
 
 def with_score(entity: Entity, score: object) -> Entity:
     """Return an entity with a confidence of four digits; the entity itself if this is no number from 0 to 1."""
-    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+    if isinstance(score, bool) or not isinstance(score, Real) or score < 0 or not score <= 1:
         return entity
     scored = ScoredEntity(*entity)
     scored.score = round(float(score), SCORE_DIGITS)

@@ -186,3 +186,16 @@ def test_confidences_stay_on_the_way_through_records_tables_and_files(tmp_path: 
     rows = omniner.frame([sure[0].entities[0], GOLD[1].entities[0]])
     assert list(rows["score"].isna()) == [False, True]
     assert "score" not in omniner.frame(GOLD[0].entities)
+
+
+def test_the_confidences_of_other_programs_are_read_with_ids_and_without(tmp_path: Path) -> None:
+    gliner = {"text": "小满", "label": "品牌", "start": 2, "end": 4, "score": 0.75}
+    transformers = {"word": "小满", "entity_group": "品牌", "start": 2, "end": 4, "score": 0.75}
+    gold = [Sentence("1", "去喝小满", [Entity("小满", "品牌", 2, 4)])]
+    for found in (gliner, transformers):
+        for id in ({"id": "1"}, {}):
+            path = tmp_path / "found.jsonl"
+            path.write_text(json.dumps(id | {"text": "去喝小满", "entities": [found]}) + "\n", encoding="utf-8")
+            scored = omniner.score(path, gold, ["metrics.bootstrap=0"])
+            assert [(row.score, row.precision) for row in scored.calibration] == [(0.75, 1)], (found, id)
+            assert [entity.score for one in omniner.read(path) for entity in one.entities] == [0.75]

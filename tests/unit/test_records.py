@@ -5,6 +5,8 @@ import json
 import pickle
 import random
 
+import numpy as np
+
 from omniner.errors import UserError
 from omniner.records import (
     Entity,
@@ -91,7 +93,9 @@ def test_a_confidence_belongs_to_no_entity_but_is_written_copied_and_shown() -> 
     for copied in (pickle.loads(pickle.dumps(sure)), copy.deepcopy(sure), sure._replace(text="满")):
         assert copied.score == 0.9877
     assert repr(sure).endswith("start=1, end=3, score=0.9877)")
-    for odd in (None, True, "0.5", -0.1, 1.5, float("nan")):
+    assert sure._asdict() == {"text": "小满", "category": "品牌", "start": 1, "end": 3, "score": 0.9877}
+    assert repr(with_score(bare, np.float32(0.987654)).score) == "0.9877"
+    for odd in (None, True, "0.5", -0.1, 1.5, float("nan"), np.float32("nan"), 10**400):
         assert with_score(bare, odd) is bare
 
 

@@ -81,7 +81,7 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
         regions: list[Region] = []
         if len(entities) < len(items or ()):
             others = (item for item in items or () if not _own_entity(item, text))
-            regions = [region for item in others for region in regions_of(item, log, line)]
+            regions = [region for item in others for region in _scored_regions(item, log, line)]
         sentence = Sentence(
             id_of(record, log, line), text, without_repeats(entities, log, line), post_of(record, log, line), meta
         )
@@ -123,6 +123,12 @@ def _own_entity(item: object, text: str) -> Entity | None:
     if text[start:end] != surface:
         return None
     return with_score(Entity(surface, category, start, end), score) if _is_writable(category) else None
+
+
+def _scored_regions(item: object, log: IssueLog, line: int) -> list[Region]:
+    """Return the regions of a mention in another tool's form, with its confidence: this can be a model's output."""
+    score = item.get("score") if isinstance(item, dict) else None
+    return [region._replace(score=score) for region in regions_of(item, log, line)]
 
 
 @lru_cache(maxsize=10_000)
