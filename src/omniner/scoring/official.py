@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omniner.files import writing
-from omniner.records import Entity, Issue, Prediction, Sentence, to_line
+from omniner.records import Entity, Issue, Prediction, Sentence, to_line, with_score
 from omniner.scoring import errta
 from omniner.scoring.gold import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, ParseFailure
@@ -108,6 +108,7 @@ def _written(entities: Sequence[Entity]) -> str:
 def _read(
     sentence: Sentence, prediction: Prediction | None, chosen: Selection
 ) -> tuple[list[Entity], list[Entity]] | None:
+    """Read gold and answer from their texts; the answer's pairs have the confidences that our own reading gave them."""
     if BOM in sentence.meta:
         return None
     label, predict = sample_texts(sentence, prediction)
@@ -127,7 +128,11 @@ def _read(
     if answer.repaired:
         chosen.repaired += 1
         chosen.failures.append(ParseFailure(sentence.id, "repaired", Wording("by the official rules"), predict))
-    return [Entity(*pair) for pair in gold.pairs], [Entity(*pair) for pair in answer.pairs]
+    scores: dict[tuple[Any, Any], float | None] = {}
+    for entity in prediction.entities if prediction else ():
+        scores.setdefault(entity[:2], entity.score)
+    predicted = [with_score(Entity(*pair), scores.get(pair)) for pair in answer.pairs]
+    return [Entity(*pair) for pair in gold.pairs], predicted
 
 
 def _stop(sentence: Sentence, message: str) -> Issue:
@@ -148,7 +153,9 @@ def compare_selected(chosen: Selection) -> Comparison:
 
 
 def _named(sides: Sequence[Sequence[Entity]]) -> list[list[Entity]]:
-    return [[Entity(_name(unit[0]), _name(unit[1]), *unit[2:]) for unit in units] for units in sides]
+    return [
+        [with_score(Entity(_name(unit[0]), _name(unit[1]), *unit[2:]), unit.score) for unit in units] for units in sides
+    ]
 
 
 def _name(value: Any) -> str:

@@ -16,7 +16,7 @@ from strategies import TEXT, bare, sides
 from omniner.answers import CUT, prediction_from_answer
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line, with_score
 from omniner.registry import ERROR_TYPES
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
@@ -218,6 +218,14 @@ def test_unreadable_answers_are_empty_or_dropped() -> None:
 def test_answers_that_were_cut_are_counted(profile: str) -> None:
     said = [SAID[0], dataclasses.replace(SAID[1], reason=f"too-long-truncated; {CUT}")]
     assert score_records(GOLD, said, dataclasses.replace(METRICS, profile=profile), ERRTA).parse.cut == 1
+
+
+@pytest.mark.parametrize("raw", ['[["世界杯", "赛事"], ["茶\\\\", "饮品"]]', ""])
+def test_the_official_rules_keep_the_confidences_of_answers_that_they_read_themselves(raw: str) -> None:
+    gold = [Sentence("a", "世界杯茶\\", [Entity("世界杯", "赛事", 0, 3)])]
+    found = [with_score(Entity("世界杯", "赛事", 0, 3), 0.95), with_score(Entity("茶\\", "饮品", 3, 5), 0.25)]
+    rows = score_records(gold, [Prediction("a", found, raw)], OFFICIAL, ERRTA).calibration
+    assert [(row.score, row.precision) for row in rows] == [(0.25, 0), (0.95, 1)]
 
 
 def test_why_the_official_rules_drop_an_answer_is_said_in_both_languages(tmp_path: Path) -> None:
