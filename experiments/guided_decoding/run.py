@@ -247,8 +247,7 @@ def main() -> None:
     learnt, asked = corpus.splits["train"], corpus.splits["test"]
     prompt = build_prompt(config.prompt, corpus.taxonomy.active(learnt), learnt)
     texts = [sentence.text for sentence in learnt]
-    model = build_causal_model(config.model, config.tuning, prompt, texts, torch.float32, config.seed)
-    model.model.eval()
+    model = build_causal_model(config.model, config.tuning, prompt, texts, torch.float32, config.seed, trains=False)
     weights = sum(weight.numel() for weight in model.model.parameters()) / 1e6
     print(f"{weights:.1f} M parameters, {len(model.chat.tokenizer)} tokens; torch {torch.__version__}")
     on_random_weights(Task(model, asked, config))

@@ -210,7 +210,7 @@ def train(config: Config, callbacks: list[pl.Callback]) -> None:
         module, data = models.prepare_tagger(config, corpus)
     else:
         prompt = build_prompt(config.prompt, corpus.active, corpus.splits["train"])
-        module, data = models.prepare_llm(config, machine, corpus, prompt)
+        module, data = models.prepare_causal(config, machine, corpus, prompt)
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,

@@ -1,9 +1,9 @@
-"""Build models for training and load them for prediction; the only module that distinguishes the kinds of models.
+"""Build models for training and load them for prediction; the only module that builds and loads both kinds.
 
 A tagger (encoder or BiLSTM with a head) is stored in one file, a causal language model in a folder. Both are trained by
-`fit` and predict with the `predict` of what `load_predictor` or `load_untrained` returns, so that no other module needs
-to know the kind. Only the modules for the kind and purpose at hand are imported: a BiLSTM loads no module of language
-models, and prediction does not load Lightning.
+`fit` and predict with the `predict` of what `load_predictor` or `load_untrained` returns. Other modules never ask for a
+kind of model but `config.llm`: whether the model is told what to do. Only the modules for the kind and purpose at hand
+are imported: a BiLSTM loads no module of language models, and prediction does not load Lightning.
 
 Predictions do not depend on the batch size or on the other sentences: padding is masked exactly, and the best path of a
 sentence is independent of others. After an interruption a causal model decodes the same sentences together as before,
@@ -98,7 +98,7 @@ def fit(
             module, data = prepare_tagger(planned, corpus)
         else:
             assert prompt is not None, "a causal model is told what to do"
-            module, data = prepare_llm(planned, devices, corpus, prompt)
+            module, data = prepare_causal(planned, devices, corpus, prompt)
             module.decoding = _plan_answers(config.decoding, planned, devices, module)
         result = fit_module(planned, devices, module, data, folder, logger, callbacks)
     # what was trained and its trainer refer to each other: without this they keep their memory while the best predicts
@@ -214,7 +214,7 @@ def _unit_of_dev(config: Config, corpus: Corpus) -> str:
     return choose_scale(corpus.splits["dev"], config.metrics, config.errta)[0]
 
 
-def prepare_llm(
+def prepare_causal(
     config: Config, devices: Devices, corpus: Corpus, prompt: Prompt
 ) -> tuple[GenerativeModule, GenerativeData]:
     """Build the module and the data for training a causal model.
@@ -241,7 +241,7 @@ def prepare_llm(
         dtype = mapped_dtype(model.path, dtype)
 
     texts = [sentence.text for sentence in train]
-    built = build_causal_model(model, tuning, prompt, texts, dtype, config.seed, devices.device)
+    built = build_causal_model(model, tuning, prompt, texts, dtype, config.seed, devices.device, trains=True)
     encoder = PromptEncoder(built.chat, prompt, config.encoding)
     replacement, dev = model.entity_replacement, corpus.splits["dev"]
     data = GenerativeData(encoder, train, dev, config.trainer, tuning.pack_tokens, replacement, config.seed)
@@ -334,7 +334,7 @@ def load_predictor(config: Config, checkpoint: Path) -> Predictor:
     with settings_for(devices):
         causal = load_causal_model(checkpoint, devices.dtype(learns=False), devices.device)
         merge_adapters(causal)
-    return LLMPredictor(config, devices, causal)
+    return CausalPredictor(config, devices, causal)
 
 
 def known_categories(checkpoint: Path) -> tuple[str, ...]:
@@ -371,7 +371,7 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
     return choose_devices(config.trainer, large=True, layer=layer, trains=False)
 
 
-def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> LLMPredictor:
+def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> CausalPredictor:
     """Load the causal model of the configuration without training.
 
     Args:
@@ -387,12 +387,9 @@ def load_untrained(config: Config, prompt: Prompt, texts: Sequence[str]) -> LLMP
     if config.llm is None:
         raise UserError("checkpoint", "a tagger must be trained before it can predict", "Set checkpoint=<path>.")
     devices = devices_for_prediction(config, checkpoint=None)
-    # untrained adapters would only cost time; but the model may fit only with 4-bit weights
-    method = config.tuning.method if config.tuning.method == "qlora" else "full"
-    tuning = dataclasses.replace(config.tuning, method=method, gradient_checkpointing=False)
-    dtype = devices.dtype(learns=False)
-    built = build_causal_model(config.llm, tuning, prompt, texts, dtype, config.seed, devices.device)
-    return LLMPredictor(config, devices, built)
+    tuning, dtype = config.tuning, devices.dtype(learns=False)
+    built = build_causal_model(config.llm, tuning, prompt, texts, dtype, config.seed, devices.device, trains=False)
+    return CausalPredictor(config, devices, built)
 
 
 class TaggerPredictor:
@@ -468,7 +465,7 @@ class TaggerPredictor:
             ]
 
 
-class LLMPredictor:
+class CausalPredictor:
     """A causal model, trained or untuned.
 
     Args:
@@ -490,10 +487,10 @@ class LLMPredictor:
         self._constraints: dict[str, Constraint | None] = {}  # by answer style
         self._idle: deque[Decoder] = deque(maxlen=_MOST_IDLE)  # each with the prefix that it has read
 
-    def with_prompt(self, prompt: Prompt) -> LLMPredictor:
+    def with_prompt(self, prompt: Prompt) -> CausalPredictor:
         """Return a quiet predictor with the same weights and another prompt, which has the same categories."""
         causal = dataclasses.replace(self._causal, prompt=prompt)
-        other = LLMPredictor(self._config, self._devices, causal, quiet=True)
+        other = CausalPredictor(self._config, self._devices, causal, quiet=True)
         other._constraints = self._constraints  # building them takes seconds for many categories
         return other
 

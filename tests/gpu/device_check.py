@@ -421,8 +421,10 @@ def guided(check: Check) -> None:
              "num_attention_heads": shape.heads, "num_key_value_heads": shape.groups}  # fmt: skip
     settings = small_causal.model_config(architecture={"model_type": "qwen2", **sizes})
     tuning = small_causal.tuning_config("full")
-    causal = build_causal_model(settings, tuning, small_causal.PROMPT, small_causal.TEXTS, torch.bfloat16, 0)
-    causal.model.to(check.device).eval()
+    causal = build_causal_model(
+        settings, tuning, small_causal.PROMPT, small_causal.TEXTS, torch.bfloat16, 0, trains=False
+    )
+    causal.model.to(check.device)
     for kind in ("free", "guided"):
         with check.part(decoding=kind) as found:
             config = compose.load(["model=qwen2_tiny", f"decoding={kind}", "decoding.max_new_tokens=32"])

@@ -76,7 +76,7 @@ def tuning_config(method: str, **changes: Any) -> TuningConfig:
 def build(method: str, path: Path | None = None, dtype: torch.dtype = torch.float32, **changes: Any) -> CausalModel:
     """A small causal model; `changes` are of its tuning."""
     return language_model.build_causal_model(
-        model_config(path), tuning_config(method, **changes), PROMPT, TEXTS, dtype, seed=3
+        model_config(path), tuning_config(method, **changes), PROMPT, TEXTS, dtype, seed=3, trains=True
     )
 
 

@@ -112,7 +112,7 @@ def prepare(config: Config, corpus: Corpus) -> tuple[Any, Any]:
     told = prompt(config, corpus)
     if told is None:
         return models.prepare_tagger(config, corpus)
-    return models.prepare_llm(config, models.prepare_devices(config), corpus, told)
+    return models.prepare_causal(config, models.prepare_devices(config), corpus, told)
 
 
 def predict(

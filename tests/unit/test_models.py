@@ -7,7 +7,7 @@ import logging
 import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import small_corpus
@@ -302,3 +302,30 @@ def test_dev_is_scored_in_the_unit_of_its_gold_whatever_learns(model: str) -> No
             dataclasses.replace(one, entities=[each._replace(start=None, end=None) for each in one.entities])
             for one in corpus.splits["dev"]
         ]
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora", "qlora"])
+def test_an_untuned_model_has_no_adapters_and_answers_as_before_its_training(
+    tuning: Literal["full", "lora", "qlora"],
+) -> None:
+    from torch import nn
+
+    from omniner.llm.language_model import build_causal_model
+    from omniner.llm.prompts import build_prompt
+
+    config = small_corpus.configuration("qwen2_tiny", "decoding=guided", "decoding.max_new_tokens=24")
+    config.tuning.method = tuning
+    sentences = small_corpus.sentences(3, 1, "s")
+    texts = [one.text for one in sentences]
+    prompt = build_prompt(config.prompt, ["地点_城市", "人名"], sentences)
+    assert config.llm is not None
+    learner = build_causal_model(config.llm, config.tuning, prompt, texts, torch.float32, config.seed, trains=True)
+    config.tuning.targets = ["no_such_layer"]  # only training has to find them
+    loaded = models.load_untrained(config, prompt, texts)
+    modules = dict(loaded._causal.model.named_modules())
+    assert not any("lora" in name for name in modules)
+    assert any(type(module) is not nn.Linear for name, module in modules.items() if name.endswith("q_proj")) is (
+        tuning == "qlora"
+    ), "the model may fit only with 4-bit weights"
+    before_training = models.CausalPredictor(config, loaded._devices, learner)
+    assert list(loaded.predict(sentences)) == list(before_training.predict(sentences))

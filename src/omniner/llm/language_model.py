@@ -55,7 +55,7 @@ class CausalModel:
         model: `PreTrainedModel` (full) or `PeftModel` (lora, qlora).
         chat: its tokenizer and template.
         prompt: its prompt.
-        method: full | lora | qlora.
+        method: full | lora | qlora; full for a model that is not trained, since it has no adapters.
         base: hub name, folder or GGUF file it came from; None for random weights.
         quantization: of the base; None if it has its ordinary precision.
         random_base: the weights of a random base of adapters, which no other file has; else None.
@@ -84,23 +84,26 @@ def build_causal_model(
     texts: Sequence[str],
     dtype: torch.dtype,
     seed: int,
-    quantizer: torch.device | str = "cpu",
+    quantize_on: torch.device | str = "cpu",
+    *,
+    trains: bool,
 ) -> CausalModel:
-    """Build the model of a configuration, on the CPU, in training mode.
+    """Build the model of a configuration, on the CPU.
 
     Args:
         config: which model.
-        tuning: which of its weights are trained.
+        tuning: which of its weights are trained; qlora quantises the others, whether it is trained or not.
         prompt: its prompt; a tokenizer made from the corpus knows its clauses and categories.
         texts: training sentences: a tokenizer made from the corpus knows their characters.
         dtype: of the weights; of the products with 4-bit weights.
         seed: of random weights.
-        quantizer: see `quantize`.
+        quantize_on: see `quantize`.
+        trains: prepare it for training; if not, it has no adapters, which would change nothing before their training.
 
     Raises:
         UserError: the model cannot be loaded or built, or has no chat template.
     """
-    method = tuning.method
+    method = tuning.method if trains else "full"
     if config.path is None:
         model, tokenizer = random_model(config, prompt, texts, dtype, seed)
     else:
@@ -109,8 +112,10 @@ def build_causal_model(
     if config.chat_template:
         tokenizer.chat_template = config.chat_template  # every folder it is saved to can then chat
     random_base = _copy_state(model) if config.path is None and method != "full" else None
-    quantization = quantize(model, tuning.double_quantization, dtype, quantizer) if method == "qlora" else None
-    model = prepare_for_training(model, tuning, method, seed)
+    quantization = None
+    if tuning.method == "qlora":  # without training, too: the model may fit only with 4-bit weights
+        quantization = quantize(model, tuning.double_quantization, dtype, quantize_on)
+    model = prepare_for_training(model, tuning, method, seed) if trains else model.eval()
     base = config.path
     if base and Path(base).exists():  # a path must be valid from any working directory; a hub name stays as it is
         base = str(Path(base).resolve())
@@ -161,7 +166,7 @@ def load_causal_model(folder: Path, dtype: torch.dtype, device: torch.device | s
     Raises:
         UserError: the folder is not such a checkpoint, or its base is missing.
     """
-    causal = _assemble(folder, read_description(folder), dtype, True, device)
+    causal = _assemble(folder, read_description(folder), dtype, device, keep_codes=True)
     causal.model = causal.model.to(device)
     return causal
 
@@ -191,8 +196,8 @@ def write_merged_model(folder: Path, output: Path, dtype: torch.dtype | None = N
     check_new_folder(output)
     description = read_description(folder)
     dtype = dtype or _stored_dtype(folder, description)
-    quantizer = "cuda" if description["quantization"] and torch.cuda.is_available() else "cpu"
-    causal = _assemble(folder, description, dtype, False, quantizer)
+    quantize_on = "cuda" if description["quantization"] and torch.cuda.is_available() else "cpu"
+    causal = _assemble(folder, description, dtype, quantize_on, keep_codes=False)
     model = causal.model if causal.method == "full" else causal.model.merge_and_unload()
     with writing_folder(output) as written, pretrained.quiet_libraries():
         model.to(dtype).save_pretrained(written)
@@ -279,7 +284,12 @@ def load_chat(folder: Path, description: Mapping[str, Any]) -> ChatTokenizer:
 
 
 def _assemble(
-    folder: Path, description: Mapping[str, Any], dtype: torch.dtype, keep_codes: bool, quantizer: torch.device | str
+    folder: Path,
+    description: Mapping[str, Any],
+    dtype: torch.dtype,
+    quantize_on: torch.device | str,
+    *,
+    keep_codes: bool,
 ) -> CausalModel:
     """Assemble the model of a folder on the CPU.
 
@@ -287,8 +297,8 @@ def _assemble(
         folder: the checkpoint.
         description: from `read_description`.
         dtype: of the weights.
+        quantize_on: see `quantize`.
         keep_codes: whether to quantise a base that was quantised; if not, it gets the values of its codes.
-        quantizer: see `quantize`.
     """
     quantization = Quantization(**description["quantization"]) if description["quantization"] else None
     if quantization is not None and not has_bitsandbytes():
@@ -301,7 +311,7 @@ def _assemble(
     model = _load_weights(folder, description, dtype if quantization is None else quantization.source_dtype)
     random_base = _copy_state(model) if description["method"] != "full" and description["base"] is None else None
     if quantization is not None:
-        quantize(model, quantization.double, dtype, quantizer)
+        quantize(model, quantization.double, dtype, quantize_on)
         if not keep_codes:
             dequantize(model)
     if description["method"] != "full":

@@ -39,14 +39,14 @@ class Quantization:
         return cast(torch.dtype, getattr(torch, self.source))
 
 
-def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.device | str = "cpu") -> Quantization:
+def quantize(model: Any, double: bool, compute: torch.dtype, quantize_on: torch.device | str = "cpu") -> Quantization:
     """Replace the linear layers of a `PreTrainedModel`, except the output, by 4-bit ones.
 
     Args:
         model: is changed; everything but its linear layers stays the same.
         double: quantise the constants, too.
         compute: precision of the products.
-        quantizer: device that computes the codes, a GPU a hundred times as fast as a CPU; the weights stay where they
+        quantize_on: device that computes the codes, a GPU a hundred times as fast as a CPU; the weights stay where they
             are.
 
     Returns:
@@ -66,7 +66,7 @@ def quantize(model: Any, double: bool, compute: torch.dtype, quantizer: torch.de
     # subclasses of nn.Linear do more and are not replaced
     names = [name for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not output]
     for name in names:
-        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute, quantizer))
+        replace_layer(model, name, to_4bit(model.get_submodule(name), double, compute, quantize_on))
     model.is_loaded_in_4bit = True  # peft asks for it
     return Quantization("nf4", double, str(source).removeprefix("torch."))
 
@@ -85,7 +85,7 @@ def dequantize(model: Any) -> None:
     model.is_loaded_in_4bit = False
 
 
-def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantizer: torch.device | str) -> nn.Module:
+def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantize_on: torch.device | str) -> nn.Module:
     """Return the 4-bit version of a linear layer, see `quantize`."""
     bnb = import_bitsandbytes()
     size = linear.in_features, linear.out_features
@@ -98,7 +98,7 @@ def to_4bit(linear: nn.Linear, double: bool, compute: torch.dtype, quantizer: to
     weight = bnb.nn.Params4bit(
         linear.weight.data, requires_grad=False, compress_statistics=double, quant_type="nf4", module=layer
     )
-    device = torch.device(quantizer)
+    device = torch.device(quantize_on)
     if device.type == "cuda":  # each process of a node has its own
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     layer.weight = weight.to(device).to(linear.weight.device)  # quantised by the first move

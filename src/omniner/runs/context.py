@@ -21,7 +21,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from omniner.config.groups import Config, TrackingConfig
-from omniner.config.model_groups import CausalConfig
 from omniner.config.validate import flat
 from omniner.corpus.sources import Corpus, check_files, digest_files
 from omniner.errors import UserError
@@ -236,7 +235,7 @@ class Task:
 
 def model_label(config: Config, learns: bool = True) -> list[str]:
     """Return the parts of a run's label about its model; `learns` = whether the run trains it."""
-    if isinstance(config.model, CausalConfig):
+    if config.llm is not None:
         decoding = config.decoding.kind if config.decoding.kind != "free" else ""
         prompt = f"{config.prompt.name}_own" if config.prompt.from_run else config.prompt.name
         return [config.model.name, prompt, config.tuning.method if learns else "", decoding]

@@ -211,14 +211,14 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
 def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.llm.samples import describe_sample
-    from omniner.models import plan_memory, prepare_devices, prepare_llm
+    from omniner.models import plan_memory, prepare_causal, prepare_devices
     from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
     config = context.config
     prompt, _ = build_run_prompt(context, corpus, corpus.reported)
     publish_prompt(context, prompt)
     config, devices = plan_memory(config, prepare_devices(config))
-    module, data = prepare_llm(config, devices, corpus, prompt)
+    module, data = prepare_causal(config, devices, corpus, prompt)
     ranks = max(config.trainer.devices, 1) * config.trainer.nodes
     survey = data.pack_statistics(ranks)
     largest = survey.largest if devices.world == ranks else data.pack_statistics(devices.world).largest

@@ -18,7 +18,6 @@ from pathlib import Path
 from omniner.answers import CUT
 from omniner.config import compose, run_config
 from omniner.config.groups import Config
-from omniner.config.model_groups import CausalConfig
 from omniner.corpus.sources import require_entities
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
@@ -212,7 +211,7 @@ def _answering(config: Config) -> str:
         return " at ".join(filter(None, [decoding.model, decoding.url]))
     if config.task.name == "predict" and config.checkpoint:
         return config.checkpoint
-    return model.name if isinstance(model, CausalConfig) else f"{model.name}, head {config.head.kind}"
+    return model.name if config.llm else f"{model.name}, head {config.head.kind}"
 
 
 def _headline(result: ScoreResult, split: str) -> str:

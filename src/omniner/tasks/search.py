@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 from omegaconf import OmegaConf
 
 from omniner.config.groups import Config, ErrtaConfig, MetricsConfig
-from omniner.config.model_groups import CausalConfig
 from omniner.config.overrides import override_line
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
@@ -474,7 +473,7 @@ def _check(config: Config) -> None:
     engine = ENGINES[config.decoding.engine]
     if search.train and not engine.local_weights:
         raise UserError("search.train", "a server's model is not trained here", "Set search.train=false.")
-    untrained = isinstance(config.model, CausalConfig) and config.model.path is None
+    untrained = config.llm is not None and config.llm.path is None
     if untrained and not search.train and engine.local_weights:
         raise UserError("search.train", "random weights cannot answer before they are trained", "Set it to true.")
 

@@ -60,10 +60,10 @@ def test_random_weights_follow_the_seed_and_leave_the_generator_alone() -> None:
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), expected)
     again = language_model.build_causal_model(
-        model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=3
+        model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=3, trains=True
     )
     other = language_model.build_causal_model(
-        model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=4
+        model_config(), tuning_config("lora"), PROMPT, TEXTS, torch.float32, seed=4, trains=True
     )
     states = [model.model.state_dict() for model in (first, again, other)]
     assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
@@ -244,7 +244,7 @@ def test_adapters_read_a_hub_model_at_the_commit_beside_which_they_learnt(
     assert torch.equal(logits(loaded.model, ids), logits(model.model.eval(), ids))
     assert (
         language_model.build_causal_model(
-            model_config(Path("org/small")), tuning_config("lora"), PROMPT, [], torch.float32, seed=1
+            model_config(Path("org/small")), tuning_config("lora"), PROMPT, [], torch.float32, seed=1, trains=True
         ).base_revision
         == now
     )
@@ -297,7 +297,9 @@ def test_a_merged_model_is_kept_in_the_precision_of_its_base(
     base = shutil.copytree(published, tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(published, dtype=stored).save_pretrained(base)
     tuning = tuning_config("lora")
-    model = language_model.build_causal_model(model_config(base), tuning, PROMPT, [], torch.float32, seed=1)
+    model = language_model.build_causal_model(
+        model_config(base), tuning, PROMPT, [], torch.float32, seed=1, trains=True
+    )
     language_model.save_causal_model(tmp_path / "best", model)
     language_model.write_merged_model(tmp_path / "best", tmp_path / "merged")
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype="auto").dtype == stored
@@ -324,7 +326,9 @@ def test_a_checkpoint_that_lacks_a_file_is_told(name: str, kept: tuple[CausalMod
 def test_an_own_chat_template_goes_everywhere_with_the_model(published: Path, tmp_path: Path) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}[answer]"
     config = model_config(published, chat_template=template)
-    model = language_model.build_causal_model(config, tuning_config("lora"), PROMPT, [], torch.float32, seed=1)
+    model = language_model.build_causal_model(
+        config, tuning_config("lora"), PROMPT, [], torch.float32, seed=1, trains=True
+    )
     language_model.save_causal_model(tmp_path / "best", model)
     loaded = language_model.load_causal_model(tmp_path / "best", torch.float32, "cpu")
     assert chats.chat_text(loaded.chat, PROMPT, "好") == chats.chat_text(model.chat, PROMPT, "好")
@@ -457,7 +461,7 @@ def test_a_model_without_a_chat_template_is_told(published: Path, tmp_path: Path
 def test_a_random_model_that_cannot_be_built_is_told(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         language_model.build_causal_model(
-            model_config(**changes), tuning_config("full"), PROMPT, TEXTS, torch.float32, seed=1
+            model_config(**changes), tuning_config("full"), PROMPT, TEXTS, torch.float32, seed=1, trains=True
         )
 
 
@@ -467,7 +471,7 @@ def test_a_missing_hub_model_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"model\.path: no/such-model cannot be loaded.*hf download"):
         language_model.build_causal_model(
-            model_config("no/such-model"), tuning_config("lora"), PROMPT, [], torch.float32, seed=1
+            model_config("no/such-model"), tuning_config("lora"), PROMPT, [], torch.float32, seed=1, trains=True
         )
 
 

@@ -70,13 +70,14 @@ class GenerativeModule(Learner):
 
     def __init__(self, causal: CausalModel, config: Config, devices: Devices, prefix: list[int], unit: str) -> None:
         super().__init__(config.trainer, config.seed, DevScore(unit, answers=True))
-        assert isinstance(config.model, CausalConfig), "taggers have a module of their own"
+        assert config.llm is not None, "taggers have a module of their own"
         self.automatic_optimization = False
         self.strict_loading = False  # frozen weights are in no checkpoint; see check_state
         self.causal, self.model = causal, causal.model
-        self.model_config, self.decoding = config.model, config.decoding
-        self._optimizer = choose_optimizer(self.model, config.tuning.optimizer, devices.accelerator, devices.strategy)
-        self.tuning = dataclasses.replace(config.tuning, optimizer=self._optimizer)
+        self.model_config, self.decoding = config.llm, config.decoding
+        wanted = config.tuning.optimizer
+        self._optimizer_name = choose_optimizer(self.model, wanted, devices.accelerator, devices.strategy)
+        self.tuning = dataclasses.replace(config.tuning, optimizer=self._optimizer_name)
         self.precision, self.prefix = devices.precision, prefix
         self._learning_dtype = devices.dtype(learns=True)
         self._constraint = build_constraint(causal, config.decoding)
@@ -109,7 +110,7 @@ class GenerativeModule(Learner):
     def configure_optimizers(self) -> Any:
         """Build the optimizer that `tuning.optimizer` names, with the schedule per step."""
         rate = self.model_config.learning_rate[self.causal.method]
-        optimizer = build_optimizer(self.model, self._optimizer, rate, self.model_config.weight_decay)
+        optimizer = build_optimizer(self.model, self._optimizer_name, rate, self.model_config.weight_decay)
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def on_train_batch_start(self, batch: PackedStep, batch_idx: int) -> None:

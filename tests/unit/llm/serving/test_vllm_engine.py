@@ -185,7 +185,7 @@ def without_system(folder: Path, how: str) -> language_model.CausalModel:
     """A trained model in this folder whose chat template has no system role."""
     config, tuning = small_causal.model_config(chat_template=WITHOUT_SYSTEM[how]), small_causal.tuning_config("full")
     texts, dtype = small_causal.TEXTS, torch.float32
-    causal = language_model.build_causal_model(config, tuning, small_causal.PROMPT, texts, dtype, seed=3)
+    causal = language_model.build_causal_model(config, tuning, small_causal.PROMPT, texts, dtype, seed=3, trains=True)
     language_model.save_causal_model(folder, causal)
     return causal
 

@@ -31,7 +31,7 @@ from omniner.llm.training.generative_data import DevLoader, GenerativeData
 from omniner.llm.training.generative_module import GenerativeModule
 from omniner.llm.training.packs import make_pack
 from omniner.model_files import find_checkpoint
-from omniner.models import prepare_llm
+from omniner.models import prepare_causal
 from omniner.records import Entity, Prediction, Sentence
 from omniner.scoring.metrics import Counts
 from omniner.scoring.units import compare_units
@@ -389,7 +389,7 @@ def test_weights_that_learn_are_held_in_32_bits_beside_bf16_products(tuning: str
     config, corpus = configuration(tuning), small_corpus.corpus(8, 2)
     told = small_corpus.prompt(config, corpus)
     assert told is not None
-    module, _ = prepare_llm(config, Devices("gpu", 1, 1, "auto", "bf16-mixed"), corpus, told)
+    module, _ = prepare_causal(config, Devices("gpu", 1, 1, "auto", "bf16-mixed"), corpus, told)
     assert {weight.dtype for weight in module.model.parameters()} == {torch.float32}
 
 
@@ -523,7 +523,7 @@ def test_gold_that_no_answer_could_give_is_told_before_training(
     corpus.splits["dev"] = [Sentence("d", text, [Entity("张三", "人", at, at + 2) for at in range(0, len(text), 2)])]
     told = small_corpus.prompt(config, corpus)
     assert told is not None
-    module, data = prepare_llm(config, Devices("cpu", 1, 1, "auto", "32-true"), corpus, told)
+    module, data = prepare_causal(config, Devices("cpu", 1, 1, "auto", "32-true"), corpus, told)
     assert module.causal.longest_answer == max(len(sample.answer) for sample in data.train)
     warned = [message for message in caplog.messages if "more tokens than decoding.max_new_tokens allows" in message]
     assert [message.split()[4] for message in warned] == splits
@@ -558,7 +558,7 @@ def test_one_load_answers_to_many_prompts(decoding: str, caplog: pytest.LogCaptu
         prompt = dataclasses.replace(told, instruction=f"{told.instruction}\n人名{number}")
         found = {one.id: one for batch in loaded.with_prompt(prompt).predict(sentences) for one in batch}
         assert {one.prompt_sha for one in found.values()} == {prompt.sha}
-        alone = models.LLMPredictor(config, loaded._devices, dataclasses.replace(loaded._causal, prompt=prompt))
+        alone = models.CausalPredictor(config, loaded._devices, dataclasses.replace(loaded._causal, prompt=prompt))
         assert not caplog.records
         assert found == {one.id: one for batch in alone.predict(sentences) for one in batch}
         caplog.clear()
@@ -573,7 +573,7 @@ def test_another_prompt_is_answered_in_its_own_style() -> None:
     loaded = models.load_untrained(config, told, [one.text for one in sentences])
     assert told.answer == "official"
     first, compact = loaded.with_prompt(told), loaded.with_prompt(dataclasses.replace(told, answer="compact"))
-    alone = models.LLMPredictor(config, loaded._devices, compact._causal)
+    alone = models.CausalPredictor(config, loaded._devices, compact._causal)
     found = [one for batch in compact.predict(sentences) for one in batch]
     assert found == [one for batch in alone.predict(sentences) for one in batch]
     assert not any(", " in one.raw for one in found)
