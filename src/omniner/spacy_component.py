@@ -1,9 +1,9 @@
 """A spaCy pipeline component for a trained tagger: `nlp.add_pipe("omniner", config={"model": "my_run"})`.
 
 spaCy finds it by its entry point. Entities that do not overlap go to `doc.ents`; all entities, nested ones too, go to
-`doc.spans["omniner"]`, whose `attrs["scores"]` are their confidences if `decoding.scores` asks for them.
-`spacy.blank("zh")` makes every character a token, so every entity fits. An entity that begins or ends within a token is
-extended to the whole token, and a warning counts such entities.
+`doc.spans["omniner"]`, whose `attrs["scores"]` are their confidences if `decoding.scores` asks for them
+(NaN for an entity without one). `spacy.blank("zh")` makes every character a token, so every entity fits. An entity that
+begins or ends within a token is extended to the whole token, and a warning counts such entities.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TaggerComponent(Pipe):
 
     def __call__(self, doc: Doc) -> Doc:
         """Tag one document."""
-        _add_entities(doc, self.model.predict(doc.text))
+        _add_entities(doc, self.model.predict(doc.text), self.model.config.decoding.scores)
         return doc
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
@@ -88,7 +88,7 @@ class TaggerComponent(Pipe):
         while batch := list(islice(documents, batch_size)):
             for (_, doc), prediction in zip(batch, self._predict(batch), strict=True):
                 if prediction is not None:
-                    _add_entities(doc, prediction)
+                    _add_entities(doc, prediction, self.model.config.decoding.scores)
                     yield doc
 
     def _predict(self, batch: Sequence[tuple[int, Doc]]) -> list[Prediction | None]:
@@ -109,7 +109,7 @@ class TaggerComponent(Pipe):
             return [None]
 
 
-def _add_entities(doc: Doc, prediction: Prediction) -> None:
+def _add_entities(doc: Doc, prediction: Prediction, with_scores: bool) -> None:
     """Add the entities with offsets to a document; those of one category that cover the same tokens become one span."""
     spans: dict[tuple[int, int, str], Span] = {}
     scores: dict[tuple[int, int, str], float] = {}
@@ -130,6 +130,6 @@ def _add_entities(doc: Doc, prediction: Prediction) -> None:
             stacklevel=3,
         )
     doc.spans[SPANS] = list(spans.values())
-    if not all(map(math.isnan, scores.values())):
+    if with_scores:
         doc.spans[SPANS].attrs["scores"] = np.array(list(scores.values()), dtype=np.float32)  # as spaCy's spancat does
     doc.ents = filter_spans([*doc.ents, *spans.values()])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,6 +29,9 @@ class Answers:
 
     categories = ("品牌", "地点", "机构")
 
+    def __init__(self, scores: bool) -> None:
+        self.config = SimpleNamespace(decoding=SimpleNamespace(scores=scores))
+
     def predict(self, texts: str | Iterable[Sentence]) -> Prediction | list[Prediction]:
         if isinstance(texts, str):
             return self._answer(Sentence("text-0", texts))
@@ -38,23 +43,30 @@ class Answers:
         return Prediction(sentence.id, list(ENTITIES))
 
 
-def pipeline(monkeypatch: pytest.MonkeyPatch, nlp: Any, asked: list[Any] | None = None) -> Any:
+def pipeline(monkeypatch: pytest.MonkeyPatch, nlp: Any, asked: list[Any] | None = None, scores: bool = False) -> Any:
     pytest.importorskip("omniner.spacy_component")  # what the entry point of an installed package does
-    monkeypatch.setattr(api, "load", lambda *given: (asked if asked is not None else []).append(given) or Answers())
+    monkeypatch.setattr(
+        api, "load", lambda *given: (asked if asked is not None else []).append(given) or Answers(scores)
+    )
     nlp.add_pipe("omniner", config={"model": "my_run", "overrides": ["decoding=free"]})
     return nlp
 
 
 def test_spans_have_the_confidence_of_their_entities(monkeypatch: pytest.MonkeyPatch) -> None:
-    nlp = pipeline(monkeypatch, spacy.blank("zh"))
-    bare = nlp(TEXT)
+    bare = pipeline(monkeypatch, spacy.blank("zh"))(TEXT)
     assert "scores" not in bare.spans["omniner"].attrs
+    nlp = pipeline(monkeypatch, spacy.blank("zh"), scores=True)
+    unsure = nlp(TEXT).spans["omniner"].attrs["scores"]
+    assert [math.isnan(score) for score in unsure] == [True] * 3, "a repaired answer"
     scored = [with_score(entity, 0.5 + number / 8) for number, entity in enumerate(ENTITIES)]
     monkeypatch.setattr(Answers, "_answer", lambda self, sentence: Prediction(sentence.id, scored))
     doc = nlp(TEXT)
     spans = doc.spans["omniner"]
     assert [span.text for span in spans] == ["北京", "北京大学", "小满👶🏻"]
     assert spans.attrs["scores"].tolist() == [0.5, 0.625, 0.75]
+    monkeypatch.setattr(Answers, "_answer", lambda self, sentence: Prediction(sentence.id))
+    (empty,) = nlp.pipe([TEXT])
+    assert empty.spans["omniner"].attrs["scores"].tolist() == []
 
 
 def test_entities_are_spans_and_those_that_do_not_overlap_are_ents(monkeypatch: pytest.MonkeyPatch) -> None:
