@@ -203,6 +203,8 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     train, unit = corpus.splits["train"], _unit_of_dev(config, corpus)
     seed_everything(config.seed % _SEEDS, verbose=False)
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(corpus.active))
+    if config.decoding.scores:
+        tagger.head.check_scored()
     encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
     count_unknown(tagger.inputs, data.train).tell("train")
@@ -404,6 +406,8 @@ class TaggerPredictor:
         from omniner.taggers.tagger import load_tagger
 
         tagger = load_tagger(checkpoint)
+        if config.decoding.scores:
+            tagger.head.check_scored()
         self._config, self._devices = config, _devices_for(config.trainer, tagger.model_config)
         self._tagger = tagger.to(self._devices.device)
         self._told_unknown = False  # a program may ask about one text after another

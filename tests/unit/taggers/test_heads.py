@@ -238,7 +238,7 @@ def test_a_head_without_probabilities_says_so() -> None:
             return [[]]
 
     with pytest.raises(UserError, match=r"decoding\.scores: Silent gives no probabilities"):
-        Silent().decode_scored(torch.randn(1, 1, DIM), [1])
+        Silent().check_scored()
 
 
 def test_span_begins_with_few_entities() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import small_corpus
 import torch
-from small_corpus import fit, predict
+from small_corpus import fit, predict, prepare
 from torch import Tensor, nn
 
 from omniner.config import compose
@@ -101,6 +101,12 @@ def test_a_head_that_is_added_is_known_everywhere(dummy: str, tmp_path: Path) ->
     found = {item.id: item for batch in predict(result.best_path, sentences, config) for item in batch}
     assert found.keys() == {sentence.id for sentence in sentences}
     assert all(len(entity.text) == 1 for item in found.values() for entity in item.entities)
+
+
+def test_a_head_without_probabilities_is_refused_before_training(dummy: str) -> None:
+    config = small_corpus.configuration("char_bilstm", f"head.kind={dummy}", "decoding.scores=true")
+    with pytest.raises(UserError, match=r"decoding\.scores: EveryCharacter gives no probabilities"):
+        prepare(config, small_corpus.corpus(8, 4))
 
 
 def test_a_head_that_names_no_keys_may_read_any() -> None:

@@ -249,14 +249,23 @@ class HeadModule(nn.Module, ABC):
     def decode_scored(self, states: Tensor, lengths: Sequence[int]) -> list[list[ScoredSpan]]:
         """Return exactly the entities of `decode`, each with the probability that the model gives it.
 
+        A head that gives no probabilities does not override this, and `check_scored` refuses to ask it.
+
         Args:
             states: [B, L, D].
             lengths: number of characters of each sentence.
+        """
+        raise NotImplementedError
+
+    def check_scored(self) -> None:
+        """Check that the head gives probabilities, before a training whose predictions need them.
 
         Raises:
-            UserError: the head gives no probabilities, which is the default.
+            UserError: it gives none.
         """
-        raise UserError("decoding.scores", f"{type(self).__name__} gives no probabilities", "Leave it out.")
+        if type(self).decode_scored is HeadModule.decode_scored:
+            name = type(self).__name__
+            raise UserError("decoding.scores", f"{name} gives no probabilities", "Leave it out, or take another head.")
 
 
 def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadConfig) -> HeadModule:
