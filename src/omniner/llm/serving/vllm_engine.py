@@ -39,6 +39,7 @@ log = logging.getLogger("omniner")
 NAME = "vllm"  # name of the model on the server, and so in predictions
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # ranks of adapters that vLLM accepts
 _PAUSE = 0.5  # seconds between two checks of a starting server
+_ENDING = 2.0  # seconds: a server that ends breaks its connections first
 _GRACE_SECONDS = 30.0  # seconds for a server to end by itself
 _TAIL = 20_000  # bytes of its output in which the reason of its end is searched for
 # The server ends when its standard input does, and so also when this process is killed.
@@ -256,7 +257,9 @@ def running_server(command: Sequence[str], output: Path, seconds: float, url: st
         try:
             yield
         except UserError as error:
-            if server.poll() is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(_ENDING)
+            if server.returncode is not None:
                 raise _ended_error(server, output) from error
             raise
     finally:
