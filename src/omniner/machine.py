@@ -66,6 +66,19 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0)
 
 
+def are_given() -> bool:
+    """Return whether this process was started as one of several ranks: by torchrun, SLURM, a person or `runs.ranks`."""
+    return bool(os.environ.get("LOCAL_RANK")) or tasks_of_step() > 1
+
+
+def tasks_of_step() -> int:
+    """Return how many processes srun has started together with this one; 1 outside a step of SLURM.
+
+    SLURM_NTASKS also counts what a batch script or salloc has reserved, and nobody has started.
+    """
+    return int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1)
+
+
 def check_gpu() -> None:
     """Raise a `UserError` if Linux has no GPU driver, which can be checked without loading torch."""
     if sys.platform == "linux" and not any(map(os.path.exists, GPU_FILES)):

@@ -86,6 +86,7 @@ def test_predictions_of_two_processes_are_those_of_one(trained: tuple[Path, Path
         {"RANK": "{rank}", "LOCAL_RANK": "{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0",
          "TORCHELASTIC_RUN_ID": "made-up"},
         {"SLURM_PROCID": "{rank}", "SLURM_LOCALID": "{rank}", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2",
+         "SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_NUM_NODES": "1",
          "SLURM_NODEID": "0", "SLURM_NODELIST": "localhost", "SLURM_JOB_ID": "{job}", "SLURM_JOB_NAME": "made-up"},
     ],
     ids=["torchrun", "slurm"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import subprocess
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from hydra._internal.hydra import Hydra
 
-from omniner import run
+from omniner import machine, run
 from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.errors import UserError
@@ -212,7 +213,7 @@ def test_a_further_rank_that_does_nothing_says_so_and_an_empty_variable_is_none(
     assert not done
     assert f"{name}=1: task=stats is done by rank 0, this process does nothing" in caplog.text
     monkeypatch.setenv(name, "")
-    assert not ranks.are_given()
+    assert not machine.are_given()
     assert run.execute(config) == 0
     assert len(done) == 1
 
@@ -251,7 +252,6 @@ def test_ranks_from_outside_that_would_train_alone_are_refused(
         ({"LOCAL_RANK": "1", "NODE_RANK": "0"}, 2, 1),  # a person's, who need not say how many there are
         ({**TORCHRUN, ranks.HELPER: "1"}, 2, 1),  # started here, with variables of whoever started the main process
         ({"LOCAL_RANK": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_NTASKS": "1"}, 2, 1),  # torchrun in a step of srun
-        ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, 1, 1),  # a batch script starts one process without srun
     ],
 )
 def test_ranks_from_outside_that_fit_the_devices_begin(
@@ -260,4 +260,24 @@ def test_ranks_from_outside_that_fit_the_devices_begin(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with ranks.started_ranks(count, nodes, tmp_path):
-        assert ranks.are_given()
+        assert machine.are_given()
+
+
+@pytest.mark.parametrize("job", ["batch", "interactive"])
+def test_reserved_tasks_that_nobody_started_are_no_ranks(
+    job: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A batch script, or a shell of salloc, starts one process without srun: it starts the other ranks itself."""
+    for name, value in {"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": job}.items():
+        monkeypatch.setenv(name, value)
+    started: list[ranks.Helper] = []
+
+    def working_beside(helpers: list[ranks.Helper], patience: float) -> contextlib.nullcontext[None]:
+        started.extend(helpers)
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(ranks, "working_beside", working_beside)
+    with ranks.started_ranks(2, 1, tmp_path):
+        assert machine.are_given()
+    assert [helper.variables["LOCAL_RANK"] for helper in started] == ["1"]
+    assert not machine.are_given()

@@ -11,7 +11,7 @@ process again, which in a notebook or another program is not that of OmniNER.
   hangs in a library call that no signal interrupts, it ends after half a minute and can be resumed.
 - A worker's standard input is a pipe from the main process: when it closes, the worker ends at once.
 
-If torchrun, SLURM or a person has started the ranks (`are_given`), nothing is started here. They must be as many as
+If torchrun, SLURM or a person has started the ranks (`machine.are_given`), nothing is started here. They must be as many as
 the run has devices: any others would each train alone, all into the same folder.
 """
 
@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from omniner.errors import Stopped, UserError
-from omniner.machine import free_port
+from omniner.machine import are_given, free_port, tasks_of_step
 from omniner.runs import children
 from omniner.wording import counted
 
@@ -57,11 +57,6 @@ class Helper(NamedTuple):
     name: str
     command: Sequence[str]
     variables: Mapping[str, str]
-
-
-def are_given() -> bool:
-    """Return whether this process was started as one of several ranks: by torchrun, SLURM, a person or this module."""
-    return bool(os.environ.get("LOCAL_RANK")) or int(os.environ.get("SLURM_NTASKS") or 1) > 1
 
 
 def is_main_process() -> bool:
@@ -129,8 +124,7 @@ def _check_given(count: int, nodes: int) -> None:
     planned: dict[str, int] = {}
     if os.environ.get("LOCAL_RANK"):
         planned = {"WORLD_SIZE": count * nodes, "LOCAL_WORLD_SIZE": count}
-    # of srun's step: SLURM_NTASKS also counts what a batch script has reserved and not started
-    elif int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+    elif tasks_of_step() > 1:
         planned = {"SLURM_STEP_NUM_TASKS": count * nodes, "SLURM_STEP_NUM_NODES": nodes}
         fix += " With --gpus-per-task each process sees one GPU only: give srun --gpus-per-node instead."
     for name, expected in planned.items():

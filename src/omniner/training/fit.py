@@ -34,7 +34,9 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from pytorch_lightning.callbacks import Callback, Checkpoint, TQDMProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
@@ -46,6 +48,7 @@ from omniner.config.groups import Config
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import Stopped, UserError
 from omniner.files import make_folder, writing
+from omniner.machine import tasks_of_step
 from omniner.progress import Progress
 from omniner.records import Issue
 from omniner.training import checkpoints
@@ -193,7 +196,7 @@ def _trainer(
         precision=_lightning_precision(devices, module),
         logger=logger or False,
         callbacks=callbacks,
-        plugins=[AtomicCheckpointIO(), *_started_by_hand()],
+        plugins=[AtomicCheckpointIO(), *_cluster_environment()],
         max_epochs=settings.epochs(steps),
         max_steps=settings.max_steps,
         max_time=timedelta(minutes=settings.max_minutes) if settings.max_minutes else None,
@@ -215,10 +218,17 @@ def _trainer(
     return trainer
 
 
-def _started_by_hand() -> list[LightningEnvironment]:
-    """Make ranks with a LOCAL_RANK use it, even within a SLURM allocation."""
-    alone = "LOCAL_RANK" not in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
-    return [] if alone else [LightningEnvironment()]
+def _cluster_environment() -> list[ClusterEnvironment]:
+    """Tell Lightning who has started the ranks; empty = it finds out by itself.
+
+    In a SLURM job it would take the tasks that are reserved for ranks that run, and those of srun in a shell of salloc
+    for none. Ranks with a LOCAL_RANK use it, even in a step of several tasks.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return []
+    if "LOCAL_RANK" not in os.environ and tasks_of_step() > 1:
+        return [SLURMEnvironment()]
+    return [LightningEnvironment()] if {"LOCAL_RANK", "SLURM_NTASKS"} & os.environ.keys() else []
 
 
 def _strategy(devices: Devices) -> Strategy | str:

@@ -389,6 +389,28 @@ def test_progress_is_said_from_the_first_step_on(
     assert all(", 0.0 sentences/s" not in line for line in caplog.messages)
 
 
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"SLURM_NTASKS": "2"}, "LightningEnvironment"),  # a batch script reserves tasks and starts none
+        ({"SLURM_NTASKS": "2", "SLURM_JOB_NAME": "interactive", "LOCAL_RANK": "0"}, "LightningEnvironment"),
+        ({"SLURM_NTASKS": "2", "SLURM_STEP_NUM_TASKS": "2", "LOCAL_RANK": "0"}, "LightningEnvironment"),
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2"}, "SLURMEnvironment"),
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2",
+          "SLURM_JOB_NAME": "interactive"}, "SLURMEnvironment"),  # srun in a shell of salloc
+    ],
+)  # fmt: skip
+def test_tasks_of_slurm_are_ranks_if_srun_has_started_them(
+    variables: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    config = small_corpus.configuration("char_bilstm")
+    module, _ = prepare(config, small_corpus.corpus(5, 2))
+    trainer: Any = callbacks._trainer(config, prepare_devices(config), module, tmp_path, None, [], 1)
+    assert type(trainer._accelerator_connector.cluster_environment).__name__ == expected
+
+
 def test_each_of_slow_steps_is_logged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: dict[float, list[int]] = {}
     for slow in (0.0, 1000.0):
