@@ -53,8 +53,10 @@ CHILD = "OMNINER_CHILD"  # a child's label in MLflow; a process with it watches 
 # Set by a distributed launch; without them a child does not take itself for a rank of the parent's launch.
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
-# Where one of them is set, torch for AMD reads these instead: the second names GPUs among those that the first leaves.
+# torch for AMD reads these first: the second names GPUs among those that the first leaves. SLURM may set all of them,
+# on machines with GPUs of NVIDIA, too.
 _VISIBLE_TO_ROCM, _VISIBLE_TO_HIP = "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
+_DRIVERS = ("/dev/kfd", "/dev/nvidiactl")  # of AMD and of NVIDIA
 SECONDS_BETWEEN_CHECKS = 0.5  # between checks whether a child has ended or must stop
 _NAMED = 3  # files named in a message
 _TAIL = 1 << 20  # last bytes of a child's stderr, in which the reason of its end is searched
@@ -270,7 +272,7 @@ def visible_gpus() -> list[str]:
 
     Does not ask torch, whose import takes seconds.
     """
-    named = next((name for name in (_VISIBLE_TO_HIP, _VISIBLE_TO_ROCM, VISIBLE_GPUS) if name in os.environ), None)
+    named = next((name for name in (*_amd_variables(), VISIBLE_GPUS) if name in os.environ), None)
     if named is not None:
         names = [name.strip() for name in os.environ[named].split(",") if name.strip() not in ("", "-1")]
         return [str(number) for number in range(len(names))] if named == _VISIBLE_TO_ROCM else names
@@ -282,8 +284,14 @@ def visible_gpus() -> list[str]:
 
 def show_gpus(names: Sequence[str]) -> dict[str, str]:
     """Return the environment variables of a process that sees only these of the visible GPUs."""
-    amd = _VISIBLE_TO_HIP in os.environ or _VISIBLE_TO_ROCM in os.environ
-    return dict.fromkeys([VISIBLE_GPUS, *([_VISIBLE_TO_HIP] if amd else [])], ",".join(names))
+    amd = [_VISIBLE_TO_HIP] if any(name in os.environ for name in _amd_variables()) else []
+    return dict.fromkeys([VISIBLE_GPUS, *amd], ",".join(names))
+
+
+def _amd_variables() -> list[str]:
+    """Return the variables that torch reads before that of CUDA on this machine: none unless its GPUs are of AMD."""
+    amd, nvidia = map(os.path.exists, _DRIVERS)
+    return [_VISIBLE_TO_HIP, _VISIBLE_TO_ROCM] if amd and not nvidia else []
 
 
 def check_gpu_count(wanted: int, visible: int) -> None:

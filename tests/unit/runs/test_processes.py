@@ -137,12 +137,22 @@ def test_gpus_of_amd_are_those_that_its_own_variables_name(
 ) -> None:
     """torch for AMD does not read the variable of CUDA where one of them is set: all children would use one GPU."""
     monkeypatch.setenv(children.VISIBLE_GPUS, "0,1,2,3,4,5,6,7")
+    monkeypatch.setattr(children, "_DRIVERS", (str(tmp_path), str(tmp_path / "none")))
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert children.visible_gpus() == seen
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with children.reserved_gpus(1, never) as reserved:
         assert reserved == {children.VISIBLE_GPUS: seen[0], "HIP_VISIBLE_DEVICES": seen[0]}
+
+
+def test_variables_of_amd_mean_nothing_to_gpus_of_nvidia(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """SLURM sets both for GPUs of one kind: children would get those of other jobs."""
+    monkeypatch.setattr(children, "_DRIVERS", (str(tmp_path / "none"), str(tmp_path)))
+    for name in (children.VISIBLE_GPUS, "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "2,3")
+    assert children.visible_gpus() == ["2", "3"]
+    assert children.show_gpus(["2"]) == {children.VISIBLE_GPUS: "2"}
 
 
 def test_without_the_variable_the_driver_lists_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
