@@ -11,8 +11,8 @@ process again, which in a notebook or another program is not that of OmniNER.
   hangs in a library call that no signal interrupts, it ends after half a minute and can be resumed.
 - A worker's standard input is a pipe from the main process: when it closes, the worker ends at once.
 
-If torchrun, SLURM or a person has started the ranks (`machine.are_given`), nothing is started here. They must be as many as
-the run has devices: any others would each train alone, all into the same folder.
+If torchrun, SLURM or a person has started the ranks (`machine.are_given`), nothing is started here. They must be as
+many as the run has devices: any others would each train alone, all into the same folder.
 """
 
 from __future__ import annotations
