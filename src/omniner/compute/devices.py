@@ -18,7 +18,7 @@ from omniner.compute.precision import Precision, choose_precision
 from omniner.compute.torch_settings import apply_settings
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import UserError, one_line
-from omniner.machine import GPU_FILES, busy_beside, local_rank, own_cores
+from omniner.machine import GPU_FILES, are_given, busy_beside, local_rank, own_cores
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -91,7 +91,8 @@ def choose_devices(
     else:
         threads = torch.get_num_threads()
     if accelerator == "cpu" and trainer.accelerator == "auto" and any(map(os.path.exists, GPU_FILES)):
-        log.warning("a GPU driver is there, but no GPU that %s can use: the CPU does the work", _torch_build())
+        lack = "has kernels for" if torch.cuda.device_count() else "can use"
+        log.warning("a GPU driver is there, but no GPU that %s %s: the CPU does the work", _torch_build(), lack)
     precision, why = choose_precision(trainer.precision, accelerator, large, layer)
     devices = Devices(accelerator, count, world, strategy, precision, trainer.deterministic)
     if trains:
@@ -124,13 +125,15 @@ def count_devices(trainer: TrainerConfig) -> tuple[str, int]:
         accelerator = "gpu" if gpus else "cpu"
     if accelerator == "gpu" and gpus and (error := _start_gpu(local_rank() % gpus)):
         no_kernels = "no kernel image" in str(error)
-        if no_kernels and trainer.accelerator == "auto" and not os.environ.get("LOCAL_RANK"):
+        if no_kernels and trainer.accelerator == "auto" and not are_given():
             return "cpu", trainer.devices or 1
         found = f"there is a GPU, but CUDA does not start ({one_line(error)})"
         fix = "Mend the driver, install a torch that is built for it, or use trainer=cpu."
         if no_kernels:
             found = f"{_torch_build()} has no kernels for this GPU"
             fix = "Install a build that has them (of CUDA 12.6 for GPUs before Turing), or use trainer=cpu."
+            if gpus > 1:
+                fix += " If another GPU has them: trainer.devices=1, with its number in CUDA_VISIBLE_DEVICES."
         raise UserError("trainer.accelerator", found, fix) from error
     if accelerator == "gpu" and gpus < max(1, trainer.devices):
         if gpus:

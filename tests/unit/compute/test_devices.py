@@ -95,10 +95,13 @@ def test_a_gpu_without_kernels_is_left_aside_unless_it_is_asked_for(
     chosen = devices.choose_devices(trainer, large=False)
     assert (chosen.accelerator, chosen.world) == ("cpu", 1)
     assert "no GPU that torch" in caplog.text
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(UserError, match=r"has no kernels for this GPU\. Install .* CUDA 12\.6"):
-        devices.count_devices(trainer)
-    monkeypatch.delenv("LOCAL_RANK")
+    assert "has kernels for: the CPU does the work" in caplog.text
+    for rank in {"LOCAL_RANK": "1"}, {"SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "2"}:  # siblings may use theirs
+        with monkeypatch.context() as context:
+            for name, value in rank.items():
+                context.setenv(name, value)
+            with pytest.raises(UserError, match=r"has no kernels .* CUDA 12\.6 .* number in CUDA_VISIBLE_DEVICES"):
+                devices.count_devices(trainer)
     trainer.accelerator = "gpu"
     with pytest.raises(UserError, match=r"has no kernels for this GPU"):
         devices.count_devices(trainer)
