@@ -407,7 +407,7 @@ def test_tasks_of_slurm_are_ranks_if_srun_has_started_them(
         monkeypatch.setenv(name, value)
     config = small_corpus.configuration("char_bilstm")
     module, _ = prepare(config, small_corpus.corpus(5, 2))
-    trainer: Any = callbacks._trainer(config, prepare_devices(config), module, tmp_path, None, [], 1)
+    trainer: Any = training_fit._trainer(config, prepare_devices(config), module, tmp_path, None, [], 1)
     assert type(trainer._accelerator_connector.cluster_environment).__name__ == expected
 
 
