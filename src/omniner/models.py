@@ -90,6 +90,10 @@ def fit(
     """
     from omniner.training.fit import fit_module
 
+    if config.llm is not None:
+        from omniner.llm.training.memory import as_begun
+
+        config = dataclasses.replace(config, tuning=as_begun(config.tuning, folder / "checkpoints" / "last.ckpt"))
     planned, devices = plan_memory(config, prepare_devices(config))
     module: Learner
     data: TrainingData[Any]
@@ -141,7 +145,8 @@ def plan_memory(config: Config, devices: Devices, longest: int | None = None) ->
     pack = memory.typical_pack(config.tuning.pack_tokens)
     settings = load_settings(config.llm)
     count = memory.MemoryCount(settings, config.tuning.method, devices, pack, config.decoding, longest)
-    plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room)
+    idle = memory.device_memory(devices, idle=True)
+    plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room, idle)
     message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
     log.info(message, plan.needs, room / memory.GIB, plan, plan.slots)
     planned = _with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)

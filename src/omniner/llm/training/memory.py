@@ -16,11 +16,13 @@ cost in time. In the remaining memory `most_slots` allows as many sentences as p
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -37,6 +39,7 @@ from omniner.llm.training.packs import make_pack
 from omniner.llm.training.shared_prefix import MOST_LOGITS, attach_attention, pack_loss
 from omniner.llm.tuning import prepare_for_training
 from omniner.pretrained import base_model
+from omniner.training.checkpoints import read_checkpoint
 
 log = logging.getLogger("omniner")
 
@@ -327,16 +330,20 @@ def most_slots(count: Callable[[int], float], room: float) -> int:
     return slots
 
 
-def device_memory(devices: Devices) -> float | None:
+def device_memory(devices: Devices, idle: bool = False) -> float | None:
     """Return the bytes that each GPU of a training has; None if it uses CPUs, whose memory other programs use as well.
 
     Processes must agree on their plan, and each can ask only its own GPU what is free. So what other programs use, such
     as a desktop, is subtracted only for a single process.
+
+    Args:
+        devices: those of the training.
+        idle: count as if no other program used the GPUs.
     """
     if devices.accelerator != "gpu":
         return None
     room = min(torch.cuda.get_device_properties(number).total_memory for number in range(devices.per_node))
-    if devices.world == 1:
+    if devices.world == 1 and not idle:
         room = min(room, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
     return float(room)
 
@@ -358,6 +365,21 @@ def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices, longest
     chosen = most_slots(lambda slots: decoding_bytes(base.config, base.dtype, _PREFIX, tokens, slots), _USABLE * free)
     log.info("%.0f GiB are free beside the model: %d answers side by side", free / GIB, chosen)
     return chosen
+
+
+def as_begun(tuning: TuningConfig, last: Path) -> TuningConfig:
+    """Replace `tuning.optimizer=auto` by that of a training that goes on: what is free today may suggest another.
+
+    Args:
+        tuning: of the configuration.
+        last: the file from which training goes on, if it is there.
+    """
+    if tuning.optimizer != "auto" or not last.is_file():
+        return tuning
+    with contextlib.suppress(UserError):  # a damaged file is refused when training is about to go on from it
+        if (stored := read_checkpoint(last).get("generative")) is not None:
+            return dataclasses.replace(tuning, optimizer=stored["tuning"]["optimizer"])
+    return tuning
 
 
 class Plan(NamedTuple):
@@ -384,26 +406,37 @@ class Plan(NamedTuple):
         return ", ".join(said)
 
 
-def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float) -> Plan:
+def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float, idle: float | None = None) -> Plan:
     """Choose the cheapest combination that fits, and for `decoding.slots=auto` as many slots as fit with it.
+
+    The optimizer is the one that fits into idle devices: it changes the results, so it must not depend on what other
+    programs, or runs that this one is compared with, hold at the moment.
 
     Args:
         count: of the run.
         tuning: `gradient_checkpointing` and `optimizer` are chosen if they are `auto`.
         wanted: `trainer.strategy`; for auto, and several devices, a strategy is chosen, too.
-        room: bytes of each device.
+        room: free bytes of each device.
+        idle: bytes that would be free if no other program used it; None = `room`.
 
     Raises:
         UserError: none fits; the message names one that would.
     """
     allowed = list(plans(count, tuning, wanted, room))
-    for plan in allowed:
-        if plan.needs.total <= _USABLE * room:
-            return plan
+    alone = None if idle is None else _first_fit(plans(count, tuning, wanted, idle), idle)
+    if alone is not None:
+        allowed = [plan for plan in allowed if plan.tuning.optimizer == alone.tuning.optimizer]
+    if (plan := _first_fit(allowed, room)) is not None:
+        return plan
     least = min(allowed, key=lambda plan: plan.needs.total)
     needed = f"{least.needs.total / GIB:.0f} GiB of each device are needed at least ({least})"
     found = f"{needed}, {_USABLE * room / GIB:.0f} of {room / GIB:.0f} can be used"
-    raise UserError("tuning", found, _advice(count, tuning, room))
+    end = "" if alone is None else "End the other programs on the GPU: it fits without them. Or change the settings: "
+    raise UserError("tuning", found, end + _advice(count, tuning, room))
+
+
+def _first_fit(allowed: Iterable[Plan], room: float) -> Plan | None:
+    return next((plan for plan in allowed if plan.needs.total <= _USABLE * room), None)
 
 
 def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | None) -> Iterator[Plan]:
@@ -426,11 +459,10 @@ def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | N
 def _advice(count: MemoryCount, tuning: TuningConfig, room: float) -> str:
     """Return a combination that would fit, close to the requested one."""
     free = dataclasses.replace(tuning, gradient_checkpointing="auto", optimizer="auto")
-    for plan in plans(count, free, "auto", room):
-        if plan.needs.total <= _USABLE * room:
-            fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
-            eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []
-            again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
-            return f"{' '.join([again, *eight, *fsdp])} would fit."
+    if (plan := _first_fit(plans(count, free, "auto", room), room)) is not None:
+        fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
+        eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []
+        again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
+        return f"{' '.join([again, *eight, *fsdp])} would fit."
     weaker = {"full": "tuning=lora", "lora": "tuning=qlora"}.get(count.method, "a smaller model")
     return f"Take {weaker}, more devices with trainer.strategy=fsdp, or fewer tuning.pack_tokens and decoding.slots."

@@ -220,6 +220,29 @@ def test_the_slots_of_auto_are_said_where_memory_chose_them(caplog: pytest.LogCa
     assert not caplog.messages
 
 
+def test_the_optimizer_does_not_depend_on_what_other_programs_hold() -> None:
+    """A run that goes on beside them would be refused as another training."""
+    count, tuning = counted("0.5b", "full"), tuning_config("full", gradient_checkpointing="auto")
+    with_all = count.needs(dataclasses.replace(tuning, gradient_checkpointing=False), "auto").total / 0.92
+    busy = 0.95 * with_all
+    assert memory.choose_plan(count, tuning, "auto", busy).tuning.optimizer == "adamw_8bit"
+    for room, again in ((1.01 * with_all, False), (busy, True)):
+        plan = memory.choose_plan(count, tuning, "auto", room, 1.01 * with_all)
+        assert (plan.tuning.optimizer, plan.tuning.gradient_checkpointing) == ("auto", again)
+    with pytest.raises(UserError, match=r"are needed at least .* End the other programs on the GPU"):
+        memory.choose_plan(count, tuning, "auto", with_all / 2, 1.01 * with_all)
+
+
+@pytest.mark.parametrize("stored", ["adamw", "adamw_8bit"])
+def test_a_training_goes_on_with_the_optimizer_that_it_began_with(stored: str, tmp_path: Path) -> None:
+    auto, last = tuning_config("full", optimizer="auto"), tmp_path / "last.ckpt"
+    assert memory.as_begun(auto, last) is auto
+    torch.save({"generative": {"tuning": {"optimizer": stored}}}, last)
+    assert memory.as_begun(auto, last).optimizer == stored
+    last.write_bytes(b"damaged")
+    assert memory.as_begun(auto, last) is auto
+
+
 def test_what_cannot_fit_is_refused_with_what_would() -> None:
     with pytest.raises(UserError, match=r"GiB of each device are needed .*tuning\.gradient_checkpointing=true would"):
         chosen("7b", "lora", 32, gradient_checkpointing=False)
@@ -239,7 +262,7 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]
     from omniner.training import fit
 
     room = {"bytes": 0.0}
-    monkeypatch.setattr(memory, "device_memory", lambda _: room["bytes"])
+    monkeypatch.setattr(memory, "device_memory", lambda *_, **__: room["bytes"])
     monkeypatch.setattr(fit, "fit_module", lambda config, devices, module, *_: module)
 
     def begin(*overrides: str) -> tuple[Any, int]:
@@ -303,5 +326,6 @@ def test_a_plan_counts_with_the_smallest_gpu_and_with_what_is_free(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * GIB, 24 * GIB))  # a desktop, and this process
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
     assert memory.device_memory(devices()) == 21 * GIB
+    assert memory.device_memory(devices(), idle=True) == 24 * GIB
     assert memory.device_memory(devices(2)) == 16 * GIB, "the second process would find something else free"
     assert memory.device_memory(Devices("cpu", 2, 2, "ddp", "32-true")) is None
