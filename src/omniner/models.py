@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 
-from omniner.compute.devices import Devices, choose_devices
-from omniner.compute.torch_settings import settings_for
+from omniner.compute.devices import Devices, choose_devices, count_devices, use_own_cores
+from omniner.compute.torch_settings import apply_settings, settings_for
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, CausalConfig, DecodingConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
@@ -114,7 +114,10 @@ def fit(
 
 def prepare_devices(config: Config) -> Devices:
     """Choose the devices on which the model is trained, and set the threads of this process and torch's settings."""
+    accelerator, count = count_devices(config.trainer)
+    use_own_cores(config.trainer, count if accelerator == "cpu" else 1)
     devices = _devices_for(config.trainer, config.model, trains=True)
+    apply_settings(devices.precision, devices.deterministic)
     if devices.precision == "bf16-true" and config.tuning.method == "full":  # adapters stay in fp32
         log.warning(
             "trainer.precision=bf16-true rounds the weights themselves to 8 bits after each step: steps smaller than "
@@ -186,7 +189,7 @@ def _with_slots(config: Config, slots: int) -> Config:
 
 
 def _devices_for(
-    trainer: TrainerConfig, model: BiLSTMConfig | EncoderConfig | CausalConfig, trains: bool = False
+    trainer: TrainerConfig, model: BiLSTMConfig | EncoderConfig | CausalConfig, *, trains: bool
 ) -> Devices:
     if isinstance(model, BiLSTMConfig):
         return choose_devices(trainer, large=False, trains=trains)
@@ -364,15 +367,21 @@ def known_categories(checkpoint: Path) -> tuple[str, ...]:
 
 
 def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
-    """Choose the devices on which a trained model predicts; without a checkpoint, the model of the configuration."""
+    """Choose the devices on which a trained model predicts; without a checkpoint, the model of the configuration.
+
+    It may predict inside another program: the CPU threads change only if `trainer.threads` names a number, and torch's
+    settings only while it computes (`settings_for`).
+    """
+    if config.trainer.threads:
+        use_own_cores(config.trainer)
     if checkpoint is None:
-        return _devices_for(config.trainer, config.model)
+        return _devices_for(config.trainer, config.model, trains=False)
     if not checkpoint.is_dir():
         from omniner.taggers.tagger import read_description
 
         described = read_description(checkpoint)["model"]
         kind = BiLSTMConfig if described["kind"] == "bilstm" else EncoderConfig
-        return _devices_for(config.trainer, kind(**described))
+        return _devices_for(config.trainer, kind(**described), trains=False)
     base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
     layer = layer_sizes(str(checkpoint)) or layer_sizes(base)
     return choose_devices(config.trainer, large=True, layer=layer, trains=False)
@@ -413,7 +422,7 @@ class TaggerPredictor:
         tagger = load_tagger(checkpoint)
         if config.decoding.scores:
             tagger.head.check_scored()
-        self._config, self._devices = config, _devices_for(config.trainer, tagger.model_config)
+        self._config, self._devices = config, devices_for_prediction(config, checkpoint)
         self._tagger = tagger.to(self._devices.device)
         self._told_unknown = False  # a program may ask about one text after another
 

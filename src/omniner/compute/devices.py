@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from omniner.compute.precision import Precision, choose_precision
-from omniner.compute.torch_settings import apply_settings
 from omniner.config.model_groups import TrainerConfig
 from omniner.errors import UserError, one_line
 from omniner.machine import GPU_FILES, are_given, busy_beside, local_rank, own_cores
@@ -59,12 +58,11 @@ class Devices(NamedTuple):
 
 
 def choose_devices(
-    trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None, trains: bool = True
+    trainer: TrainerConfig, large: bool, layer: tuple[int, int] | None = None, *, trains: bool
 ) -> Devices:
-    """Choose the devices of a model, and log them; for training, also set this process's threads and torch's settings.
+    """Choose the devices of a model, and log them; neither this process's threads nor torch's settings change.
 
-    A model that predicts may run inside another program: it leaves the CPU threads alone, unless `trainer.threads` sets
-    them, and computes under `settings_for`. Our own programs call `use_own_cores` before.
+    Set the threads before (`use_own_cores`): how much bf16 gains on a CPU depends on them.
 
     Args:
         trainer: what the configuration requests.
@@ -86,17 +84,12 @@ def choose_devices(
             f"Choose a multiple of {world}.",
         )
     strategy = "fsdp" if trains and trainer.strategy == "fsdp" else "ddp" if world > 1 else "auto"
-    if trains or trainer.threads:
-        threads = use_own_cores(trainer, count if accelerator == "cpu" else 1)
-    else:
-        threads = torch.get_num_threads()
+    threads = torch.get_num_threads()
     if accelerator == "cpu" and trainer.accelerator == "auto" and any(map(os.path.exists, GPU_FILES)):
         lack = "has kernels for" if torch.cuda.device_count() else "can use"
         log.warning("a GPU driver is there, but no GPU that %s %s: the CPU does the work", _torch_build(), lack)
     precision, why = choose_precision(trainer.precision, accelerator, large, layer)
     devices = Devices(accelerator, count, world, strategy, precision, trainer.deterministic)
-    if trains:
-        apply_settings(precision, trainer.deterministic)
     log.info(
         "%d %s%s%s, %s%s, %s per process",
         count,
@@ -162,15 +155,9 @@ def _torch_build() -> str:
     return f"torch {torch.__version__}{'' if built else ', which is built without CUDA,'}"
 
 
-def use_own_cores(trainer: TrainerConfig, processes: int = 1) -> int:
-    """Set this process's CPU threads to `trainer.threads`, or to its share among `processes` on this machine.
-
-    Returns:
-        The number of threads.
-    """
-    threads = trainer.threads or share_of_threads(processes)
-    torch.set_num_threads(threads)
-    return threads
+def use_own_cores(trainer: TrainerConfig, processes: int = 1) -> None:
+    """Set this process's CPU threads to `trainer.threads`, or to its share among `processes` on this machine."""
+    torch.set_num_threads(trainer.threads or share_of_threads(processes))
 
 
 def share_of_threads(processes: int) -> int:

@@ -13,7 +13,7 @@ from omniner.compute import devices
 from omniner.compute.precision import _measure_gain, bf16_gain
 from omniner.compute.torch_settings import exact_products, preserved_settings, settings_for
 from omniner.errors import UserError
-from omniner.models import prepare_devices
+from omniner.models import devices_for_prediction, prepare_devices
 
 
 @pytest.mark.parametrize(
@@ -53,11 +53,11 @@ def test_mps_is_not_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto").trainer
-    chosen = devices.choose_devices(trainer, large=True)
+    chosen = devices.choose_devices(trainer, large=True, trains=True)
     assert (chosen.accelerator, chosen.precision, chosen.device) == ("cpu", "32-true", torch.device("cpu"))
     trainer.accelerator = "gpu"
     with pytest.raises(UserError, match=r"no GPU that torch [^ ]+, which is built without CUDA, can use"):
-        devices.choose_devices(trainer, large=True)
+        devices.choose_devices(trainer, large=True, trains=True)
 
 
 def test_a_gpu_that_does_not_start_is_an_error_and_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,9 +67,9 @@ def test_a_gpu_that_does_not_start_is_an_error_and_not_a_traceback(monkeypatch: 
     monkeypatch.setattr(torch, "ones", Mock(side_effect=too_old))
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto").trainer
     with pytest.raises(UserError, match=r"trainer\.accelerator: there is a GPU, but CUDA does not start \(The NVIDIA"):
-        devices.choose_devices(trainer, large=False)
+        devices.choose_devices(trainer, large=False, trains=True)
     trainer.accelerator = "cpu"
-    assert devices.choose_devices(trainer, large=False).accelerator == "cpu"
+    assert devices.choose_devices(trainer, large=False, trains=True).accelerator == "cpu"
 
 
 @pytest.mark.parametrize(("variables", "own"), [({}, 0), ({"LOCAL_RANK": "3"}, 1), ({"SLURM_LOCALID": "1"}, 1)])
@@ -92,7 +92,7 @@ def test_a_gpu_without_kernels_is_left_aside_unless_it_is_asked_for(
     monkeypatch.setattr(torch, "ones", Mock(side_effect=error))
     monkeypatch.setattr(devices, "GPU_FILES", (str(tmp_path),))
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto", "trainer.devices=0").trainer
-    chosen = devices.choose_devices(trainer, large=False)
+    chosen = devices.choose_devices(trainer, large=False, trains=True)
     assert (chosen.accelerator, chosen.world) == ("cpu", 1)
     assert "no GPU that torch" in caplog.text
     assert "has kernels for: the CPU does the work" in caplog.text
@@ -115,7 +115,7 @@ def test_a_torch_without_cuda_beside_a_driver_is_a_warning(
     for files, told in ((), False), ((str(tmp_path),), True):
         monkeypatch.setattr(devices, "GPU_FILES", files)
         caplog.clear()
-        assert devices.choose_devices(trainer, large=False).accelerator == "cpu"
+        assert devices.choose_devices(trainer, large=False, trains=True).accelerator == "cpu"
         assert ("a GPU driver is there" in caplog.text) is told
 
 
@@ -125,16 +125,18 @@ def test_bf16_only_on_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch, has_bf1
     monkeypatch.setattr(devices, "_start_gpu", lambda number: None)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16 or including_emulation)
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=gpu").trainer
-    assert devices.choose_devices(trainer, large=True).precision == precision
-    assert devices.choose_devices(trainer, large=False).precision == "32-true", "a small model gains nothing"
+    assert devices.choose_devices(trainer, large=True, trains=True).precision == precision
+    assert devices.choose_devices(trainer, large=False, trains=True).precision == "32-true", (
+        "a small model gains nothing"
+    )
 
 
 def test_lstms_round_no_factors_in_full_precision(monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=cpu").trainer
+    config = small_corpus.configuration("char_bilstm", "trainer.accelerator=cpu")
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
     for precision, rounds in (("32-true", False), ("bf16-mixed", True)):
-        trainer.precision = precision
-        devices.choose_devices(trainer, large=False)
+        config.trainer.precision = precision
+        prepare_devices(config)
         assert torch.backends.cudnn.allow_tf32 is rounds
 
 
@@ -156,9 +158,7 @@ def test_threads_beside_other_work_are_a_hint(
     told: bool,
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load), raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     trainer = small_corpus.configuration("char_bilstm", override).trainer
     with caplog.at_level(logging.INFO, "omniner"):
         devices.choose_devices(trainer, large=False, trains=trains)
@@ -173,7 +173,7 @@ def test_only_training_divides_its_steps_between_devices(
     more = ["trainer.accelerator=gpu", "trainer.batch_size=8", "trainer.precision=32-true", "trainer.strategy=fsdp"]
     trainer = small_corpus.configuration("qwen2_tiny", *more, "trainer.devices=0").trainer
     with pytest.raises(UserError, match=r"trainer\.batch_size: 8 sentences do not divide over 3 devices"):
-        devices.choose_devices(trainer, large=True)
+        devices.choose_devices(trainer, large=True, trains=True)
     with caplog.at_level(logging.INFO, "omniner"):
         chosen = devices.choose_devices(trainer, large=True, trains=False)
     assert (chosen.per_node, chosen.world, chosen.strategy) == (1, 1, "auto")
@@ -182,7 +182,7 @@ def test_only_training_divides_its_steps_between_devices(
 
 def test_nodes_multiply_the_processes_of_training() -> None:
     trainer = small_corpus.configuration("char_bilstm", "trainer.accelerator=cpu", "trainer.nodes=2").trainer
-    chosen = devices.choose_devices(trainer, large=False)
+    chosen = devices.choose_devices(trainer, large=False, trains=True)
     assert (chosen.per_node, chosen.world, chosen.strategy) == (1, 2, "ddp")
 
 
@@ -213,16 +213,22 @@ def test_threads_of_two_processes_on_eight_cores(
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     more = [f"trainer.accelerator={accelerator}", "trainer.devices=2", f"trainer.threads={threads}"]
-    trainer = small_corpus.configuration("char_bilstm", *more, "trainer.precision=32-true").trainer
-    devices.choose_devices(trainer, large=False, trains=trains)
+    config = small_corpus.configuration("char_bilstm", *more, "trainer.precision=32-true")
+    if trains:
+        prepare_devices(config)
+    else:
+        devices_for_prediction(config, None)
     assert seen == given
 
 
-def test_a_model_that_predicts_leaves_the_settings_of_torch_alone() -> None:
+@pytest.mark.parametrize("trains", [True, False])
+def test_who_chooses_devices_leaves_threads_and_torch_alone(monkeypatch: pytest.MonkeyPatch, trains: bool) -> None:
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
+    monkeypatch.setattr(torch, "set_num_threads", change := Mock())
     try:
-        devices.choose_devices(small_corpus.configuration("bert_tiny").trainer, True, trains=False)
+        devices.choose_devices(small_corpus.configuration("bert_tiny").trainer, True, trains=trains)
+        change.assert_not_called()
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
@@ -273,7 +279,7 @@ def test_a_pretrained_model_takes_bf16_on_a_cpu_that_is_fast_at_it(
     trainer = small_corpus.configuration("bert_tiny").trainer
     with caplog.at_level(logging.INFO, "omniner"):
         for _ in range(2):  # the second time from what is kept
-            chosen = devices.choose_devices(trainer, True, layer)
+            chosen = devices.choose_devices(trainer, True, layer, trains=True)
             assert chosen.precision == precision
     assert measured == ([] if gain is None else [layer])
     assert ("times as fast as fp32 here" in caplog.text) is (gain is not None)
@@ -291,7 +297,7 @@ def test_exact_products_are_rounded_nowhere_and_the_order_of_sums_is_a_choice(pr
     try:
         for deterministic in (True, False):
             more = f"trainer.precision={precision}", f"trainer.deterministic={str(deterministic).lower()}"
-            devices.choose_devices(small_corpus.configuration("bert_tiny", *more).trainer, True)
+            prepare_devices(small_corpus.configuration("bert_tiny", *more))
             assert torch.get_float32_matmul_precision() == products
             assert torch.are_deterministic_algorithms_enabled() is deterministic
     finally:
