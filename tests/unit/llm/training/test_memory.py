@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from omniner.llm.training import memory
 from omniner.llm.training.memory import GIB, MemoryCount, PackSize, Probe
 from omniner.records import Entity, Sentence
 
+ROOT = Path(__file__).parents[4]
 SIZES = {
     "0.5b": (896, 4864, 24, 14, 2, 151936),
     "1.5b": (1536, 8960, 28, 12, 2, 151936),
@@ -159,6 +161,27 @@ def chosen(name: str, method: str, room: float, world: int = 1, wanted: str = "a
         wanted,
         room * GIB,
     )
+
+
+@cache
+def figures(size: str, method: str, divided: bool) -> list[str]:
+    """GiB without gradient checkpointing and with it, tuned as shipped."""
+    tuning = dataclasses.replace(small_corpus.configuration("qwen2_tiny").tuning, method=method)
+    count = MemoryCount(settings(size), method, devices(8 if divided else 1), PACK, DECODING)
+    both = (dataclasses.replace(tuning, gradient_checkpointing=again) for again in (False, True))
+    return [f"{count.needs(each, 'fsdp' if divided else 'auto').total / GIB:.1f}" for each in both]
+
+
+@pytest.mark.parametrize("page", ["experiments/gpu/README.md", "docs/tutorials/language_model.md"])
+def test_the_tables_of_memory_give_what_is_counted(page: str) -> None:
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    table = [line for line in lines if re.match(r"\| [\d.]+B\b", line)]
+    assert table
+    counts = {}
+    for line in table:
+        size, *how = re.findall(r"[\d.]+B\b|QLoRA|LoRA|full", line)
+        counts[line] = figures(size.lower(), "".join(how).lower() or "lora", "FSDP" in line)
+    assert {line: re.findall(r"[\d.]+(?= \|)", line) for line in table} == counts
 
 
 def test_auto_takes_the_cheapest_that_fits() -> None:
