@@ -71,7 +71,7 @@ def fit(
     folder: Path,
     logger: Logger | bool | None,
     callbacks: Sequence[Callback],
-    launch: Callable[[int, int], AbstractContextManager[None]] = lambda count, nodes: nullcontext(),
+    launch: Callable[[int, int, str], AbstractContextManager[None]] = lambda *_: nullcontext(),
 ) -> FitResult:
     """Train the model of a configuration, or resume its training.
 
@@ -82,8 +82,8 @@ def fit(
         folder: of the run.
         logger: of Lightning, or none.
         callbacks: additional ones, before those of `trainer.callbacks`.
-        launch: gets the number of processes that train on each machine, and of machines; its context starts the
-            others of this machine for the block.
+        launch: gets the number of processes that train on each machine, the number of machines, and the accelerator;
+            its context starts the others of this machine for the block.
 
     Raises:
         UserError: a mistake in configuration or data.
@@ -97,7 +97,7 @@ def fit(
     planned, devices = plan_memory(config, prepare_devices(config))
     module: Learner
     data: TrainingData[Any]
-    with launch(devices.per_node, config.trainer.nodes):
+    with launch(devices.per_node, config.trainer.nodes, devices.accelerator):
         if config.llm is None:
             module, data = prepare_tagger(planned, corpus)
         else:
@@ -132,7 +132,7 @@ def plan_memory(config: Config, devices: Devices, longest: int | None = None) ->
     Args:
         config: the whole configuration.
         devices: those of the training.
-        longest: tokens of train's longest answer; None = unknown.
+        longest: tokens of train's longest answer; None = nothing is loaded yet, so it is unknown.
 
     Raises:
         UserError: it cannot fit; the message names settings that would.
@@ -141,7 +141,7 @@ def plan_memory(config: Config, devices: Devices, longest: int | None = None) ->
         return config, devices
     from omniner.llm.training import memory
 
-    if (room := memory.device_memory(devices)) is None:
+    if (room := memory.device_memory(devices, loaded=longest is not None)) is None:
         return config, devices
     from omniner.llm.loading import load_settings
 

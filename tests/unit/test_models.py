@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import Mock
 
 import pytest
 import small_corpus
@@ -170,6 +171,18 @@ def test_a_command_takes_its_share_of_the_cores(program: Callable[[], list[Any]]
     config, path = untrained("char_bilstm", tmp_path, "trainer.threads=0")
     TrainedModel(path).open(config)
     assert torch.get_num_threads() == 3
+
+
+def test_ranks_are_started_with_the_accelerator_that_was_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_corpus.configuration("char_bilstm", "trainer.accelerator=auto", "trainer.devices=2")
+    chosen = devices.Devices("cpu", 2, 2, "ddp", "32-true")  # as where torch has no kernels for the GPU
+    monkeypatch.setattr(models, "prepare_devices", lambda _: chosen)
+    launch = Mock(side_effect=InterruptedError)
+    with pytest.raises(InterruptedError):
+        models.fit(config, small_corpus.corpus(8, 2), None, tmp_path, None, [], launch)
+    launch.assert_called_once_with(2, 1, "cpu")
 
 
 def test_a_seed_may_be_a_large_number() -> None:

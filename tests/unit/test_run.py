@@ -239,7 +239,7 @@ def test_ranks_from_outside_that_would_train_alone_are_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     refused = pytest.raises(UserError, match=f"^trainer.devices: this run was started with {found}")
-    with refused as error, ranks.started_ranks(count, nodes, tmp_path):
+    with refused as error, ranks.started_ranks(count, nodes, "cpu", tmp_path):
         pass
     assert ("--gpus-per-task" in str(error.value)) is ("SLURM" in found)
 
@@ -259,7 +259,7 @@ def test_ranks_from_outside_that_fit_the_devices_begin(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with ranks.started_ranks(count, nodes, tmp_path):
+    with ranks.started_ranks(count, nodes, "cpu", tmp_path):
         assert machine.are_given()
 
 
@@ -277,7 +277,8 @@ def test_reserved_tasks_that_nobody_started_are_no_ranks(
         return contextlib.nullcontext()
 
     monkeypatch.setattr(ranks, "working_beside", working_beside)
-    with ranks.started_ranks(2, 1, tmp_path):
+    with ranks.started_ranks(2, 1, "cpu", tmp_path):
         assert machine.are_given()
-    assert [helper.variables["LOCAL_RANK"] for helper in started] == ["1"]
+    told = [(helper.variables["LOCAL_RANK"], helper.variables[ranks.ACCELERATOR]) for helper in started]
+    assert told == [("1", "cpu")]
     assert not machine.are_given()

@@ -37,6 +37,7 @@ from omniner.wording import counted
 log = logging.getLogger("omniner")
 
 RUN_FOLDER = "OMNINER_RUN_FOLDER"  # the run's folder, for non-zero ranks
+ACCELERATOR = "OMNINER_ACCELERATOR"  # that the main process has chosen, for the ranks that it starts
 SHARE = "OMNINER_PREDICTION_SHARE"  # the file to which a worker process writes its share of the predictions
 HELPER = "OMNINER_HELPER"  # set in a process that was started here and ends with its main process
 _FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
@@ -86,12 +87,13 @@ def drop_empty_variables() -> None:
 
 
 @contextlib.contextmanager
-def started_ranks(count: int, nodes: int, folder: Path) -> Iterator[None]:
+def started_ranks(count: int, nodes: int, accelerator: str, folder: Path) -> Iterator[None]:
     """Make this process rank 0 of `count` on this machine for the block, and start the others.
 
     Args:
         count: number of processes on this machine.
         nodes: number of machines, with as many processes each.
+        accelerator: cpu | gpu, as this process has chosen it. The others work with the same.
         folder: the run's folder, which holds its `config.yaml`.
 
     Raises:
@@ -108,6 +110,7 @@ def started_ranks(count: int, nodes: int, folder: Path) -> Iterator[None]:
         "MASTER_ADDR": os.environ.get("MASTER_ADDR") or "127.0.0.1",
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
         RUN_FOLDER: str(folder.resolve()),
+        ACCELERATOR: accelerator,
     }
     command = children.child_command(folder / "config.yaml")
     helpers = [

@@ -7,6 +7,7 @@ curves. The reported split is never used for a choice: the best checkpoint is th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omniner import tracking
 from omniner.config.groups import Config
@@ -108,6 +109,10 @@ def fit_as_rank(config: Config) -> None:
     if ranks.is_beside_first():
         log.setLevel(logging.ERROR)  # the first rank of this machine gives the same warnings
     folder = Path(os.environ.get(ranks.RUN_FOLDER) or config.output_dir or "")
+    # `auto` in a rank must not become something else than in the process that started it
+    if chosen := os.environ.get(ranks.ACCELERATOR):
+        trainer = dataclasses.replace(config.trainer, accelerator=cast(Any, chosen))
+        config = dataclasses.replace(config, trainer=trainer)
     corpus = sources.load_for_training(config.data)
     prompt = None
     if config.llm is not None:

@@ -7,6 +7,7 @@ import json
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from later_config_key import make_new
@@ -69,6 +70,20 @@ def test_one_rank_of_a_machine_warns(
     with caplog.at_level("INFO", "omniner"):  # puts the level back
         run.execute(config)
     assert [message for message in caplog.messages if message in ("cut", "failed")] == told
+
+
+@pytest.mark.parametrize("chosen", ["cpu", ""])
+def test_a_rank_works_with_what_the_process_that_started_it_has_chosen(
+    chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`auto` may have left a GPU without kernels aside, which a rank refuses."""
+    fit = Mock()
+    monkeypatch.setattr(models, "fit", fit)
+    for name, value in {"LOCAL_RANK": "1", ranks.HELPER: "1", ranks.ACCELERATOR: chosen}.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level("INFO", "omniner"):  # puts the level back
+        run.execute(compose.load([f"output_dir={tmp_path}", "data.size={train: 4, dev: 2, test: 2}"]))
+    assert fit.call_args.args[0].trainer.accelerator == (chosen or "auto")
 
 
 def test_a_training_does_not_go_on_with_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
