@@ -211,6 +211,7 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
 def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.llm.samples import describe_sample
+    from omniner.llm.training.memory import device_memory
     from omniner.models import plan_memory, prepare_causal, prepare_devices
     from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
@@ -218,6 +219,7 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     prompt, _ = build_run_prompt(context, corpus, corpus.reported)
     publish_prompt(context, prompt)
     config, devices = plan_memory(config, prepare_devices(config))
+    room = device_memory(devices)  # before the model takes its part of it
     module, data = prepare_causal(config, devices, corpus, prompt)
     ranks = max(config.trainer.devices, 1) * config.trainer.nodes
     survey = data.pack_statistics(ranks)
@@ -232,7 +234,7 @@ def _causal_sections(context: Context, corpus: Corpus) -> Sections:
             f"{len(data.prefix):,} tokens are the same for every sentence",
         ],
         "Packs": list(_packs(config, data, survey, ranks)),
-        "Memory": list(_causal_memory(context.config, devices, module, largest)),
+        "Memory": list(_causal_memory(context.config, devices, module, largest, room)),
     }, data.issues
 
 
@@ -250,7 +252,9 @@ def _packs(config: Config, data: GenerativeData, survey: PackStatistics, ranks: 
     yield f"each evaluation answers {counted(len(data.dev), 'dev sentence')}"
 
 
-def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, pack: PackSize) -> Iterator[str]:
+def _causal_memory(
+    config: Config, devices: Devices, module: GenerativeModule, pack: PackSize, room: float | None
+) -> Iterator[str]:
     from omniner.llm.training import memory
     from omniner.pretrained import base_model
 
@@ -260,7 +264,6 @@ def _causal_memory(config: Config, devices: Devices, module: GenerativeModule, p
     longest = module.causal.longest_answer
     count = memory.MemoryCount(base_model(module.model).config, method, devices, pack, config.decoding, longest)
     yield f"the largest pack has {pack.tokens:,} tokens, {pack.prefix_length:,} of them shared, {pack.answers:,} learnt"
-    room = memory.device_memory(devices)
     shown = memory.plans(count, config.tuning, config.trainer.strategy, room)
     for number, plan in enumerate(shown):
         which = "or, where that is too much" if number else "each device"

@@ -330,21 +330,23 @@ def most_slots(count: Callable[[int], float], room: float) -> int:
     return slots
 
 
-def device_memory(devices: Devices, idle: bool = False) -> float | None:
+def device_memory(devices: Devices, idle: bool = False, loaded: bool = False) -> float | None:
     """Return the bytes that each GPU of a training has; None if it uses CPUs, whose memory other programs use as well.
 
-    Processes must agree on their plan, and each can ask only its own GPU what is free. So what other programs use, such
-    as a desktop, is subtracted only for a single process.
+    Processes must agree on their plan, and each can ask only its own GPU what is free. So what is used already, by this
+    process or by other programs such as a desktop, is subtracted only for a single process.
 
     Args:
         devices: those of the training.
-        idle: count as if no other program used the GPUs.
+        idle: count as if nothing else used the GPUs.
+        loaded: the model to train may be on its GPU already, so what this process holds there is not in its way.
     """
     if devices.accelerator != "gpu":
         return None
     room = min(torch.cuda.get_device_properties(number).total_memory for number in range(devices.per_node))
     if devices.world == 1 and not idle:
-        room = min(room, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved())
+        held = 0 if loaded else torch.cuda.memory_allocated()  # such as a model that a notebook has loaded
+        room = min(room, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held)
     return float(room)
 
 
@@ -431,7 +433,7 @@ def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: flo
     least = min(allowed, key=lambda plan: plan.needs.total)
     needed = f"{least.needs.total / GIB:.0f} GiB of each device are needed at least ({least})"
     found = f"{needed}, {_USABLE * room / GIB:.0f} of {room / GIB:.0f} can be used"
-    end = "" if alone is None else "End the other programs on the GPU: it fits without them. Or change the settings: "
+    end = "" if alone is None else "Free the GPUs of what else uses them, then it fits. Or change the settings: "
     raise UserError("tuning", found, end + _advice(count, tuning, room))
 
 
@@ -458,11 +460,15 @@ def plans(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float | N
 
 def _advice(count: MemoryCount, tuning: TuningConfig, room: float) -> str:
     """Return a combination that would fit, close to the requested one."""
-    free = dataclasses.replace(tuning, gradient_checkpointing="auto", optimizer="auto")
-    if (plan := _first_fit(plans(count, free, "auto", room), room)) is not None:
-        fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
-        eight = [f"tuning.optimizer={plan.tuning.optimizer}"] if plan.tuning.optimizer != "auto" else []
-        again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
-        return f"{' '.join([again, *eight, *fsdp])} would fit."
+    same = dataclasses.replace(tuning, gradient_checkpointing="auto")
+    other = dataclasses.replace(same, optimizer="auto")
+    # a training that goes on cannot change its optimizer
+    for free, end in (same, "."), (other, " if the training begins anew (resume=never)."):
+        if (plan := _first_fit(plans(count, free, "auto", room), room)) is not None:
+            fsdp = ["trainer.strategy=fsdp"] if plan.strategy == "fsdp" else []
+            new = plan.tuning.optimizer
+            optimizer = [f"tuning.optimizer={new}"] if new != tuning.optimizer else []
+            again = f"tuning.gradient_checkpointing={str(plan.tuning.gradient_checkpointing).lower()}"
+            return f"{' '.join([again, *optimizer, *fsdp])} would fit{end}"
     weaker = {"full": "tuning=lora", "lora": "tuning=qlora"}.get(count.method, "a smaller model")
     return f"Take {weaker}, more devices with trainer.strategy=fsdp, or fewer tuning.pack_tokens and decoding.slots."

@@ -252,7 +252,7 @@ def test_the_optimizer_does_not_depend_on_what_other_programs_hold() -> None:
     for room, again in ((1.01 * with_all, False), (busy, True)):
         plan = memory.choose_plan(count, tuning, "auto", room, 1.01 * with_all)
         assert (plan.tuning.optimizer, plan.tuning.gradient_checkpointing) == ("auto", again)
-    with pytest.raises(UserError, match=r"are needed at least .* End the other programs on the GPU"):
+    with pytest.raises(UserError, match=r"are needed at least .* Free the GPUs of what else uses them"):
         memory.choose_plan(count, tuning, "auto", with_all / 2, 1.01 * with_all)
 
 
@@ -273,6 +273,16 @@ def test_what_cannot_fit_is_refused_with_what_would() -> None:
         chosen("7b", "full", 80, world=8, wanted="ddp")
     with pytest.raises(UserError, match=r"Take tuning=qlora"):
         chosen("7b", "lora", 12)
+
+
+def test_another_optimizer_is_advised_only_to_a_training_that_begins() -> None:
+    """One that goes on would be refused with it."""
+    recomputed = tuning_config("full", gradient_checkpointing=True)
+    least = counted("0.5b", "full").needs(recomputed, "auto").total / GIB / 0.92
+    with pytest.raises(UserError, match=r" tuning\.gradient_checkpointing=true would fit\.$"):
+        chosen("0.5b", "full", 1.01 * least, gradient_checkpointing=False, optimizer="adamw")
+    with pytest.raises(UserError, match=r"optimizer=adamw_8bit would fit if the training begins anew \(resume=never\)"):
+        chosen("0.5b", "full", 0.95 * least, optimizer="adamw")
 
 
 @pytest.fixture
@@ -333,6 +343,7 @@ def test_a_gpu_that_is_too_small_is_noticed_before_anything_is_loaded(monkeypatc
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (card.total_memory, card.total_memory))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
     planned, on = models.plan_memory(config, devices(8))
     assert (on.strategy, planned.tuning.method) == ("fsdp", "full")
     assert planned.decoding.slots in (16, 32, 64, 128, 256), "auto is a number once the memory is known"
@@ -348,7 +359,9 @@ def test_a_plan_counts_with_the_smallest_gpu_and_with_what_is_free(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: SimpleNamespace(total_memory=sizes[number]))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (12 * GIB, 24 * GIB))  # a desktop, and this process
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
-    assert memory.device_memory(devices()) == 21 * GIB
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 4 * GIB)  # a model that a notebook has loaded
+    assert memory.device_memory(devices()) == 17 * GIB
+    assert memory.device_memory(devices(), loaded=True) == 21 * GIB, "it may be the model to train"
     assert memory.device_memory(devices(), idle=True) == 24 * GIB
     assert memory.device_memory(devices(2)) == 16 * GIB, "the second process would find something else free"
     assert memory.device_memory(Devices("cpu", 2, 2, "ddp", "32-true")) is None
