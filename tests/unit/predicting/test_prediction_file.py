@@ -20,7 +20,7 @@ from omniner.predicting import prediction_file
 from omniner.predicting.engines import Predict, TrainedModel, UntunedModel, prompted_model, trained_model
 from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line, with_score
 from omniner.registry import TASKS
-from omniner.runs import ranks
+from omniner.runs import children, ranks
 from omniner.scoring.predictions import prediction_from_line
 
 PROMPT = Prompt("base", "1", "zh", "", "", "{sentence}", "official", ())
@@ -107,9 +107,9 @@ def test_answers_that_were_cut_are_counted(
     assert "2 of 6 answers were stopped by decoding.max_new_tokens" in caplog.text
 
 
-@pytest.mark.parametrize("variable", ["CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"])
+@pytest.mark.parametrize(("variable", "maker"), [("CUDA_VISIBLE_DEVICES", "nvidia"), ("HIP_VISIBLE_DEVICES", "amd")])
 def test_each_further_process_sees_a_gpu_of_its_own(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch, variable: str
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, maker: str
 ) -> None:
     from omniner import models
     from omniner.compute.devices import Devices
@@ -123,6 +123,8 @@ def test_each_further_process_sees_a_gpu_of_its_own(
     monkeypatch.setattr(ranks, "working_beside", begin)
     monkeypatch.setattr(models, "devices_for_prediction", lambda *_: Devices("gpu", 1, 1, "auto", "32-true"))
     monkeypatch.setenv(variable, "4,5,6,7")
+    (tmp_path / f"driver of {maker}").touch()
+    monkeypatch.setattr(children, "_DRIVERS", [str(tmp_path / f"driver of {name}") for name in ("amd", "nvidia")])
     with pytest.raises(KeyboardInterrupt):
         predict("trainer=cpu", "trainer.devices=4", sentences=[Sentence(f"s{number}", "上海") for number in range(64)])
     assert [helper.variables[variable] for helper in helpers] == ["5", "6", "7"]
