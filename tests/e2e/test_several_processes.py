@@ -92,18 +92,22 @@ def test_predictions_of_two_processes_are_those_of_one(trained: tuple[Path, Path
     ids=["torchrun", "slurm"],
 )  # fmt: skip
 def test_ranks_that_others_start_work_together(variables: dict[str, str], tmp_path: Path) -> None:
-    """The variables of torchrun and of SLURM's srun, without either."""
-    job = str(os.getpid() % 4000)  # SLURM's port follows from it
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    """The variables of torchrun and of SLURM's srun, without either; rank 0 comes last, to an empty folder."""
+    job = str(os.getpid() % 4000)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     command = [*ONE_EPOCH, "trainer=ddp", "output_dir=run", "tracking=off"]
     processes = []
     for rank in (1, 0):
         told = {name: value.format(rank=rank, job=job) for name, value in variables.items()}
         around = {**environment(), **place, **told}
         processes.append(warm.start(command, tmp_path, around))
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        while rank == 1 and "GLOBAL_RANK: 1" not in processes[0].said():
+            assert processes[0].poll() is None, processes[0].said()
+            time.sleep(0.1)
+    end = time.monotonic() + 300
+    while None in (codes := [process.poll() for process in processes]) and not any(codes) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert codes == [0, 0], [process.said() for process in processes]
     assert read_state(tmp_path / "run")["status"] == "finished"
 
 

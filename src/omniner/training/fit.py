@@ -110,12 +110,13 @@ def fit_module(
         logger: of Lightning, or none.
         callbacks: additional ones, before those of `trainer.callbacks`.
     """
-    kept = make_folder(folder / "checkpoints")
-    keeper = KeepCheckpoints(kept, module.best_name, config.trainer)
+    keeper = KeepCheckpoints(folder / "checkpoints", module.best_name, config.trainer)
     interruption = Interruption(keeper)
     progress = ProgressBar() if _on_terminal() else LogProgress()
     extra = [WholeSteps(keeper), *callbacks, *_own_callbacks(config), progress, interruption, keeper]
     trainer = _trainer(config, devices, module, folder, logger, extra, data.steps)
+    if trainer.is_global_zero:  # another rank may be here before the run has claimed its folder, which must be empty
+        make_folder(folder / "checkpoints")
     resume = keeper.last if keeper.last.is_file() else None
     if resume is not None:
         _check_same(resume, module)
