@@ -284,7 +284,8 @@ def _bootstrap(
     # one after the other: a table of both would be the largest thing in memory
     runs = [_flat_floats(run, count) for run in (baseline, other)]
     for weights in drawn_weights(count, settings.resamples, generator):
-        before, after = ((weights.astype(run.dtype) @ run).astype(np.float64).reshape(-1, *shape) for run in runs)
+        sums = ((weights.astype(run.dtype) @ run).astype(np.float64) for run in runs)
+        before, after = (summed.reshape(len(weights), *shape) for summed in sums)
         yield scores_of_counts(after) - scores_of_counts(before)
 
 

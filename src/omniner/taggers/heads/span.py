@@ -68,15 +68,16 @@ class SpanHead(HeadModule):
         cells = self._cells(lengths, states.shape[1])
         scores = self._scores(states, send(cells, states.device))
         best, category = scores[:, 1:].max(1)
+        share = (best - scores.logsumexp(1)).exp()
         # read in one transfer; fp32 holds a category's number exactly
-        margin, category = torch.stack([best - scores[:, 0], category.to(scores.dtype)]).cpu()
+        margin, category, share = torch.stack([best - scores[:, 0], category.to(scores.dtype), share]).cpu()
         found = (margin > 0).nonzero()[:, 0]
         length, row, start = (place[found].tolist() for place in cells)
         candidates: list[list[tuple[float, Span]]] = [[] for _ in lengths]
         shares: list[dict[Span, float]] = [{} for _ in lengths]
-        share = scores.index_select(0, send([found], states.device)[0]).softmax(1)[:, 1:].amax(1).tolist()
-        columns = zip(margin[found].tolist(), share, row, start, length, category[found].long().tolist(), strict=True)
-        for value, probability, sentence, first, more, name in columns:
+        columns = torch.stack([margin, share])[:, found].tolist()
+        names = category[found].long().tolist()
+        for value, probability, sentence, first, more, name in zip(*columns, row, start, length, names, strict=True):
             span = (first, first + more + 1, name)
             candidates[sentence].append((value, span))
             shares[sentence][span] = probability
