@@ -195,7 +195,7 @@ class WatchedAnswer:
 def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefix_cache, "_GROWTH", 8)
     monkeypatch.setattr(decoder, "_SECONDS", 0.0)
-    model, asked = tiny("qwen2"), requests(150)  # ten groups
+    model, asked = tiny("qwen2"), requests(150)  # three groups
     options: Any = {"slots": 4, "temperature": temperature}
     whole = Watcher()
     batches = list(new_decoder(model, whole, **options).run(asked))
@@ -208,7 +208,7 @@ def test_an_interrupted_run_goes_on_with_every_bit(temperature: float, monkeypat
         missing = collect(resumed.run(asked, done))
         assert missing == {name: answer for name, answer in want.items() if name not in done}
         assert rest.seen.items() <= whole.seen.items()
-        assert resumed.repeated == (len(done) % 16 if missing else 0)  # the finished ones of the interrupted group
+        assert resumed.repeated == (len(done) % 64 if missing else 0)  # the finished ones of the interrupted group
 
 
 def test_a_torn_file_goes_on_too() -> None:
