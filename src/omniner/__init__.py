@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from omniner.errors import UserError
 from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.version import __version__
 
 if TYPE_CHECKING:
     from omniner.api import Model, Sentences, TrainResult, compare, errta, load, read, score, train, write
     from omniner.frames import frame
 
-__version__ = "0.1.0"
 __all__ = [
     "Entity",
     "Issue",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from omniner.answers import prediction_from_answer
+from omniner.corpus.formats import FORMATS
 from omniner.errors import UserError
 from omniner.files import explaining
 from omniner.frames import (
@@ -35,7 +36,7 @@ from omniner.frames import (
 from omniner.model_files import DESCRIPTION
 from omniner.progress import logged
 from omniner.records import Issue, Prediction, Sentence, is_unread, prediction_to_json, tagged_sentence
-from omniner.registry import FORMATS, load_extensions, writable_formats
+from omniner.registry import load_extensions, writable_formats
 
 if TYPE_CHECKING:
     import pandas as pd

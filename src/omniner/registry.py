@@ -19,18 +19,9 @@ from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from omniner.errors import UserError
-
-if TYPE_CHECKING:  # what the entries are; whoever asks for one imports its module
-    from omniner.convert.layouts import ModelFamily
-    from omniner.corpus.formats import Format
-    from omniner.guidance.teacher import TeacherKind
-    from omniner.predicting.engines import Engine
-    from omniner.runs.context import Task
-    from omniner.scoring.error_types import ErrorType
-    from omniner.taggers.heads import Head
 
 
 class Entry(Protocol):
@@ -196,13 +187,16 @@ def first_line(docstring: str | None) -> str:
     return (docstring or "").partition("\n")[0]
 
 
-FORMATS: Registry[Format] = Registry("format", "omniner.corpus.formats", "FORMAT")
-HEADS: Registry[Head] = Registry("head", "omniner.taggers.heads", "HEAD")
-TASKS: Registry[Task] = Registry("task", "omniner.tasks", "TASK")
-TEACHERS: Registry[TeacherKind] = Registry("teacher", "omniner.guidance.teachers", "TEACHER")
-ENGINES: Registry[Engine] = Registry("engine", table="omniner.predicting.engines")
-ERROR_TYPES: Registry[ErrorType] = Registry("error type")
-MODEL_FAMILIES: Registry[ModelFamily] = Registry("model family", "omniner.convert.families", "FAMILY")
+# What the entries are is not known here, at the bottom of the imports. The module that defines their type gives the
+# registry its type, too (`omniner.taggers.heads` has `HEADS: Registry[Head]`), and whoever can import that module takes
+# the registry from there. The configuration, which the modules of entries import, takes names from here.
+FORMATS: Registry[Any] = Registry("format", "omniner.corpus.formats", "FORMAT")
+HEADS: Registry[Any] = Registry("head", "omniner.taggers.heads", "HEAD")
+TASKS: Registry[Any] = Registry("task", "omniner.tasks", "TASK")
+TEACHERS: Registry[Any] = Registry("teacher", "omniner.guidance.teachers", "TEACHER")
+ENGINES: Registry[Any] = Registry("engine", table="omniner.predicting.engines")
+ERROR_TYPES: Registry[Any] = Registry("error type")
+MODEL_FAMILIES: Registry[Any] = Registry("model family", "omniner.convert.families", "FAMILY")
 """Families of language models whose checkpoints must be converted, by the `model_type` of their config.json."""
 
 

@@ -28,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-import omniner
 from omniner.config import compose, run_config
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.overrides import check_own_choices, explain_override, explain_own_file, read_arguments
@@ -39,6 +38,7 @@ from omniner.registry import TASKS, load_extensions
 from omniner.runs import children, ranks, sweep
 from omniner.runs.delivery import deliver, finish, send_unsent
 from omniner.runs.folder import FINISHED, UNSENT, RunFolder, claim_folder
+from omniner.version import __version__
 
 if TYPE_CHECKING:
     from omniner.runs.context import Context
@@ -213,7 +213,8 @@ def _tracking_of(config: Config) -> TrackingConfig:
     task, settings = TASKS[config.task.name], config.tracking
     if not task.tracked(config):
         return dataclasses.replace(settings, kind="off")
-    return task.tracking_for(settings)
+    wanted: TrackingConfig = task.tracking_for(settings)
+    return wanted
 
 
 def report(error: BaseException) -> int:
@@ -284,8 +285,9 @@ def compose_once(arguments: Sequence[str]) -> None:
 def main() -> None:
     """Run the command line."""
     # No `__file__`: Python took a folder of this name, such as a clone, for the package.
-    if getattr(omniner, "__file__", None) is None:
-        folder = Path(next(iter(omniner.__path__)))
+    package = sys.modules["omniner"]
+    if getattr(package, "__file__", None) is None:
+        folder = Path(next(iter(package.__path__)))
         fix = "Run from another folder, or install OmniNER again (pip install -e <clone>)."
         sys.exit(report(UserError(folder, "a folder of this name hides the installed package", fix)))
     if sys.platform == "win32":  # child processes are stopped with signals and process groups that it does not have
@@ -305,7 +307,7 @@ def main() -> None:
         show(help_text(sys.argv[1:]))
         return
     if "--version" in sys.argv[1:]:
-        show(f"OmniNER {omniner.__version__}")
+        show(f"OmniNER {__version__}")
         return
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException

@@ -15,9 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
+from omniner import registry
 from omniner.errors import UserError
 from omniner.files import read_json
-from omniner.registry import MODEL_FAMILIES
+from omniner.registry import Registry
 
 _MOST_LAYERS = 10_000
 
@@ -118,6 +119,9 @@ class ModelFamily:
     name: str
     meaning: str
     layout: Callable[[Settings], LlamaLayout]
+
+
+MODEL_FAMILIES: Registry[ModelFamily] = registry.MODEL_FAMILIES
 
 
 def find_layout(config: Settings) -> LlamaLayout:

@@ -35,8 +35,7 @@ from omniner.guidance.lessons import (
     SurfaceErrors,
 )
 from omniner.records import Entity, Sentence, ranked
-from omniner.registry import ERROR_TYPES
-from omniner.scoring.error_types import LANGUAGES, lesson_kinds
+from omniner.scoring.error_types import ERROR_TYPES, LANGUAGES, lesson_kinds
 from omniner.scoring.metrics import ErrtaError
 
 _BETWEEN = "\x00"  # separator of sentences, which no surface contains

@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from omniner import __version__
 from omniner.config.groups import CompareConfig, SearchConfig
 from omniner.config.model_groups import PromptConfig
 from omniner.config.overrides import override_line
@@ -48,6 +47,7 @@ from omniner.records import Sentence
 from omniner.scoring.error_types import lesson_kinds, paper_types
 from omniner.scoring.resampling import bounds, counted_categories, counts_per_post, drawn_weights, resampled_counts
 from omniner.scoring.units import Comparison
+from omniner.version import __version__
 from omniner.wording import Wording
 
 _STREAM, _CHOICE = 0x5EA2C4, 0xC401CE  # make these draws independent of other uses of the seed

@@ -23,6 +23,7 @@ from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from omniner import registry
 from omniner.config.groups import Config, TeacherConfig
 from omniner.errors import UserError
 from omniner.files import append_lines, read_json, whole_records, write_text
@@ -30,7 +31,7 @@ from omniner.guidance.lessons import Candidate, Cost, Failure, FalseAlarms, Less
 from omniner.guidance.questions import Question, check_answer, find_answer, repeat_question
 from omniner.progress import Progress
 from omniner.records import to_line
-from omniner.registry import TEACHERS, first_line
+from omniner.registry import Registry, first_line
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -156,6 +157,9 @@ class TeacherKind:
     def meaning(self) -> str:
         """Return in one line what this kind of teacher is."""
         return first_line(self.description)
+
+
+TEACHERS: Registry[TeacherKind] = registry.TEACHERS
 
 
 def check_teacher(config: TeacherConfig) -> None:

@@ -20,13 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from omniner import registry
 from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig
 from omniner.errors import UserError
 from omniner.files import file_states
 from omniner.model_files import weights_digest
 from omniner.records import Prediction, Sentence
-from omniner.registry import ENGINES
+from omniner.registry import Registry
 
 if TYPE_CHECKING:
     from omniner.llm.prompts import Prompt
@@ -266,6 +267,9 @@ class Engine:
     trained: Callable[[Path], ChosenModel]
     prompted: Callable[[Prompt, list[str]], PromptedModel]
     check: Callable[[DecodingConfig], None] = lambda decoding: None
+
+
+ENGINES: Registry[Engine] = registry.ENGINES
 
 
 def trained_model(config: Config, checkpoint: Path) -> ChosenModel:

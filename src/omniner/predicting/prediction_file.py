@@ -34,10 +34,9 @@ from omniner.files import (
     write_json_lines,
     write_text,
 )
-from omniner.predicting.engines import ChosenModel, TrainedModel, model_from_json
+from omniner.predicting.engines import ENGINES, ChosenModel, TrainedModel, model_from_json
 from omniner.progress import pace
 from omniner.records import Prediction, Sentence, content_digest, prediction_to_json, to_line
-from omniner.registry import ENGINES
 from omniner.runs import children, ranks
 from omniner.runs.folder import GOLD, PREDICTIONS
 from omniner.scoring.predictions import prediction_from_line

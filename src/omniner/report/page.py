@@ -19,11 +19,11 @@ from functools import cache, partial
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-import omniner
 from omniner.records import Entity, storable
 from omniner.report.figures import font_face
 from omniner.report.tables import Table
 from omniner.scoring.error_types import ERROR_TYPES
+from omniner.version import __version__
 from omniner.wording import TAGS, Wording, translated
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def render_page(
         script=Markup(script),
         policy=Markup(_policy(script)),
         css=Markup(_asset("page.css")),
-        version=omniner.__version__,
+        version=__version__,
     )
     # The font must cover the whole page, because the frame around the sections contains text, too.
     font = font_face(page(font=""))

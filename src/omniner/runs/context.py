@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from omniner import registry
 from omniner.config.groups import Config, TrackingConfig
 from omniner.config.validate import flat
 from omniner.corpus.sources import Corpus, check_files, digest_files
@@ -28,7 +29,7 @@ from omniner.files import check_input_file, explaining, read_json, sha256, write
 from omniner.machine import check_gpu
 from omniner.model_files import check_model
 from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
-from omniner.registry import ENGINES, TASKS, first_line
+from omniner.registry import ENGINES, Registry, first_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table, escape_markdown
 from omniner.runs.folder import METRICS
@@ -231,6 +232,9 @@ class Task:
     def run_name(self, config: Config) -> str:
         """Return the default name of a run, which its folder gets, too."""
         return _SEPARATOR.sub("-", "-".join(part for part in self.label(config) if part))
+
+
+TASKS: Registry[Task] = registry.TASKS
 
 
 def model_label(config: Config, learns: bool = True) -> list[str]:

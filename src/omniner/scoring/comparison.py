@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from omniner import __version__
 from omniner.config.groups import CompareConfig, ErrtaConfig, MetricsConfig
 from omniner.corpus.align import ids_by_text
 from omniner.progress import Progress, timed
@@ -33,6 +32,7 @@ from omniner.scoring.resampling import (
     smallest_p,
 )
 from omniner.scoring.scorer import score_records, settle_scale
+from omniner.version import __version__
 from omniner.wording import Wording, counted
 
 HUMAN = "human"  # name of the mean over annotators beside runs

@@ -15,6 +15,7 @@ import string
 from dataclasses import dataclass
 
 from omniner import registry
+from omniner.registry import Registry
 from omniner.wording import Wording
 
 LANGUAGES = ("zh", "en")
@@ -171,7 +172,7 @@ class ErrorType:
         return Wording.both(self.name.replace("_", " + "), self.chinese)
 
 
-ERROR_TYPES = registry.ERROR_TYPES
+ERROR_TYPES: Registry[ErrorType] = registry.ERROR_TYPES
 
 
 def error_types(mode: str) -> tuple[ErrorType, ...]:

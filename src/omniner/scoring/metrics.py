@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from omniner.corpus.taxonomy import primary_of
 from omniner.records import Entity, Issue, Prediction, Sentence, count_codes
-from omniner.registry import ERROR_TYPES
+from omniner.scoring.error_types import ERROR_TYPES
 from omniner.scoring.units import IMPOSSIBLE, Comparison, ImpossibleAnswer
 from omniner.wording import counted
 

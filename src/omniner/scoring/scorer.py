@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Literal
 
-from omniner import __version__
 from omniner.answers import CUT
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import primary_of
@@ -53,6 +52,7 @@ from omniner.scoring.units import (
     pairs_of,
     spelt_as_in_text,
 )
+from omniner.version import __version__
 
 Unit = Literal["pair", "span"]
 Mode = Literal["official", "span"]

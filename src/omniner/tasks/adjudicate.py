@@ -32,12 +32,11 @@ from omniner.corpus.adjudication import (
     match_annotators,
     quorum_of,
 )
-from omniner.corpus.formats import jsonl, recognise
+from omniner.corpus.formats import FORMATS, jsonl, recognise
 from omniner.errors import UserError
 from omniner.files import write_json_lines
 from omniner.progress import Progress, show
 from omniner.records import Issue, Sentence, content_digest, is_unlabeled
-from omniner.registry import FORMATS
 from omniner.runs.context import Context, Input, Task, entry_label, split_entry
 from omniner.scoring.predictions import garbage_collection_paused
 from omniner.tracking.tracked_run import DataInput

@@ -13,10 +13,9 @@ from collections.abc import Iterator
 
 from omniner.errors import Stopped, UserError
 from omniner.files import append_lines
-from omniner.predicting.engines import needs_checkpoint
+from omniner.predicting.engines import ENGINES, needs_checkpoint
 from omniner.progress import show
 from omniner.records import Sentence, prediction_to_json, to_line
-from omniner.registry import ENGINES
 from omniner.runs.context import Context, Input, Task, always, never
 from omniner.runs.folder import GUIDANCE_COPY, PREDICTIONS
 from omniner.tasks.labelling import choose_model, decode_piped, marked_line

@@ -27,13 +27,12 @@ from pathlib import Path
 from omniner.answers import render_answer
 from omniner.config.groups import Config
 from omniner.corpus import formats, sources, taxonomy
-from omniner.corpus.formats import WriteOptions
+from omniner.corpus.formats import FORMATS, WriteOptions
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import check_new_folder, make_folder
 from omniner.progress import show
 from omniner.records import Issue, Sentence
-from omniner.registry import FORMATS
 from omniner.runs import outputs
 from omniner.runs.context import Context, Input, Task, always, path_label
 from omniner.runs.folder import GUIDANCE_COPY

@@ -54,14 +54,13 @@ from omniner.guidance.questions import (
     suspect_question,
     write_questions,
 )
-from omniner.guidance.teacher import check_teacher, with_note, with_verdicts
+from omniner.guidance.teacher import TEACHERS, check_teacher, with_note, with_verdicts
 from omniner.llm.examples import choose_examples
 from omniner.model_files import find_checkpoint
 from omniner.predicting.engines import ChosenModel, PromptedModel, TrainedModel, prompted_model, trained_model
 from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, PROVENANCE, predict_file, provenance
 from omniner.progress import show
 from omniner.records import Issue, Sentence, content_digest
-from omniner.registry import TEACHERS
 from omniner.report import guidance_page
 from omniner.runs.context import Context, Input, Task
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, read_state

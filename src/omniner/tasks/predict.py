@@ -26,11 +26,10 @@ from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
-from omniner.predicting.engines import needs_checkpoint
+from omniner.predicting.engines import ENGINES, needs_checkpoint
 from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, predict_file
 from omniner.progress import show
 from omniner.records import Issue, Prediction, Sentence
-from omniner.registry import ENGINES
 from omniner.runs.context import Context, Input, Task, always, model_label, model_settings, path_label
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS
 from omniner.tasks.labelling import STANDARD_INPUT, choose_model, is_typed, marked_line, piped_lines

@@ -24,8 +24,7 @@ from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import explaining, try_lock
 from omniner.progress import show
-from omniner.registry import TASKS
-from omniner.runs.context import Context, Task
+from omniner.runs.context import TASKS, Context, Task
 from omniner.runs.delivery import has_unsent, send_unsent
 from omniner.runs.folder import BOOKKEEPING, FINISHED, LOCK, ROOT, STATE, read_state, recover_after_kill
 from omniner.tracking.store import Store, open_store

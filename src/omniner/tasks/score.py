@@ -21,9 +21,9 @@ from omniner.config.groups import Config
 from omniner.corpus.sources import require_entities
 from omniner.corpus.taxonomy import Taxonomy
 from omniner.errors import UserError
+from omniner.predicting.engines import ENGINES
 from omniner.progress import show, timed
 from omniner.records import Prediction, Sentence, count_codes
-from omniner.registry import ENGINES
 from omniner.report.tables import Table, build_run_tables
 from omniner.runs.context import Context, Input, Task, path_label
 from omniner.runs.folder import SCORES

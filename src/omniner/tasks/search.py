@@ -58,9 +58,9 @@ from omniner.guidance.prompt_search import (
     micro_counts,
     rank_variants,
 )
+from omniner.predicting.engines import ENGINES
 from omniner.progress import show
 from omniner.records import Issue, Prediction, Sentence, post_key, sentence_to_json, to_line
-from omniner.registry import ENGINES
 from omniner.report import guidance_page
 from omniner.runs import children
 from omniner.runs.children import Job

@@ -96,7 +96,7 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
         checkpoint: checkpoint of the trained run, copied into the folder.
         config: the run's `config.yaml`, copied into the folder.
     """
-    from omniner import __version__
+    from omniner.version import __version__
 
     if folder.exists():
         shutil.rmtree(folder)

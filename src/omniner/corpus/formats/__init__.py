@@ -2,7 +2,7 @@
 
 Each module of this package is one format. Its entry `FORMAT = Format(...)` holds everything that the program knows of
 it: how to read, write and detect it, its file names, and what it can hold. Everything else (`data.format`,
-`task=convert`, error messages) uses the registry `omniner.registry.FORMATS`, so a new format needs only a new module
+`task=convert`, error messages) uses the registry `FORMATS`, so a new format needs only a new module
 and its test.
 """
 
@@ -15,13 +15,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
+from omniner import registry
 from omniner.corpus.formats.excerpt import Excerpt, read_excerpt
 from omniner.corpus.formats.fields import IssueLog, quote, read_text
 from omniner.corpus.formats.lookalikes import find_lookalike
 from omniner.errors import UserError
 from omniner.files import check_input_file
 from omniner.records import Entity, Issue, Sentence, has_scores, own_meta
-from omniner.registry import FORMATS
+from omniner.registry import Registry
 from omniner.wording import counted
 
 log = logging.getLogger("omniner")
@@ -157,6 +158,9 @@ class Format:
     sniff_path: Callable[[Path], Match | None] = lambda path: None
     sniff_value: Callable[[Any, bool], Match | None] = lambda value, is_list: None
     sniff_lines: Callable[[Excerpt], Match | None] = lambda excerpt: None
+
+
+FORMATS: Registry[Format] = registry.FORMATS
 
 
 def recognise(path: Path) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 A head receives states [B, L, D] from a backbone and returns a loss, or the spans `(start, end, category id)` of each
 sentence, half-open in characters. Its file assigns `HEAD`, an entry with everything that the program knows of it, which
-`omniner.registry.HEADS` finds by file name. A loss is summed over sentences, so that the caller can divide by the
+the registry `HEADS` finds by file name. A loss is summed over sentences, so that the caller can divide by the
 number of sentences of a whole optimizer step, however it is divided into batches.
 
 A `TagScheme` orders tags as O, then B, I, E, S of the first category, of the second and so on: 90 categories have 361
@@ -22,9 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from omniner import registry
 from omniner.config.model_groups import HeadConfig
 from omniner.errors import UserError
-from omniner.registry import HEADS, first_line
+from omniner.registry import Registry, first_line
 
 Span = tuple[int, int, int]
 """`(start, end, category id)`, half-open, in characters."""
@@ -193,6 +194,9 @@ class Head:
     def meaning(self) -> str:
         """The description in one line."""
         return first_line(self.description)
+
+
+HEADS: Registry[Head] = registry.HEADS
 
 
 class LabelledBatch(Protocol):
