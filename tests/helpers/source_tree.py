@@ -18,7 +18,18 @@ SOURCE = Path(__file__).resolve().parents[2] / "src"
 
 # Layers from the bottom up; a module may import from its own layer and from those before it.
 LAYERS = (
-    ("errors", "version", "records", "files", "progress", "registry", "wording", "machine", "model_files", "pretrained"),
+    (
+        "errors",
+        "version",
+        "records",
+        "files",
+        "progress",
+        "registry",
+        "wording",
+        "machine",
+        "model_files",
+        "pretrained",
+    ),
     ("config",),
     ("corpus",),
     ("answers",),

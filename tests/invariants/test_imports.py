@@ -11,8 +11,8 @@ import pytest
 import source_tree
 
 WITHOUT_TORCH = {
-    "errors", "version", "records", "files", "progress", "registry", "wording", "machine", "model_files", "config", "corpus",
-    "answers", "scoring", "annotators", "runs", "run", "frames", "api",
+    "errors", "version", "records", "files", "progress", "registry", "wording", "machine", "model_files",
+    "config", "corpus", "answers", "scoring", "annotators", "runs", "run", "frames", "api",
 }  # fmt: skip
 HEAVY = (
     "torch",

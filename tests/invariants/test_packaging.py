@@ -9,8 +9,19 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import omniner
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_the_version_to_cite_is_that_of_the_code() -> None:
+    (line,) = [
+        line
+        for line in (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+        if "version:" in line and "cff" not in line
+    ]
+    assert line == f"version: {omniner.__version__}"
 
 
 def test_every_package_of_the_source_is_in_the_wheel() -> None:
