@@ -24,6 +24,8 @@ from omniner.files import explaining
 from omniner.frames import (
     check_meta,
     check_path,
+    config_of_records,
+    corpus_lines,
     gold_of,
     listed,
     listed_texts,
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from omniner.config.groups import Config
-    from omniner.frames import Answers, Gold
+    from omniner.frames import Answers, Corpus, Gold
     from omniner.llm.prompts import Prompt
     from omniner.runs.run_files import RunFiles
     from omniner.scoring.comparison import RunComparison
@@ -216,7 +218,9 @@ class TrainResult:
         return load(self.folder)
 
 
-def train(overrides: Sequence[str] = ()) -> TrainResult:
+def train(
+    overrides: Sequence[str] = (), *, train: Corpus | None = None, dev: Corpus | None = None, test: Corpus | None = None
+) -> TrainResult:
     """Train a model, predict and score the reported split, and write the report, as the command line does.
 
     How it goes is logged as `omniner`, at level INFO, unless the program has set another level for this logger; where
@@ -224,20 +228,34 @@ def train(overrides: Sequence[str] = ()) -> TrainResult:
 
     Args:
         overrides: arguments of the command line, such as `["model=qwen2_0_5b", "data=cluener", "seed=7"]`.
+        train: the sentences to train on, in place of the files of `data`: `Sentence` records, a data frame, dicts as
+            the lines of a JSON file (those of a Hugging Face data set, too), tuples as for spaCy.
+        dev: those that choose the checkpoint; without them `data.dev_from_train=0.1` cuts them from train.
+        test: those that scores are reported on; with `data.report=dev` it is `dev`, and dev is cut from train.
 
     Returns:
-        The run's folder, scores and MLflow id. After an interruption, the same arguments continue the run.
+        The run's folder, scores and MLflow id. After an interruption, the same arguments continue the run. The folder
+        holds the sentences that were given (`records/`), and its configuration names them.
 
     Raises:
-        UserError: a mistake in a key, a file or a label.
+        UserError: a mistake in a key, a file or a label; one in what is given is named as `train[3]`.
     """
     from omniner.files import read_json
     from omniner.run import alone, run
     from omniner.runs.folder import read_state
 
-    config = _compose("task=train", *_words(overrides))
+    words = _words(overrides)
+    given = {"train": train, "dev": dev, "test": test}
+    splits = {name: corpus_lines(corpus, name) for name, corpus in given.items() if corpus is not None}
+    keys = {word.lstrip("+~").partition("=")[0] for word in words}
+    if splits:
+        words = words if "data" in keys else ["data=own", *words]
+        config = config_of_records(_compose("task=train", *words), splits, keys)
+    else:
+        config = _compose("task=train", *words)
+    contents = {name: content for name, (content, _) in splits.items()}
     with alone, logged():
-        folder = run(config).resolve()
+        folder = run(config, contents or None).resolve()
     return TrainResult(folder, dict(read_json(folder / "scores.json")), str(read_state(folder).get("run_id") or ""))
 
 

@@ -8,22 +8,34 @@ imported it already.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from omniner.errors import UserError, one_line
-from omniner.records import Entity, Issue, Prediction, ScoredEntity, Sentence, is_unlabeled, with_score
+from omniner.records import (
+    Entity,
+    Issue,
+    Prediction,
+    ScoredEntity,
+    Sentence,
+    entity_to_json,
+    is_unlabeled,
+    sentence_to_json,
+    to_line,
+    with_score,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from omniner.config.groups import DataConfig
+    from omniner.config.groups import Config, DataConfig
     from omniner.scoring.comparison import RunComparison
     from omniner.scoring.gold import GoldFile
     from omniner.scoring.metrics import ErrtaError, ErrtaResult, ScoreResult
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
 
     Answers: TypeAlias = str | Path | Iterable[Prediction] | Iterable[Sentence] | pd.DataFrame
     Gold: TypeAlias = str | Path | Iterable[Sentence] | pd.DataFrame
+    Corpus: TypeAlias = Iterable[Sentence] | Iterable[Mapping[str, Any]] | Iterable[Sequence[Any]] | pd.DataFrame
 
 T = TypeVar("T", Sentence, Prediction)
 
@@ -38,6 +51,8 @@ _SHOWN = 60  # characters of a wrong value in a message
 _ERROR_COLUMNS = ["type", "id", "text"]
 _ERROR_COLUMNS += ["gold_text", "gold_category", "predicted_text", "predicted_category", "gold", "predicted"]
 _TEXTS = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
+_CORPUS = "Give a list of omniner.Sentence, of dicts or of spaCy's tuples, a data frame, or a split of a data set."
+_OF_FILES = ("data.root", "data.files", "data.size", "data.records")
 _ROWS = (Sentence, Prediction, Entity, Issue)  # of a data frame
 _ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys (or label for category)."
 
@@ -109,11 +124,16 @@ def records_of(kind: type[T], given: Any, where: str) -> list[T]:
         place = f"{where}[{number}]"
         if not isinstance(item, kind):
             raise UserError(place, f"{_shown(item)} is no omniner.{kind.__name__}", "Give records of one kind.")
-        item = _with_texts(item, place)
-        if not isinstance(item.entities, list) or not all(map(_is_plain, item.entities)):
-            item = dataclasses.replace(item, entities=_entities(item.entities, f"{place}.entities"))
-        records.append(item)
+        records.append(_checked_record(item, place))
     return records
+
+
+def _checked_record(item: T, place: str) -> T:
+    """The record with texts and entities where they belong; see `records_of`."""
+    item = _with_texts(item, place)
+    if not isinstance(item.entities, list) or not all(map(_is_plain, item.entities)):
+        item = dataclasses.replace(item, entities=_entities(item.entities, f"{place}.entities"))
+    return item
 
 
 def _with_texts(item: T, place: str) -> T:
@@ -260,6 +280,111 @@ def load_predictions(
         fix = "Give both the same ids. A bare text has none: predict the Sentence records of gold."
         raise UserError(where, found, fix)
     return LoadedPredictions(sentences, read_unread(answers, sentences), [*issues], 0.0)
+
+
+def corpus_lines(given: Any, where: str) -> tuple[bytes, bool]:
+    """Convert the sentences of one split to the content of a file of JSON lines, which the readers of files take.
+
+    Args:
+        given: from the caller: sentences, a data frame, or whatever JSON lines of a known format hold: dicts (also the
+            rows of a Hugging Face data set, whose numbered tags get their names), tuples of spaCy.
+        where: the name of the argument.
+
+    Returns:
+        The content, one line for each item, and whether all of them are sentences: the program's own format.
+
+    Raises:
+        UserError: there is none, or an item is something else, or holds a value that JSON has not.
+    """
+    if _is_frame(given):
+        own = {"id", "text", "entities"} <= {*given.columns}
+        items = records_of(Sentence, given, where) if own else _rows_of(given)
+    elif isinstance(given, str | Path):
+        fix = "Give omniner.read(path), or leave it out and name the file: data.files.train=[path]."
+        raise UserError(where, f"a path, {_shown(str(given))}, where sentences belong", fix)
+    else:
+        items = listed(where, given, _CORPUS)
+    if not items:
+        raise UserError(where, "it is empty", _CORPUS)
+    names = _class_names(given)
+    lines = []
+    for number, item in enumerate(items):
+        place = f"{where}[{number}]"
+        if isinstance(item, Sentence):
+            item = sentence_to_json(_checked_record(item, place))
+        elif isinstance(item, Mapping):
+            item = {key: _with_names(cell, names[key]) if key in names else cell for key, cell in item.items()}
+        elif not isinstance(item, tuple | list) or isinstance(item, Prediction | Entity):
+            raise UserError(place, f"{_shown(item)} is no sentence", _CORPUS)
+        lines.append(f"{to_line(_to_json(item, place))}\n")
+    return "".join(lines).encode(), all(isinstance(item, Sentence) for item in items)
+
+
+def config_of_records(config: Config, splits: Mapping[str, tuple[bytes, bool]], given: Collection[str]) -> Config:
+    """Return the configuration of a run whose corpus is given by a program; the run's folder will hold its files.
+
+    Args:
+        config: how it is used: dev cut from train, the taxonomy, the seed.
+        splits: each split that is given, as `corpus_lines` returns it.
+        given: the keys that the caller set.
+
+    Raises:
+        UserError: a key is about files, or the corpus of `data` is generated.
+    """
+    for key in given:
+        if key in _OF_FILES or key.startswith(("data.files.", "data.size.", "data.records.")):
+            raise UserError(
+                key, f"given beside {' and '.join(splits)}, which hold the corpus", "Leave one of them out."
+            )
+    if "data" in given and config.data.format == "synthetic":
+        found = f"{config.data.name} is generated, and {' and '.join(splits)} hold the corpus"
+        raise UserError("data", found, "Leave one of them out.")
+    own = all(is_own for _, is_own in splits.values())
+    format = config.data.format if "data.format" in given else "jsonl" if own else "auto"
+    files = {split: [f"{split}.jsonl"] for split in splits}
+    records = {split: hashlib.sha256(content).hexdigest() for split, (content, _) in splits.items()}
+    data = dataclasses.replace(config.data, format=format, root=None, source="", files=files, records=records)
+    return dataclasses.replace(config, data=data)
+
+
+def _rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a data frame, each without its empty cells."""
+    return [{key: cell for key, cell in row.items() if not _is_missing(cell)} for row in table.to_dict("records")]
+
+
+def _class_names(given: Any) -> dict[str, Sequence[str]]:
+    """The names behind the numbers in the columns of a Hugging Face data set, by column; empty for anything else."""
+    features = getattr(given, "features", None)
+    if not isinstance(features, Mapping):
+        return {}
+    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    return {column: names for column, kind in inner.items() if (names := getattr(kind, "names", None))}
+
+
+def _with_names(cell: Any, names: Sequence[str]) -> Any:
+    """A number, or a list of them, as names."""
+    if isinstance(cell, Sequence) and not isinstance(cell, str):
+        return [_with_names(item, names) for item in cell]
+    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
+
+
+def _to_json(value: Any, place: str) -> Any:
+    """The value as JSON holds it: entities as objects, numbers and arrays of other libraries as Python's."""
+    if isinstance(value, Entity):
+        return entity_to_json(value)
+    if isinstance(value, Mapping):
+        return {str(key): _to_json(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_json(item, f"{place}[{number}]") for number, item in enumerate(value)]
+    if hasattr(value, "tolist"):
+        return _to_json(value.tolist(), place)
+    if hasattr(value, "isoformat"):  # a date
+        return value.isoformat()
+    if _is_missing(value):
+        return None
+    if not isinstance(value, str | int | float | bool) or value in (float("inf"), -float("inf")):
+        raise UserError(place, f"{_shown(value)} is no value of JSON", "Give texts, numbers, lists and mappings.")
+    return value
 
 
 def _answers(given: Any, where: str) -> list[Prediction]:

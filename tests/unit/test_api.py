@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
@@ -26,9 +27,10 @@ import omniner
 from omniner import api, models, run
 from omniner.config import compose, run_config
 from omniner.config.groups import Config
-from omniner.corpus.sources import read_sentences
-from omniner.errors import UserError
-from omniner.files import write_text
+from omniner.corpus.sample import generate_sample
+from omniner.corpus.sources import load_corpus, read_sentences
+from omniner.errors import Stopped, UserError
+from omniner.files import sha256, write_text
 from omniner.records import Entity, Issue, Prediction, Sentence, unlabeled_sentence
 from omniner.runs import references
 from omniner.scoring import gold as scoring_gold
@@ -66,6 +68,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> omniner.TrainResult:
         return omniner.train([*TINY, "name=my_run"])
     finally:
         os.chdir(before)
+
+
+def _stopped(*_given: Any, **_named: Any) -> None:
+    raise Stopped(signal.SIGINT)
 
 
 def test_a_corpus_comes_back_as_it_was_written(tmp_path: Path) -> None:
@@ -143,10 +149,14 @@ def test_the_lines_of_the_readme_run(trained: omniner.TrainResult, monkeypatch: 
     monkeypatch.chdir(trained.folder.parents[1])
     for name in ("predictions.jsonl", "gold.jsonl"):
         shutil.copy(trained.folder / name, name)
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
-    names: dict[str, object] = {}
-    exec(block, names)
+    splits = generate_sample({"train": 120}, 1)
+    omniner.write(splits["train"], "sentences.jsonl")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
     assert isinstance(names["model"], omniner.Model)
+    assert len(omniner.read(names["result"].folder / "gold.jsonl")) == 100
 
 
 def test_two_sentences_of_one_id_are_refused(trained: omniner.TrainResult) -> None:
@@ -588,7 +598,7 @@ def test_what_a_training_logs_is_set_up_when_its_turn_comes(tmp_path: Path, monk
             turns.append(another.submit(run.alone.acquire, blocking=False).result())
         yield
 
-    def refused(config: Config) -> Path:
+    def refused(config: Config, records: None) -> Path:
         raise UserError("run", "not now", "Wait.")
 
     monkeypatch.setattr(api, "logged", logged)
@@ -647,3 +657,108 @@ def test_the_interface_names_what_it_has() -> None:
 def test_meta_that_no_reader_takes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^records\[0\]\.meta: .*finite"):
         omniner.write([Sentence("1", "好", meta={"score": float("nan")})], tmp_path / "x.jsonl")
+
+
+SHORT = [*TINY[1:], "trainer.max_epochs=1", "tracking=off"]  # without the size of the built-in corpus
+
+
+def _lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_sentences_of_a_program_train_as_their_files_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    splits = generate_sample({"train": 60, "test": 20}, 1)
+    for name, sentences in splits.items():
+        for number, sentence in enumerate(sentences):
+            sentence.id = f"{name}-{number}"
+        omniner.write(sentences, f"{name}.jsonl")
+    usual = [*SHORT, "data.dev_from_train=0.2"]
+    of_files = omniner.train([*usual, "data=own", "data.root=.", "data.files.dev=[]"])
+    frames = {name: omniner.frame(sentences) for name, sentences in splits.items()}
+    dicts = {name: _lines(tmp_path / f"{name}.jsonl") for name in splits}
+    found = [omniner.train([*usual, f"output_dir=run-{n}"], **given) for n, given in enumerate((splits, frames, dicts))]
+    for run_of_program in found:
+        for name in ("predictions.jsonl", "gold.jsonl", "checkpoints/trained_on.json"):
+            assert (run_of_program.folder / name).read_bytes() == (of_files.folder / name).read_bytes()
+        assert run_of_program.scores["metrics"] == of_files.scores["metrics"]
+        data = run_config.read(run_of_program.folder / "config.yaml").data
+        assert data.root == str(run_of_program.folder / "records")
+        assert data.records == {name: sha256(tmp_path / f"{name}.jsonl") for name in splits}
+
+
+def test_the_sentences_of_a_program_go_where_its_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "fit", _stopped)
+    with pytest.raises(Stopped):
+        omniner.train([*SHORT, f"output_dir={tmp_path / 'run'}"], train=GOLD, dev=GOLD, test=GOLD)
+    folder = Path(shutil.move(tmp_path / "run", tmp_path / "moved"))
+    config = run_config.read(folder / "config.yaml")
+    assert load_corpus(config.data, ["train"]).splits["train"] == GOLD
+    (folder / "records/train.jsonl").write_text('{"text": "好", "entities": []}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"moved/records/train.jsonl: it does not hold the sentences"):
+        load_corpus(config.data, ["train"])
+
+
+def test_an_unfinished_run_goes_on_with_its_own_sentences_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(models, "fit", _stopped)
+    folder = tmp_path / "run"
+    words = [*SHORT, f"output_dir={folder}"]
+    with pytest.raises(Stopped):
+        omniner.train(words, train=GOLD, dev=GOLD, test=GOLD)
+    for asked in (words, [*SHORT, f"resume={folder}"]):
+        with pytest.raises(UserError, match=r"\(data\.records\.train: \S+ then, \S+ now\)"):
+            omniner.train(asked, train=GOLD[:1], dev=GOLD, test=GOLD)
+    assert (folder / "records/train.jsonl").read_text(encoding="utf-8").count("\n") == len(GOLD)
+    (folder / "records/dev.jsonl").unlink()  # as after a kill before it was written
+    with caplog.at_level("INFO", "omniner"), pytest.raises(Stopped):
+        omniner.train([*SHORT, f"resume={folder}"], train=iter(GOLD), dev=GOLD, test=GOLD)
+    assert "going on with" in caplog.text
+    assert (folder / "records/dev.jsonl").is_file()
+
+
+MISPLACED = Sentence("1", "去大理", [Entity("大理", "地点", 0, 2)])
+
+
+@pytest.mark.parametrize(
+    ("given", "words", "found"),
+    [
+        ({"train": [GOLD[0], 3]}, [], r"^train\[1\]: 3 is no sentence"),
+        ({"dev": [ANSWERS[0]]}, [], r"^dev\[0\]: Prediction.* is no sentence"),
+        ({"test": []}, [], r"^test: it is empty"),
+        ({"train": "train.conll"}, [], r"^train: a path.*omniner\.read\(path\)"),
+        ({"train": {"train": GOLD}}, [], r"^train: a mapping"),
+        ({"train": [{"text": {1, 2}}]}, [], r"^train\[0\]\.text: \{1, 2\} is no value of JSON"),
+        ({"train": [MISPLACED]}, [], r"^train\[0\]: not one entity"),
+        ({"train": [*GOLD, MISPLACED]}, ["data.on_issue=fail"], r"^data\.on_issue: .*train\[2\] 1 \[offset-mismatch"),
+        ({"train": [{"kind": "好"}, {"kind": "坏"}]}, [], r"^train\[0\]: no known format"),
+        ({"test": [unlabeled_sentence("1", "好")]}, [], r"^test: none of the sentences has labels"),
+        ({"train": [Sentence("1", "好")]}, [], r"^train: none of 1 labelled sentences has an entity"),
+        ({"test": [Sentence("1", "好", [Entity("好", "坏")])]}, ["data.taxonomy=omniner2025"], r"not in the taxonomy"),
+        ({"dev": None}, [], r"^dev: no sentences are given, only train and test.*data\.dev_from_train=0\.1"),
+        ({"test": None}, [], r"^test: .*data\.report=dev"),
+        ({"train": None}, [], r"^train: no sentences are given, only dev and test"),
+        ({"dev": None}, ["data.report=dev", "data.dev_from_train=0.5"], r"^dev: no sentences are given"),
+        ({}, ["data.root=."], r"^data\.root: given beside train and dev and test"),
+        ({}, ["data.files.train=[a.jsonl]"], r"^data\.files\.train: given beside"),
+        ({}, ["data=sample"], r"^data: sample is generated"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named_by_its_argument(
+    given: dict[str, Any], words: list[str], found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "fit", _stopped)
+    with pytest.raises(UserError, match=found):
+        omniner.train([*SHORT, *words], **{"train": GOLD, "dev": GOLD, "test": GOLD, **given})
+    assert not [*Path().glob("outputs/*")]
+
+
+def test_dev_may_be_the_split_that_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "fit", _stopped)
+    train = [dataclasses.replace(one, id=f"{one.id}-{n}", text=f"{one.text}{n}") for n in range(9) for one in GOLD]
+    words = [*SHORT, f"output_dir={tmp_path}", "data.report=dev", "data.dev_from_train=0.2"]
+    with pytest.raises(Stopped):
+        omniner.train(words, train=train, dev=GOLD)
+    assert omniner.read(tmp_path / "gold.jsonl") == GOLD

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -13,6 +16,7 @@ import pytest
 import omniner
 from omniner.config import compose
 from omniner.errors import UserError
+from omniner.frames import corpus_lines
 from omniner.records import Entity, Prediction, Sentence, with_score
 
 GOLD = [
@@ -199,3 +203,45 @@ def test_the_confidences_of_other_programs_are_read_with_ids_and_without(tmp_pat
             scored = omniner.score(path, gold, ["metrics.bootstrap=0"])
             assert [(row.score, row.precision) for row in scored.calibration] == [(0.75, 1)], (found, id)
             assert [entity.score for one in omniner.read(path) for entity in one.entities] == [0.75]
+
+
+class _Split(list[dict[str, object]]):
+    """A split of a Hugging Face data set, as far as we look at it."""
+
+    features: ClassVar[dict[str, object]] = {
+        "tokens": SimpleNamespace(feature=SimpleNamespace(dtype="string")),
+        "ner_tags": SimpleNamespace(feature=SimpleNamespace(names=["O", "B-地点", "I-地点"])),
+    }
+
+
+WRITTEN = {"text": "去大理", "entities": [{"text": "大理", "category": "地点", "start": np.int64(1), "end": 3}]}
+TOKENS = {"tokens": [*"去大理"], "ner_tags": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [WRITTEN],
+        iter([{**WRITTEN, "seen": date(2024, 5, 1)}]),
+        [{"text": "去大理", "entities": [Entity("大理", "地点", 1, 3)]}],
+        [{"text": "去大理", "label": [[1, 3, "地点"]]}],
+        [("去大理", {"entities": [(1, 3, "地点")]})],
+        [{"tokenized_text": [*"去大理"], "ner": [[1, 2, "地点"]]}],
+        _Split([TOKENS]),
+        [{"tokens": np.array([*"去大理"]), "ner_tags": ["O", "B-地点", "I-地点"]}],
+        pd.DataFrame([{"text": "去大理", "entities": [Entity("大理", "地点", 1, 3)], "seen": float("nan")}]),
+    ],
+)
+def test_a_corpus_is_read_in_any_form_that_files_have(given: object, tmp_path: Path) -> None:
+    content, own = corpus_lines(given, "train")
+    (tmp_path / "train.jsonl").write_bytes(content)
+    assert not own
+    (sentence,) = omniner.read(tmp_path / "train.jsonl")
+    assert (sentence.text, sentence.entities) == ("去大理", [Entity("大理", "地点", 1, 3)])
+
+
+def test_the_programs_own_sentences_are_written_as_such(tmp_path: Path) -> None:
+    for given in (GOLD, omniner.frame(GOLD)):
+        content, own = corpus_lines(given, "train")
+        omniner.write(GOLD, tmp_path / "train.jsonl")
+        assert (content, own) == ((tmp_path / "train.jsonl").read_bytes(), True)

@@ -122,7 +122,9 @@ def check_files(data: DataConfig, splits: Sequence[str]) -> None:
     check_taxonomy(data.taxonomy)
     roles, available = _roles(data), _available(data)
     needed = [name for name in available if name in {roles.get(split) for split in splits}]
-    if data.format != "synthetic" and needed:
+    if data.records and data.root is None:  # the folder of the run, which will hold them, is made later
+        _published(data, roles, splits)
+    elif data.format != "synthetic" and needed:
         _root(data, needed)
 
 
@@ -285,11 +287,24 @@ def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | 
     wanted = [name for name in LABELED if name in roles] if splits is None else splits
     for name in wanted:
         if name not in roles:
+            if data.records:
+                raise _not_given(data, name)
             key = "data.size" if data.format == "synthetic" else "data.files"
             found = f"the corpus {data.name} gives no split {name!r}, only {', '.join(sorted(roles)) or 'none'}"
             raise UserError(key, found, "Name the files of this split, or ask for another one.")
     needed = {roles[name] for name in wanted}
     return [name for name in _available(data) if name in needed]
+
+
+def _not_given(data: DataConfig, split: str) -> UserError:
+    """Return the error for a split that a program has neither given nor has cut from train."""
+    argument = "dev" if split == "test" and data.report == "dev" else split
+    fix = f"Give {argument}=..."
+    if split == "dev":
+        fix += ", or set data.dev_from_train=0.1 to cut it from train."
+    elif argument == "test":
+        fix += ", or set data.report=dev and data.dev_from_train=0.1 to report on dev."
+    return UserError(argument, f"no sentences are given, only {' and '.join(data.records)}", fix)
 
 
 def _generate(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
@@ -311,11 +326,38 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
         for name in data.files[split]:
             path = root / name
             options = read_options(data, split, len(sentences))
-            found, issues = check_read(path, *formats.read(path, data.format, options), data.max_issues)
+            corpus.digests[name] = _digest(path)
+            if split in data.records:
+                found, issues = _read_records(path, split, corpus.digests[name], data, options)
+            else:
+                found, issues = check_read(path, *formats.read(path, data.format, options), data.max_issues)
             sentences += found
             corpus.issues += issues
-            corpus.digests[name] = _digest(path)
         corpus.splits[split] = sentences
+
+
+def _read_records(
+    path: Path, split: str, digest: str, data: DataConfig, options: ReadOptions
+) -> tuple[list[Sentence], list[Issue]]:
+    """Read sentences that a program gave; errors and issues name them by the argument and their number in it."""
+    if digest != data.records[split]:
+        fix = "Put the file back, or train anew."
+        raise UserError(path, "it does not hold the sentences that this run was given (data.records)", fix)
+    try:
+        sentences, issues = formats.read(path, data.format, options)
+    except UserError as error:
+        raise UserError(_record_at(error.where, path, split), error.found, error.fix) from error
+    issues = [
+        issue._replace(file=_record_at(f"{issue.file}:{issue.line}" if issue.line else issue.file, path, split), line=0)
+        for issue in issues
+    ]
+    return check_read(Path(split), sentences, issues, data.max_issues)
+
+
+def _record_at(place: str, path: Path, split: str) -> str:
+    """Return the argument and the number of the item in it for a file and line: `train[2]` for the third line."""
+    line = place.removeprefix(f"{path}:")
+    return f"{split}[{int(line) - 1}]" if line.isdigit() else split if place == str(path) else place
 
 
 def _digest(path: Path) -> str:
@@ -375,6 +417,8 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
             continue
         if len(bare) == len(sentences):
             fix = "Set data.report=dev if no test labels are published, or name labeled files."
+            if split in data.records:
+                raise UserError(split, "none of the sentences has labels", "Give labelled ones.")
             raise UserError(f"data.files.{split}", f"{', '.join(data.files[split])} has no labels", fix)
         corpus.issues += [
             Issue("unlabeled", f"no labels in the split {split}; left out", id=sentence.id) for sentence in bare
@@ -386,7 +430,7 @@ def load_for_training(data: DataConfig) -> Corpus:
     """Read train, dev and test (see `load_corpus`); also reject a missing split, and train or dev without entities."""
     corpus = load_corpus(data, LABELED)
     for split in ("train", "dev"):
-        require_entities(f"data.files.{split}", corpus.splits[split])
+        require_entities(split if data.records else f"data.files.{split}", corpus.splits[split])
     return corpus
 
 
@@ -449,6 +493,8 @@ def _check_categories(corpus: Corpus, data: DataConfig) -> None:
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
     split = next(iter(places.values()))[0]
     where = "data.taxonomy" if data.format == "synthetic" else ", ".join(data.files[split])
+    if split in data.records:
+        where = split
     message = f"not in the taxonomy {corpus.taxonomy.name}: {', '.join(found)}{more}"
     raise UserError(where, message, "Correct the names, or set data.taxonomy=flat to take those of the files.")
 

@@ -17,15 +17,25 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from omniner.config import run_config
 from omniner.config.groups import Config
-from omniner.config.run_config import NOT_IDENTITY
+from omniner.config.run_config import NOT_IDENTITY, with_own_records
 from omniner.errors import UserError
-from omniner.files import explaining, is_temporary, make_folder, read_json, try_lock, write_json, write_text
+from omniner.files import (
+    explaining,
+    is_temporary,
+    make_folder,
+    read_json,
+    sha256,
+    try_lock,
+    write_json,
+    write_text,
+    writing,
+)
 from omniner.registry import TASKS
 from omniner.tracking import unsent
 from omniner.tracking.spool import SPOOL
@@ -104,6 +114,14 @@ class RunFolder:
     def drop_backup(self) -> None:
         """Remove the backup of an earlier run: the new run replaces it."""
         _drop_backup(self.path)
+
+    def keep_records(self, config: Config, contents: Mapping[str, bytes]) -> None:
+        """Write the corpus that a program gives to the run, a file for each split; see `data.records`."""
+        for split, content in contents.items():
+            path = Path(config.data.root or "", *config.data.files[split])
+            if not path.is_file() or sha256(path) != config.data.records[split]:
+                with writing(path, "wb") as file:
+                    file.write(content)
 
     def close(self) -> None:
         """Release the folder's lock."""
@@ -200,7 +218,7 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
         back_up_outputs(path, sorted(names))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
-    write_text(path / "config.yaml", run_config.to_yaml(config))
+    write_text(path / "config.yaml", run_config.to_yaml(with_own_records(config, path)))
     folder.save()  # last: a folder with a state can be resumed, so it must have the configuration
     return folder
 
@@ -295,7 +313,8 @@ def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
 def _refusal(path: Path, digest: str, config: Config) -> UserError:
     """Return the error that says why the run in a folder cannot be resumed."""
     if read_state(path).get("digest") != digest:
-        fix = f"Give the same overrides as then (see {path / 'config.yaml'})."
+        also = " and sentences" if config.data.records else ""
+        fix = f"Give the same overrides{also} as then (see {path / 'config.yaml'})."
         found = f"{path} was started with another configuration{_what_differs(path, config)}"
         return UserError("resume", found, fix)
     return UserError("resume", f"the run in {path} is finished", "Leave resume out to start a new run.")

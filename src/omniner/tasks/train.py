@@ -19,6 +19,7 @@ from typing import Any, cast
 
 from omniner import tracking
 from omniner.config.groups import Config
+from omniner.config.run_config import RECORDS
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
@@ -179,7 +180,7 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
-    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, MODEL),
+    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, MODEL, RECORDS),
     resume_files=[_LAST, PREDICTIONS],
     trains=True,
     prompts=True,
