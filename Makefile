@@ -47,6 +47,7 @@ check: install ## Check formatting, lint, types and house rules
 docs: install ## Regenerate the parts of docs/ that come from the code, and build site/
 	$(BIN)/python -m omniner.config.reference > docs/configuration.md
 	$(BIN)/python -m omniner.config.reference --tasks > docs/reference/tasks.md
+	$(BIN)/python -m omniner.config.reference --issues > docs/reference/issues.md
 	$(BIN)/python tests/helpers/source_tree.py docs/architecture.svg
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 

@@ -17,7 +17,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
+
+from omniner.registry import ISSUE_CODES
 
 K = TypeVar("K")
 
@@ -108,23 +110,36 @@ class Prediction:
     engine: str = ""
 
 
-class Issue(NamedTuple):
-    """Something that could not be used as it was; nothing is dropped without an issue.
-
-    Attributes:
-        code: a short kebab-case kind to count by, such as `bad-json`.
-        message: what was found.
-        file, line: where, the line from 1; 0 = the file as a whole.
-        id: of the sentence, if it is about one.
-        unread: the share of the file that was not read because of it; 0 = at most one record.
-    """
-
+class _IssueFields(NamedTuple):
     code: str
     message: str
     file: str = ""
     line: int = 0
     id: str = ""
     unread: float = 0.0
+
+
+class Issue(_IssueFields):
+    """Something that could not be used as it was; nothing is dropped without an issue.
+
+    Attributes:
+        code: a kind to count by, one of `ISSUE_CODES`, such as `bad-json`.
+        message: what was found.
+        file, line: where, the line from 1; 0 = the file as a whole.
+        id: of the sentence, if it is about one.
+        unread: the share of the file that was not read because of it; 0 = at most one record.
+
+    Raises:
+        ValueError: nobody said what the code means.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, code: str, message: str, file: str = "", line: int = 0, id: str = "", unread: float = 0.0) -> Self:
+        """Create an issue of a known code."""
+        if code not in ISSUE_CODES:
+            raise ValueError(f"{code!r} is no code of issues: add it to ISSUE_CODES, with its meaning")
+        return super().__new__(cls, code, message, file, line, id, unread)
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file

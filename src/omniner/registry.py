@@ -196,6 +196,7 @@ TASKS: Registry[Any] = Registry("task", "omniner.tasks", "TASK")
 TEACHERS: Registry[Any] = Registry("teacher", "omniner.guidance.teachers", "TEACHER")
 ENGINES: Registry[Any] = Registry("engine", table="omniner.predicting.engines")
 ERROR_TYPES: Registry[Any] = Registry("error type")
+ISSUE_CODES: Registry[Any] = Registry("issue code", table="omniner.issue_codes")
 MODEL_FAMILIES: Registry[Any] = Registry("model family", "omniner.convert.families", "FAMILY")
 """Families of language models whose checkpoints must be converted, by the `model_type` of their config.json."""
 

@@ -25,6 +25,7 @@ LAYERS = (
         "files",
         "progress",
         "registry",
+        "issue_codes",
         "wording",
         "machine",
         "model_files",

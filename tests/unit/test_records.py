@@ -66,7 +66,7 @@ def test_the_largest_counts_are_the_first_of_all() -> None:
 
 def test_an_issue_reads_as_one_line_with_its_place() -> None:
     assert str(Issue("bad-json", "broken", file="a.jsonl", line=3)) == "a.jsonl:3 [bad-json] broken"
-    assert str(Issue("no-answer", "empty", id="s1")) == "s1 [no-answer] empty"
+    assert str(Issue("no-gold", "unreadable", id="s1")) == "s1 [no-gold] unreadable"
 
 
 def test_a_user_error_survives_the_way_between_processes() -> None:

@@ -256,8 +256,8 @@ def check_read(
 
 
 def _place(path: Path, issues: Sequence[Issue]) -> str:
-    first = issues[0] if issues else Issue("", "", str(path), int(path.is_file()))
-    return f"{first.file or path}:{first.line}" if first.line else first.file or str(path)
+    file, line = (issues[0].file, issues[0].line) if issues else (str(path), int(path.is_file()))
+    return f"{file or path}:{line}" if line else file or str(path)
 
 
 def _available(data: DataConfig) -> list[str]:

@@ -19,6 +19,7 @@ from omniner.corpus.stats.measure import mentions_in_split, split_pairs, trainin
 from omniner.corpus.stats.mentions import SAME, CategoryStats, Overlap
 from omniner.corpus.stats.texts import count_near_shared, count_shared, most_repeated
 from omniner.corpus.taxonomy import primary_of
+from omniner.issue_codes import explained
 from omniner.records import count_codes, ranked
 from omniner.report.tables import COUNT, NONE, TEXT, Cell, Column, Table, columns
 from omniner.wording import Wording, shortened
@@ -374,12 +375,12 @@ def _outliers(surveyed: SurveyedCorpus, options: _Options) -> Rows:
 
 
 def _issues(surveyed: SurveyedCorpus, options: _Options) -> Rows:
-    """Yield the number of issues of each code, with the first one."""
+    """Yield the number of issues of each code, with what it means and the first one."""
     first: dict[str, str] = {}
     for issue in surveyed.issues:
         first.setdefault(issue.code, _cut(str(issue)))
     for code, count in ranked(count_codes(surveyed.issues)):
-        yield [code, count, first[code]]
+        yield [code, count, *explained(code), first[code]]
 
 
 def _by_split(surveyed: SurveyedCorpus, counts: Sequence[int], splits: Sequence[str]) -> list[Cell]:
@@ -505,7 +506,7 @@ _TABLES = {
     ),
     "issues": _TableSpec(
         "What could not be read as it is",
-        "code:text count first:text",
+        "code:text count meaning:text advice:text first:text",
         _issues,
         empty="Everything could be read as it is.",
     ),

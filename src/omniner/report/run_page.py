@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from omniner.config.groups import ErrtaConfig
+from omniner.issue_codes import explained
 from omniner.records import ranked
 from omniner.report import page
 from omniner.report.figures import FAINT, INK, MOST_ROWS, SERIES, Chart, drawable_names
@@ -448,8 +449,8 @@ def _page_tables(result: ScoreResult, tables: Mapping[str, Table], facts: RunFac
         "suspected_annotation": replace(suspects, columns=[*suspects.columns, *columns(TEXT, "sentence")], rows=texts),
         "issues": Table(
             Wording("What readers and scorer could not take as it was, by code"),
-            [*columns(TEXT, "code"), *columns(COUNT, "count")],
-            [[code, count] for code, count in issues],
+            [*columns(TEXT, "code"), *columns(COUNT, "count"), *columns(TEXT, "meaning", "advice")],
+            [[code, count, *explained(code)] for code, count in issues],
             empty=Wording("No issues."),
         ),
     }

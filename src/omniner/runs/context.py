@@ -26,9 +26,10 @@ from omniner.config.validate import flat
 from omniner.corpus.sources import Corpus, check_files, digest_files
 from omniner.errors import UserError
 from omniner.files import check_input_file, explaining, read_json, sha256, write_json, write_text, writing
+from omniner.issue_codes import explained
 from omniner.machine import check_gpu
 from omniner.model_files import check_model
-from omniner.records import Issue, Sentence, content_digest, count_codes, to_line
+from omniner.records import Issue, Sentence, content_digest, count_codes, ranked, to_line
 from omniner.registry import ENGINES, Registry, first_line
 from omniner.report.figures import Chart
 from omniner.report.tables import Table, escape_markdown
@@ -385,7 +386,8 @@ class Context:
         self.run.metrics({f"issues/{code}": count for code, count in counts.items()})
         if counts:
             listed = ", ".join(f"{count:,} {code}" for code, count in counts.items())
-            log.warning("issues: %s (listed in %s)", listed, path)
+            most = ranked(counts)[0][0]
+            log.warning("issues: %s (listed in %s); %s: %s", listed, path, most, " ".join(explained(most)))
         return counts
 
     def publish_corpus(self, corpus: Corpus) -> None:

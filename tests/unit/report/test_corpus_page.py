@@ -37,7 +37,7 @@ def hostile() -> SurveyedCorpus:
         made.append(Sentence(f"{SCRIPT}{number}", text, [whole, inside, Entity(text, SCRIPT)], IMAGE))
     other = [Sentence(f"{one.id}b", one.text, [Entity(one.text, "A", 0, len(one.text))], IMAGE) for one in made]
     splits = {"train": made, "test": other, END: [Sentence("u", IMAGE, meta={"unlabeled": True})]}
-    issues = [Issue(SCRIPT, IMAGE, END, 3)]
+    issues = [Issue("bad-json", IMAGE, END, 3)]
     return SurveyedCorpus(measure_corpus(IMAGE, splits, SETTINGS), END, issues, None, 10, SETTINGS)
 
 

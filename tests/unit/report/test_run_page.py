@@ -17,6 +17,7 @@ import markupsafe
 import pytest
 
 from omniner.config.groups import ErrtaConfig
+from omniner.issue_codes import explained
 from omniner.records import Entity, Prediction, Sentence
 from omniner.report import page as report_page
 from omniner.report import run_page, tables
@@ -40,6 +41,17 @@ def block(text: str) -> dict[str, Any]:
     found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
     assert found is not None
     return json.loads(found[1])
+
+
+def test_issues_are_explained_in_the_language_of_the_page() -> None:
+    result = made_up.result(5)
+    facts = run_page.RunFacts("a run", "", {}, "", {"bad-json": 3, "of-another-version": 2})
+    made = tables.build_run_tables(result, ERRTA, None, [])
+    rows = block(run_page.render_run_page(result, made, facts, {}, ERRTA, "zh"))["tables"]["issues"]["rows"]
+    assert rows == [
+        ["bad-json", 3, *(text.of("zh") for text in explained("bad-json"))],
+        ["of-another-version", 2, "", ""],
+    ]
 
 
 def hostile() -> ScoreResult:
@@ -84,7 +96,7 @@ def test_the_block_holds_the_result() -> None:
     assert [kind["name"] for kind in data["types"]] == list(shown)
     assert sum(map(sum, data["heat"]["counts"])) == len(result.errta.errors)
     assert len(data["examples"]) >= sum(min(20, count.errors) for count in result.errta.by_type.values())
-    assert data["tables"]["issues"]["rows"] == [["bad-json", 3]]
+    assert data["tables"]["issues"]["rows"] == [["bad-json", 3, *explained("bad-json")]]
     assert "last values: val/f1 50, train/loss 2, val/loss" in text
     for number, sentence, gold, said in data["examples"]:
         name, words, golds, saids = data["sentences"][sentence]
