@@ -81,7 +81,9 @@ def test_the_model_is_kept_as_pyfunc_on_request(trained: Trained) -> None:
     predicted = [json.loads(line) for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     model = mlflow.pyfunc.load_model(f"{run.info.artifact_uri}/model")
     answers = model.predict([item["text"] for item in gold])
-    assert [[dict(mention) for mention in answer] for answer in answers] == [item["entities"] for item in predicted]
+    assert [[mention.model_dump() for mention in answer] for answer in answers] == [
+        item["entities"] for item in predicted
+    ]
 
 
 @pytest.fixture

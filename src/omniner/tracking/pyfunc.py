@@ -9,6 +9,7 @@ The model is this file, the checkpoint and the run's configuration. It takes tex
 import shutil
 import tempfile
 import warnings
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ warnings.filterwarnings("ignore", message=".*AnyType", category=UserWarning)
 
 import mlflow  # noqa: E402
 from mlflow.protos.databricks_pb2 import INTERNAL_ERROR, INVALID_PARAMETER_VALUE  # noqa: E402
-from pydantic import BaseModel  # noqa: E402
+from mlflow.types import ParamSchema, ParamSpec  # noqa: E402
+from pydantic import BaseModel, SerializerFunctionWrapHandler, model_serializer  # noqa: E402
 
 from omniner.config import run_config  # noqa: E402
-from omniner.config.model_groups import EncodingConfig  # noqa: E402
+from omniner.config.groups import Config  # noqa: E402
+from omniner.config.model_groups import DecodingConfig, EncodingConfig  # noqa: E402
 from omniner.config.validate import validate  # noqa: E402
 from omniner.errors import UserError  # noqa: E402
 from omniner.files import write_text  # noqa: E402
-from omniner.records import Sentence, entity_to_json  # noqa: E402
+from omniner.records import Entity, Sentence, entity_to_json  # noqa: E402
 from omniner.registry import load_extensions  # noqa: E402
 
 _MODEL_FILE = '''"""The model of an OmniNER run; the installed OmniNER holds its code."""
@@ -38,16 +41,30 @@ mlflow.models.set_model(PyfuncModel())
 '''
 
 
+MIN_SCORE = "min_score"
+# What a request may choose. MLflow leaves out any other parameter of it, with a warning that names it.
+_PARAMS = ParamSchema([ParamSpec(MIN_SCORE, "double", 0.0)])
+
+
 class Mention(BaseModel):
     """An entity in a form that MLflow's signatures can describe; offsets count characters, and `end` is exclusive.
 
-    Words that a language model writes, but that are not in the sentence, have no offsets.
+    Words that a language model writes, but that are not in the sentence, have no offsets. `score` is the model's
+    confidence, if it was asked for; else it is left out.
     """
 
     text: str
     category: str
     start: int | None = None
     end: int | None = None
+    score: float | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_missing_score(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = serialize(self)
+        if values["score"] is None:
+            del values["score"]
+        return values
 
 
 class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]
@@ -56,7 +73,8 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
     def load_context(self, context: Any) -> None:
         """Read the configuration that was saved with the model; it answers on the device that this machine has.
 
-        Whoever loads it may choose `on_too_long`, by MLflow's `model_config`; it stands for `encoding.on_too_long`.
+        Whoever loads it may choose `on_too_long` and `scores`, by MLflow's `model_config`; they stand for
+        `encoding.on_too_long` and `decoding.scores`.
         """
         from omniner.models import load_predictor
 
@@ -65,27 +83,60 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         config.trainer = replace(
             config.trainer, accelerator="auto", devices=1, nodes=1, strategy="auto", precision="auto"
         )  # fmt: skip
-        chosen = {"on_too_long": config.encoding.on_too_long} | (context.model_config or {})
+        chosen = _choices(config) | (context.model_config or {})
+        scores = {"scores": chosen.pop("scores")}
         config.encoding = validate(EncodingConfig, asdict(config.encoding) | chosen, "encoding")
-        config.decoding = replace(config.decoding, scores=False)  # a `Mention` has none
+        config.decoding = validate(DecodingConfig, asdict(config.decoding) | scores, "decoding")
+        self._scored = config.decoding.scores
         self._model = load_predictor(config, Path(context.artifacts["checkpoint"]))
 
     def predict(
-        self, context: Any, model_input: list[str], params: dict[str, str] | None = None
+        self, context: Any, model_input: list[str], params: dict[str, Any] | None = None
     ) -> list[list[Mention]]:
         """Return the entities of each text, in the order of the texts.
 
+        Args:
+            context: of MLflow; not used.
+            model_input: the texts.
+            params: `min_score`, the confidence below which entities are left out; those without one, too, if it is
+                above 0.
+
         Raises:
-            MlflowException: a text is refused, which is the client's error (status 400), or the model cannot answer,
-                which is the server's (status 500; MLflow would call any other exception the client's).
+            MlflowException: a text or a parameter is refused, which is the client's error (status 400), or the model
+                cannot answer, which is the server's (status 500; MLflow would call any other exception the client's).
         """
+        least = self._least_score(params or {})
         sentences = [Sentence(f"inputs[{number}]", text) for number, text in enumerate(model_input)]
         try:
             found = {item.id: item for batch in self._model.predict(sentences) for item in batch}
         except UserError as error:
             code = INVALID_PARAMETER_VALUE if error.refuses_text else INTERNAL_ERROR
             raise mlflow.exceptions.MlflowException(str(error), code) from error
-        return [[Mention(**entity_to_json(entity)) for entity in found[sentence.id].entities] for sentence in sentences]
+        return [_mentions(found[sentence.id].entities, least) for sentence in sentences]
+
+    def _least_score(self, params: dict[str, Any]) -> float:
+        """Return `min_score` of a request; raise an `MlflowException` for a wrong one, or another parameter."""
+        least, wrong = params.get(MIN_SCORE, 0.0), ""
+        if unknown := sorted(params.keys() - {MIN_SCORE}):
+            wrong = f"{unknown[0]}: there is no such parameter. Leave it out; a request may give {MIN_SCORE}."
+        elif isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
+            wrong = f"{MIN_SCORE}: {least!r} is no confidence. Give a number from 0 to 1."
+        elif least and not self._scored:
+            wrong = f"{MIN_SCORE}: the model was loaded without scores. Load it with the model_config scores=true."
+        if wrong:
+            raise mlflow.exceptions.MlflowException(wrong, INVALID_PARAMETER_VALUE)
+        return float(least)
+
+
+def _choices(config: Config) -> dict[str, Any]:
+    """Return what whoever loads the model may change, as the run had it."""
+    return {"on_too_long": config.encoding.on_too_long, "scores": config.decoding.scores}
+
+
+def _mentions(entities: Iterable[Entity], least: float) -> list[Mention]:
+    """Return the entities with at least this confidence; with 0, all of them."""
+    kept = (one for one in entities if not least or (one.score is not None and one.score >= least))
+    return [Mention(**entity_to_json(entity)) for entity in kept]
 
 
 def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
@@ -105,6 +156,10 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
             str(folder),
             python_model=str(write_text(Path(aside) / "omniner_model.py", _MODEL_FILE)),
             artifacts={"checkpoint": str(checkpoint), "config": str(config)},
-            model_config={"on_too_long": run_config.read(config).encoding.on_too_long},
+            model_config=_choices(run_config.read(config)),
             pip_requirements=[f"omniner=={__version__}"],
         )
+    # MLflow makes the signature of type hints, which cannot describe parameters.
+    saved = mlflow.models.Model.load(str(folder))
+    saved.signature.params = _PARAMS
+    saved.save(str(folder / "MLmodel"))

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import mlflow
 import pytest
+from mlflow.pyfunc.scoring_server import invocations
 
 from omniner import models
 from omniner.config import compose, run_config
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import Entity, Prediction, Sentence
+from omniner.records import Entity, Prediction, Sentence, with_score
 from omniner.tracking.pyfunc import PyfuncModel, save_model
 
 
@@ -126,3 +128,79 @@ def test_a_text_that_is_too_long_is_an_error_of_the_request_or_cut_as_the_server
     assert refused.value.error_code == "INVALID_PARAMETER_VALUE"
     told = mlflow.pyfunc.load_model(str(tmp_path / "model"), model_config={"on_too_long": "truncate"})
     assert [mention.text for (mention,) in told.predict(["今天去大理"])] == ["今天去大"]
+
+
+class _Unsure:
+    """A model that is sure of a place, less so of a brand, and cannot say how sure it is of a time."""
+
+    def __init__(self, config: Any) -> None:
+        self.scored = config.decoding.scores
+
+    def predict(self, sentences: list[Sentence]) -> Iterator[list[Prediction]]:
+        found = [
+            (Entity("大理", "地点", 3, 5), 0.9),
+            (Entity("小满", "品牌"), 0.25),
+            (Entity("今天", "时间", 0, 2), None),
+        ]
+        entities = [with_score(entity, score if self.scored else None) for entity, score in found]
+        yield [Prediction(one.id, entities) for one in sentences]
+
+
+@pytest.fixture
+def saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Save an MLflow model of a run with these overrides, and return its folder."""
+    monkeypatch.setattr(models, "load_predictor", lambda config, checkpoint: _Unsure(config))
+
+    def save(*overrides: str) -> str:
+        config = write_text(tmp_path / "config.yaml", run_config.to_yaml(compose.load(overrides)))
+        save_model(tmp_path / "model", write_text(tmp_path / "best.ckpt", "weights"), config)
+        return str(tmp_path / "model")
+
+    return save
+
+
+def test_mentions_have_scores_if_the_run_or_the_server_asks_for_them(saved: Callable[..., str]) -> None:
+    of_run, plain = [0.9, 0.25, None], [None] * 3
+    for overrides, told, expected in (
+        (["decoding.scores=true"], None, of_run),
+        ([], {"scores": True}, of_run),
+        (["decoding.scores=true"], {"scores": False}, plain),
+        ([], None, plain),
+    ):
+        (answer,) = mlflow.pyfunc.load_model(saved(*overrides), model_config=told).predict(["今天去大理"])
+        assert [mention.score for mention in answer] == expected
+        with_their_score = [mention.model_dump().get("score", "none") for mention in answer]
+        assert with_their_score == [score or "none" for score in expected]
+
+
+def test_a_request_may_leave_out_unsure_mentions(saved: Callable[..., str]) -> None:
+    model = mlflow.pyfunc.load_model(saved("decoding.scores=true"))
+    assert model.metadata.signature.params.to_dict() == [
+        {"name": "min_score", "default": 0.0, "shape": None, "type": "double"}
+    ]
+    for least, expected in ((0, ["大理", "小满", "今天"]), (0.25, ["大理", "小满"]), (0.5, ["大理"]), (1.0, [])):
+        (answer,) = model.predict(["今天去大理"], params={"min_score": least})
+        assert [mention.text for mention in answer] == expected
+    body = '{"inputs": ["今天去大理"], "params": {"min_score": 0.5}}'
+    answered = invocations(body, "application/json", model, model.metadata.get_input_schema())
+    told = [{"text": "大理", "category": "地点", "start": 3, "end": 5, "score": 0.9}]
+    assert (answered.status, json.loads(answered.response)) == (200, {"predictions": [told]})
+
+
+@pytest.mark.parametrize(
+    ("params", "overrides", "found"),
+    [
+        ({"min_score": 1.5}, ["decoding.scores=true"], "^min_score: 1.5 is no confidence"),
+        ({"min_score": float("nan")}, ["decoding.scores=true"], "^min_score: nan is no confidence"),
+        ({"min_score": 0.5}, [], "^min_score: the model was loaded without scores.*model_config"),
+        ({"top_k": 3, "min_score": 0.5}, ["decoding.scores=true"], "^top_k: there is no such parameter.*min_score"),
+    ],
+)
+def test_a_parameter_that_is_wrong_is_an_error_of_the_request(
+    params: dict[str, Any], overrides: list[str], found: str, saved: Callable[..., str]
+) -> None:
+    # MLflow itself warns of unknown parameters and drops them
+    model = mlflow.pyfunc.load_model(saved(*overrides)).unwrap_python_model()
+    with pytest.raises(mlflow.MlflowException, match=found) as refused:
+        model.predict(None, ["今天去大理"], params)
+    assert refused.value.get_http_status_code() == 400
