@@ -362,7 +362,9 @@ def _class_names(given: Any) -> dict[str, Sequence[str]]:
 
 
 def _with_names(cell: Any, names: Sequence[str]) -> Any:
-    """A number, or a list of them, as names."""
+    """A number, or a list or an array of them, as names."""
+    if hasattr(cell, "tolist"):
+        cell = cell.tolist()
     if isinstance(cell, Sequence) and not isinstance(cell, str):
         return [_with_names(item, names) for item in cell]
     return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell

@@ -228,6 +228,7 @@ TOKENS = {"tokens": [*"去大理"], "ner_tags": [0, 1, 2]}
         [("去大理", {"entities": [(1, 3, "地点")]})],
         [{"tokenized_text": [*"去大理"], "ner": [[1, 2, "地点"]]}],
         _Split([TOKENS]),
+        _Split([{key: np.array(cells) for key, cells in TOKENS.items()}]),
         [{"tokens": np.array([*"去大理"]), "ner_tags": ["O", "B-地点", "I-地点"]}],
         pd.DataFrame([{"text": "去大理", "entities": [Entity("大理", "地点", 1, 3)], "seen": float("nan")}]),
     ],
