@@ -29,6 +29,8 @@ DESCRIPTION = "omniner.json"
 
 _FOLDER = "Name a folder with config.json, a GGUF file, or a model of the hub."
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_COMMIT = re.compile("[0-9a-f]{40}")
+_MAIN = "main"  # the branch of a hub model that is meant if no revision is given
 _USUAL_SIZES = (1024, 4096)  # assumed for a GGUF file, whose sizes are slow to read
 _PIECES, _PIECE = 16, 1 << 16  # number of pieces of a file that are digested, and bytes of each
 _YES = ("1", "true", "yes", "on")  # of HF_HUB_OFFLINE
@@ -89,19 +91,33 @@ def gguf_file(path: str) -> Path | None:
     return files[0] if files else None
 
 
-def check_model(path: str) -> None:
+def check_model(path: str, revision: str | None = None) -> None:
     """Raise a `UserError` if a model certainly cannot be loaded.
 
     Args:
         path: `model.path`.
+        revision: `model.revision`.
     """
+    check_revision(path, revision)
     if (file := gguf_file(path)) is not None and file.is_file():
         return
     if is_local_folder(path, _FOLDER):
         if not Path(path, "config.json").exists():
             raise UserError("model.path", f"{path} holds no config.json", _FOLDER)
-    elif not _is_cached(path):
-        _ask_hub(path)
+    elif not _is_cached(path, revision):
+        _ask_hub(path, revision)
+
+
+def check_revision(path: str, revision: str | None) -> None:
+    """Raise a `UserError` if a revision is given for files on this machine, which have none.
+
+    Args:
+        path: `model.path`.
+        revision: `model.revision`.
+    """
+    if revision is not None and (Path(path).exists() or gguf_file(path) is not None):
+        found = f"{revision}, but model.path={path} is on this machine; only a model of the hub has revisions"
+        raise UserError("model.revision", found, "Leave it out, or name the hub model.")
 
 
 def weights_digest(path: str) -> str | None:
@@ -144,17 +160,20 @@ def check_base(checkpoint: Path, description: Mapping[str, Any]) -> None:
         raise UserError(checkpoint / DESCRIPTION, found, f"{fix}set `base_weights` to null there.")
 
 
-def layer_sizes(path: str | None) -> tuple[int, int] | None:
+def layer_sizes(path: str | None, revision: str | None = None) -> tuple[int, int] | None:
     """Return the hidden size and the intermediate size of a model's layers; None if no config.json has them.
 
     Args:
         path: `model.path`; None = random weights.
+        revision: `model.revision`.
     """
     if path is None:
         return None
     if gguf_file(path) is not None:
         return _USUAL_SIZES
-    files = [Path(path, "config.json"), *_cache_of(path).glob("snapshots/*/config.json")]
+    snapshots = _cache_of(path) / "snapshots"
+    of_commit = snapshots / (hub_commit(path, revision) or _MAIN) / "config.json"
+    files = [Path(path, "config.json"), of_commit, *snapshots.glob("*/config.json")]
     try:
         settings = read_json(next(file for file in files if file.is_file()))
         return int(settings["hidden_size"]), int(settings["intermediate_size"])
@@ -172,36 +191,49 @@ def _cache_of(name: str) -> Path:
     return folder
 
 
-def hub_commit(name: str) -> str | None:
-    """Return the commit of a hub model that was loaded last, as the hub's cache records it; None if it does not."""
+def hub_commit(name: str, revision: str | None = None) -> str | None:
+    """Return the commit of a hub model that was loaded last, as the hub's cache records it; None if it does not.
+
+    Args:
+        name: of the model.
+        revision: a tag or branch; a commit is returned as it is.
+    """
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
     try:
-        return (_cache_of(name) / "refs" / "main").read_text(encoding="utf-8").strip() or None
+        return (_cache_of(name) / "refs" / (revision or _MAIN)).read_text(encoding="utf-8").strip() or None
     except (OSError, UnicodeError):
         return None
 
 
-def _is_cached(name: str) -> bool:
-    """Whether the hub's cache on this machine contains the model."""
-    folder = _cache_of(name)
-    return any(folder.glob("snapshots/*/config.json")) or any(folder.glob("snapshots/*/*.gguf"))
+def _is_cached(name: str, revision: str | None) -> bool:
+    """Whether the hub's cache on this machine contains the model; a revision is meant, if one is given."""
+    commit = "*" if revision is None else hub_commit(name, revision)
+    folder = _cache_of(name) / "snapshots"
+    return commit is not None and any(any(folder.glob(f"{commit}/{file}")) for file in ("config.json", "*.gguf"))
 
 
-def _ask_hub(name: str) -> None:
+def _ask_hub(name: str, revision: str | None) -> None:
     """Raise a `UserError` if the hub cannot be reached or does not have the model."""
     import http.client
     import urllib.error  # half the time of a configuration check, and few checks need it
+    import urllib.parse
     import urllib.request
 
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
-        raise UserError("model.path", f"{name} is not in the hub's cache, and HF_HUB_OFFLINE is set", DOWNLOAD)
+        wanted = name if revision is None else f"{name} at {revision}"
+        raise UserError("model.path", f"{wanted} is not in the hub's cache, and HF_HUB_OFFLINE is set", DOWNLOAD)
     hub = os.environ.get("HF_ENDPOINT", "").strip() or "https://huggingface.co"
     if not hub.startswith(("http://", "https://")):
         raise UserError("HF_ENDPOINT", f"{hub!r} is not an address", "Write it with https://, or unset it.")
     try:
-        request = urllib.request.Request(f"{hub.rstrip('/')}/{name}/resolve/main/config.json", method="HEAD")
+        place = f"{name}/resolve/{urllib.parse.quote(revision or _MAIN, safe='')}/config.json"
+        request = urllib.request.Request(f"{hub.rstrip('/')}/{place}", method="HEAD")
         with urllib.request.urlopen(request, timeout=WAIT):
             pass
     except urllib.error.HTTPError as error:
+        if error.headers.get("X-Error-Code") == "RevisionNotFound":
+            raise no_revision(name, revision) from error
         no_config = error.headers.get("X-Error-Code") == "EntryNotFound"  # as for a GGUF model
         if error.code == 404 and not no_config:
             raise UserError("model.path", f"the hub {hub} knows no model {name}", DOWNLOAD) from error
@@ -210,3 +242,9 @@ def _ask_hub(name: str) -> None:
         reason = one_line(getattr(error, "reason", None) or error)
         found = f"{name} is not in the hub's cache, and {hub} cannot be reached ({reason})"
         raise UserError("model.path", found, DOWNLOAD) from error
+
+
+def no_revision(name: str, revision: str | None) -> UserError:
+    """Return the error about a revision that a hub model does not have."""
+    fix = "Name one of its commits (40 hex digits), tags or branches; its page on the hub lists them."
+    return UserError("model.revision", f"{name} has no revision {revision}", fix)

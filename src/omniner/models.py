@@ -193,7 +193,7 @@ def _devices_for(
 ) -> Devices:
     if isinstance(model, BiLSTMConfig):
         return choose_devices(trainer, large=False, trains=trains)
-    return choose_devices(trainer, large=True, layer=layer_sizes(model.path), trains=trains)
+    return choose_devices(trainer, large=True, layer=layer_sizes(model.path, model.revision), trains=trains)
 
 
 def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, TaggerData]:
@@ -248,7 +248,7 @@ def prepare_causal(
     learns_all = config.tuning.method == "full"  # the model's own weights are trained, not adapters
     dtype = devices.dtype(learns_all)
     if learns_all and model.path is not None:  # the weights are converted to their training dtype on their devices
-        dtype = mapped_dtype(model.path, dtype)
+        dtype = mapped_dtype(model.path, dtype, model.revision)
 
     texts = [sentence.text for sentence in train]
     built = build_causal_model(model, tuning, prompt, texts, dtype, config.seed, devices.device, trains=True)
@@ -382,8 +382,9 @@ def devices_for_prediction(config: Config, checkpoint: Path | None) -> Devices:
         described = read_description(checkpoint)["model"]
         kind = BiLSTMConfig if described["kind"] == "bilstm" else EncoderConfig
         return _devices_for(config.trainer, kind(**described), trains=False)
-    base = read_json(checkpoint / DESCRIPTION).get("base")  # adapters have no sizes of their own
-    layer = layer_sizes(str(checkpoint)) or layer_sizes(base)
+    described = read_json(checkpoint / DESCRIPTION)
+    base, commit = described.get("base"), described.get("base_revision")  # adapters have no sizes of their own
+    layer = layer_sizes(str(checkpoint)) or layer_sizes(base, commit)
     return choose_devices(config.trainer, large=True, layer=layer, trains=False)
 
 

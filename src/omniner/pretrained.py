@@ -14,12 +14,42 @@ from pathlib import Path
 from typing import Any
 
 from omniner.errors import UserError, one_line
-from omniner.model_files import DOWNLOAD
+from omniner.model_files import DOWNLOAD, hub_commit, no_revision
 
 
-def load_options(local: bool) -> dict[str, Any]:
-    """Return the arguments of every `from_pretrained`: no network for a `local` folder, never any remote code."""
-    return {"local_files_only": local, "trust_remote_code": False}
+def load_options(local: bool, revision: str | None = None) -> dict[str, Any]:
+    """Return the arguments of every `from_pretrained`: no network for a `local` folder, never any remote code.
+
+    Args:
+        local: whether the model is a folder.
+        revision: commit, tag or branch of a hub model; None = its main branch.
+    """
+    return {"local_files_only": local, "trust_remote_code": False} | ({"revision": revision} if revision else {})
+
+
+def find_commit(name: str, revision: str | None) -> str | None:
+    """Return the commit that a hub model has now at a revision, or has in the cache if the hub cannot be reached.
+
+    Args:
+        name: of the model.
+        revision: commit, tag or branch; None = its main branch.
+
+    Returns:
+        The commit; None if it is unknown: whatever loads the model then says why.
+
+    Raises:
+        UserError: the hub says that there is no such revision.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+
+    try:
+        file = hf_hub_download(name, "config.json", revision=revision)
+    except RevisionNotFoundError as error:
+        raise no_revision(name, revision) from error
+    except (EntryNotFoundError, OSError, ValueError):
+        return hub_commit(name, revision)
+    return Path(file).parent.name
 
 
 def load_advice(local: bool, folder: str) -> str:

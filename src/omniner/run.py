@@ -191,11 +191,14 @@ def _without_folder(config: Config) -> Path:
 def _start(config: Config, folder: RunFolder) -> Context:
     """Open the MLflow run (the previous one if the run is resumed) and record the configuration and versions in it."""
     from omniner import tracking
-    from omniner.runs.context import Context
+    from omniner.runs.context import Context, at_commit, find_model_commit
     from omniner.tracking.tracked_run import library_versions
 
     task, label = TASKS[config.task.name], children.child_label()
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
+    commit = folder.state.get("model_commit") or (find_model_commit(config) if task.uses_model(config) else None)
+    if commit is not None:  # the branch may move on before the run is resumed
+        folder.save(model_commit=commit)
     tracked = tracking.start_run(
         _tracking_of(config),
         name=label or config.name,
@@ -210,6 +213,9 @@ def _start(config: Config, folder: RunFolder) -> Context:
     tracked.params(task.parameters(config))
     tracked.text(run_config.to_yaml(config), "config.yaml")
     tracked.tags({f"version.{key}": value for key, value in library_versions().items()})
+    if commit is not None:
+        tracked.tags({"model.commit": commit})
+        config = at_commit(config, commit)
     return Context(config=config, folder=folder.path, run=tracked)
 
 

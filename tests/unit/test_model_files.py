@@ -8,10 +8,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fake_hub
 import pytest
 
-from omniner import model_files
+from omniner import model_files, pretrained
 from omniner.errors import UserError
+
+OLD, NEW = "1" * 40, "2" * 40  # commits
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
@@ -19,7 +22,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         answers = {"/a/model": (200, ""), "/a/gguf": (404, "EntryNotFound"), "/a/gated": (401, "GatedRepo")}
-        status, code = answers.get(self.path.removesuffix("/resolve/main/config.json"), (404, "RepoNotFound"))
+        name, _, revision = self.path.removesuffix("/config.json").partition("/resolve/")
+        status, code = answers.get(name, (404, "RepoNotFound"))
+        if status == 200 and revision not in ("main", "pr%2F1"):
+            status, code = 404, "RevisionNotFound"
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
@@ -47,6 +53,36 @@ def test_what_the_hub_has_or_guards_may_be_loaded(name: str) -> None:
     model_files.check_model(name)
     with pytest.raises(UserError, match="knows no model"):
         model_files.check_model(f"{name}-of-nobody")
+
+
+@pytest.mark.usefixtures("_hub")
+def test_a_revision_that_the_hub_does_not_know_is_refused() -> None:
+    model_files.check_model("a/model", "pr/1")
+    with pytest.raises(UserError, match=r"^model\.revision: a/model has no revision v9"):
+        model_files.check_model("a/model", "v9")
+
+
+def test_files_on_this_machine_have_no_revision(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    model_files.check_model(str(tmp_path))
+    for path in (tmp_path, tmp_path / "model.gguf"):
+        with pytest.raises(UserError, match=r"^model\.revision: v1, but model\.path=.* is on this machine"):
+            model_files.check_model(str(path), "v1")
+
+
+def test_a_revision_is_looked_up_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub.use(monkeypatch, tmp_path / "cache")
+    (tmp_path / "model").mkdir()
+    for commit, ref, size in ((OLD, "v1", 32), (NEW, "main", 64)):
+        (tmp_path / "model" / "config.json").write_text(f'{{"hidden_size": {size}, "intermediate_size": 8}}')
+        fake_hub.publish(tmp_path / "cache", "a/model", commit, tmp_path / "model", [ref])
+    for revision, commit, size in ((None, NEW, 64), ("v1", OLD, 32), (OLD, OLD, 32)):
+        model_files.check_model("a/model", revision)
+        assert pretrained.find_commit("a/model", revision) == commit
+        assert model_files.layer_sizes("a/model", revision) == (size, 8)
+    with pytest.raises(UserError, match=r"a/model at v2 is not in the hub's cache"):
+        model_files.check_model("a/model", "v2")
+    assert pretrained.find_commit("a/model", "v2") is None
 
 
 @pytest.mark.usefixtures("_hub")

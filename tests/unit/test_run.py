@@ -8,19 +8,23 @@ import random
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import fake_hub
 import pytest
 from hydra._internal.hydra import Hydra
 
-from omniner import machine, run
+from omniner import machine, run, tracking
 from omniner.config import compose
 from omniner.config.groups import Config
+from omniner.config.model_groups import EncoderConfig
 from omniner.errors import UserError
 from omniner.runs import children, ranks
-from omniner.runs.folder import RunFolder, claim_folder
+from omniner.runs.folder import RunFolder, claim_folder, read_state
+from omniner.tracking.tracked_run import Run
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,29 @@ def test_a_job_of_a_sweep_with_a_setting_without_effect_is_told(
     assert run.execute(compose.load(WITHOUT_EFFECT)) == 0
     assert [folder.resumed for folder in done] == [False]
     assert "head.label_smoothing has no effect: a crf head does not read it" in caplog.text
+
+
+def test_a_resumed_run_reads_its_model_at_the_same_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tags(Run):
+        def tags(self, values: Mapping[str, Any]) -> None:
+            tags.update(values)
+
+    tags: dict[str, Any] = {}
+    fake_hub.use(monkeypatch, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tracking, "start_run", lambda *_, **__: Tags())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    config = compose.load(["model=path", "model.path=org/small", "model.revision=stable", "output_dir=out"])
+    for number in (1, 2):  # the branch moves on after the run began
+        fake_hub.publish(tmp_path / "cache", "org/small", str(number) * 40, tmp_path / "model", ["stable"])
+        folder = claim_folder(config)
+        context = run._start(config, folder)
+        folder.close()
+        assert folder.resumed == (number == 2)
+        assert isinstance(context.config.model, EncoderConfig)
+        assert context.config.model.revision == tags["model.commit"] == "1" * 40
+        assert read_state(folder.path)["model_commit"] == "1" * 40
 
 
 def test_a_run_whose_output_nobody_reads_is_finished(done: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,9 @@ class EncoderConfig(Group):
     fold_characters: bool = False
     """true = read a character that the vocabulary lacks in a similar form that it has: in lower case, half width or
     without accents; false = read it as [UNK]."""
+    # This has a default because the configurations of older runs lack it.
+    revision: str | None = None
+    """Commit, tag or branch of a hub model; null = its main branch. A run looks up the commit once and keeps it."""
 
 
 @dataclass
@@ -131,6 +134,9 @@ class CausalConfig(Group):
     """Weight decay of AdamW, for matrices."""
     recipe: Recipe
     """Defaults of `trainer` for this model: epochs, schedule and others."""
+    # This has a default because the configurations of older runs lack it.
+    revision: str | None = None
+    """Commit, tag or branch of a hub model; null = its main branch. A run looks up the commit once and keeps it."""
 
 
 @dataclass

@@ -50,6 +50,7 @@ _BRACKETS = {"[": "]", "{": "}"}
 EACH = "To run each of them: -m "  # advice if several values are given for one; the argument follows
 ELSEWHERE = {  # names that other tools use for a key or a choice
     "model.path": ("model_name_or_path", "pretrained_model_name_or_path", "bert_model", "embeddings"),
+    "model.revision": ("model_revision",),
     "model.chat_template": ("template",),
     "prompt.instruction": ("prompt.template", "prompt.text", "prompt_template", "instruction"),
     "model.learning_rate": ("lr",),

@@ -81,6 +81,12 @@ def check_rules(config: Config) -> None:
         UserError: for the first broken rule.
     """
     _check_texts(config)
+    refuse(
+        "model.revision",
+        not isinstance(config.model, BiLSTMConfig) and config.model.path is None and config.model.revision is not None,
+        "a revision, but model.path is null: random weights have none",
+        "Leave it out, or name a hub model in model.path.",
+    )
     if isinstance(config.model, CausalConfig):
         _check_causal(config, config.model)
     else:

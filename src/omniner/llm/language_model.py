@@ -107,7 +107,7 @@ def build_causal_model(
     if config.path is None:
         model, tokenizer = random_model(config, prompt, texts, dtype, seed)
     else:
-        model, tokenizer = load_pretrained(config.path, dtype)
+        model, tokenizer = load_pretrained(config.path, dtype, config.revision)
     chat = ChatTokenizer(tokenizer, config.chat_template)
     if config.chat_template:
         tokenizer.chat_template = config.chat_template  # every folder it is saved to can then chat
@@ -121,7 +121,7 @@ def build_causal_model(
         base = str(Path(base).resolve())
     of_base: dict[str, Any] = {}
     if base and method != "full":
-        commit = None if Path(base).exists() else hub_commit(base)
+        commit = None if Path(base).exists() else hub_commit(base, config.revision)
         of_base = {"base_weights": weights_digest(base), "base_revision": commit}
     return CausalModel(model, chat, prompt, method, base, quantization, random_base, **of_base)
 

@@ -35,17 +35,20 @@ _ROWS = 8192  # compared at a time: in fp32 a whole vocabulary takes as much mem
 _MIN_TOKENS = 256  # transformers makes an almost empty tokenizer for a folder without one
 
 
-def load_pretrained(path: str, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def load_pretrained(
+    path: str, dtype: torch.dtype, revision: str | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Load the model of a hub name, a folder or a GGUF file, with its own tokenizer.
 
     Args:
         path: hub name, folder, or GGUF file.
         dtype: of the weights.
+        revision: commit, tag or branch of a hub model; None = its main branch.
 
     Raises:
         UserError: it cannot be loaded, is not a causal language model, or its tokenizer does not fit.
     """
-    model, found = load_weights(path, dtype), load_tokenizer(path)
+    model, found = load_weights(path, dtype, revision), load_tokenizer(path, revision)
     rows = model.get_input_embeddings().weight.shape[0]
     _check_tokenizer(path, found, rows)
     return model, found
@@ -78,7 +81,7 @@ def load_settings(config: CausalConfig) -> Any:
     from transformers import AutoConfig
 
     if config.path is not None:
-        return _Source.find(config.path).settings()
+        return _Source.find(config.path, config.revision).settings()
     values = {**config.architecture, "vocab_size": config.vocabulary}
     return AutoConfig.for_model(values.pop("model_type", "qwen2"), **values)
 
@@ -89,20 +92,20 @@ def stored_dtype(path: str, revision: str | None = None) -> torch.dtype:
     return torch.bfloat16 if source.gguf else source.settings().dtype or torch.float32
 
 
-def mapped_dtype(path: str, dtype: torch.dtype) -> torch.dtype:
+def mapped_dtype(path: str, dtype: torch.dtype, revision: str | None = None) -> torch.dtype:
     """Return the precision in which a model is loaded without a copy; `dtype` for a GGUF file, which is unpacked
     anyway.
 
     Weights in their file's own precision are pages of that file, which all processes of a host share.
     """
-    return dtype if _Source.find(path).gguf else stored_dtype(path)
+    return dtype if _Source.find(path, revision).gguf else stored_dtype(path, revision)
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
+def load_tokenizer(path: str, revision: str | None = None) -> PreTrainedTokenizerFast:
     """Load only the tokenizer, for counting; see `load_pretrained`."""
     from transformers import AutoTokenizer
 
-    source = _Source.find(path)
+    source = _Source.find(path, revision)
     with source.explaining_errors():
         return AutoTokenizer.from_pretrained(source.place, **source.options)
 
@@ -110,7 +113,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerFast:
 def load_weights(path: str, dtype: torch.dtype, revision: str | None = None) -> PreTrainedModel:
     """Load only the model, for example to add adapters to it; see `load_pretrained`.
 
-    A hub model is read at the commit `revision`; None = the newest one.
+    A hub model is read at the commit, tag or branch `revision`; None = its main branch.
     """
     from transformers import AutoModelForCausalLM
 
@@ -140,7 +143,7 @@ class _Source:
         place: hub name or folder.
         local: whether that is a folder, which needs no network.
         gguf: name of the GGUF file in it; empty = it has ordinary weights.
-        revision: commit of a hub model; None = the newest one.
+        revision: commit, tag or branch of a hub model; None = its main branch.
     """
 
     path: str
@@ -169,8 +172,7 @@ class _Source:
     @property
     def options(self) -> dict[str, Any]:
         """The arguments of every `from_pretrained`."""
-        given = {"gguf_file": self.gguf or None, "revision": self.revision}
-        return pretrained.load_options(self.local) | {name: value for name, value in given.items() if value}
+        return pretrained.load_options(self.local, self.revision) | ({"gguf_file": self.gguf} if self.gguf else {})
 
     @contextlib.contextmanager
     def explaining_errors(self) -> Iterator[None]:

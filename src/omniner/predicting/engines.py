@@ -237,7 +237,7 @@ class UntunedOnVLLM(PromptedModel):
 def _served(config: Config) -> ServedModel:
     from omniner.llm.serving.vllm_engine import served_base
 
-    return served_base(config.llm.path if config.llm else None)
+    return served_base(config.llm)
 
 
 def _check_address(decoding: DecodingConfig) -> None:

@@ -20,8 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from omniner import registry
+from omniner import pretrained, registry
 from omniner.config.groups import Config, TrackingConfig
+from omniner.config.model_groups import BiLSTMConfig
 from omniner.config.validate import flat
 from omniner.corpus.sources import Corpus, check_files, digest_files
 from omniner.errors import UserError
@@ -193,8 +194,8 @@ class Task:
             find_trained_model(config.checkpoint, config.tracking)
         check_files(config.data, self.splits(config))
         if self.uses_model(config):
-            if path := getattr(config.model, "path", None):
-                check_model(path)
+            if not isinstance(config.model, BiLSTMConfig) and config.model.path is not None:
+                check_model(config.model.path, config.model.revision)
             if config.trainer.accelerator == "gpu":
                 check_gpu()
 
@@ -416,6 +417,24 @@ class Context:
             DataInput(f"{name}-{split}", split, content_digest(sentences), source, len(sentences))
             for split, sentences in splits
         )
+
+
+def find_model_commit(config: Config) -> str | None:
+    """Return the commit of the hub model that `model` names; None for any other model, and if it is unknown.
+
+    Raises:
+        UserError: the model has no such revision.
+    """
+    model = config.model
+    if isinstance(model, BiLSTMConfig) or model.path is None or Path(model.path).exists():
+        return None
+    return pretrained.find_commit(model.path, model.revision)
+
+
+def at_commit(config: Config, commit: str) -> Config:
+    """Return a configuration whose hub model is read at this commit."""
+    assert not isinstance(config.model, BiLSTMConfig), "it is from no hub"
+    return replace(config, model=replace(config.model, revision=commit))
 
 
 def _folded(line: str) -> list[str]:

@@ -310,7 +310,7 @@ def load_encoder(config: EncoderConfig, texts: Iterable[str]) -> tuple[nn.Module
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     local = is_local_folder(config.path, _FOLDER)
-    options = pretrained.load_options(local)
+    options = pretrained.load_options(local, config.revision)
     with pretrained.explaining_load_errors("model.path", config.path, pretrained.load_advice(local, _FOLDER)):
         settings = AutoConfig.from_pretrained(config.path, **options)
         _check_encoder(config.path, settings)

@@ -197,12 +197,18 @@ class TaggerModule(Learner):
         self.score.update(batch.gold[:counted], entities[:counted], 0, loss * batch.weight, counted)
 
     def stored_description(self, checkpoint: Mapping[str, Any]) -> Any:
-        """Return the stored result of `describe`, with keys of `model` and `head` that older files lack."""
+        """Return the stored result of `describe`, with keys of `model` and `head` that older files lack.
+
+        The commit of the pretrained weights does not matter: all weights of a training state are its own.
+        """
         stored = super().stored_description(checkpoint)
         if stored is None:
             return None
         groups = {"model": type(self.tagger.model_config), "head": HeadConfig}
-        return {**stored, **{name: with_class_defaults(group, stored[name]) for name, group in groups.items()}}
+        filled = {name: with_class_defaults(group, stored[name]) for name, group in groups.items()}
+        if isinstance(self.tagger.model_config, EncoderConfig):
+            filled["model"]["revision"] = self.tagger.model_config.revision
+        return {**stored, **filled}
 
     def check_state(self, checkpoint: Mapping[str, Any]) -> None:
         """Reject a training state of versions whose encoders had a pooler, which is in the optimizer's state."""

@@ -104,7 +104,7 @@ def _serving_command(config: Config) -> str:
                 "user's, as task=predict checkpoint=... does"
             )
     else:
-        served = served_base(config.llm.path if config.llm else None)
+        served = served_base(config.llm)
     template_options = with_template_options(config.decoding).extra_body["chat_template_kwargs"]
     value = json.dumps(template_options) if template_options else None
     listen = {"port": 8000, "default-chat-template-kwargs": value}

@@ -138,7 +138,7 @@ def _measures(config: Config) -> dict[str, LengthFunction]:
         return {"characters": len}
     from omniner.llm.loading import load_tokenizer  # imports torch; a server needs none without `path`
 
-    tokenizer = load_tokenizer(config.llm.path).backend_tokenizer
+    tokenizer = load_tokenizer(config.llm.path, config.llm.revision).backend_tokenizer
     return {"characters": len, "tokens": lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)}
 
 

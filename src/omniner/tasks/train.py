@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from omniner import tracking
 from omniner.config.groups import Config
-from omniner.config.run_config import RECORDS
+from omniner.config.run_config import RECORDS, digest
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
@@ -29,8 +29,8 @@ from omniner.predicting.engines import trained_model
 from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, predict_file
 from omniner.records import content_digest
 from omniner.runs import ranks
-from omniner.runs.context import Context, Task, always, model_label, model_settings
-from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, other_corpus
+from omniner.runs.context import Context, Task, always, at_commit, find_model_commit, model_label, model_settings
+from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, other_corpus, read_state
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
 from omniner.wording import counted
@@ -114,6 +114,10 @@ def fit_as_rank(config: Config) -> None:
     if chosen := os.environ.get(ranks.ACCELERATOR):
         trainer = dataclasses.replace(config.trainer, accelerator=cast(Any, chosen))
         config = dataclasses.replace(config, trainer=trainer)
+    state = read_state(folder)  # of an earlier run, if this rank is before the first one
+    is_ours = state.get("digest") == digest(config)
+    if commit := state.get("model_commit") if is_ours else find_model_commit(config):
+        config = at_commit(config, commit)
     corpus = sources.load_for_training(config.data)
     prompt = None
     if config.llm is not None:
@@ -180,7 +184,16 @@ TASK = Task(
     description=__doc__,
     run=run,
     label=lambda config: [*model_label(config), config.data.name],
-    outputs=(*PREDICTION_OUTPUTS, *SCORE_OUTPUTS, GUIDANCE_COPY, "prompt.txt", "checkpoints", CURVES, MODEL, RECORDS),
+    outputs=(
+        *PREDICTION_OUTPUTS,
+        *SCORE_OUTPUTS,
+        GUIDANCE_COPY,
+        "prompt.txt",
+        "checkpoints",
+        CURVES,
+        MODEL,
+        RECORDS,
+    ),
     resume_files=[_LAST, PREDICTIONS],
     trains=True,
     prompts=True,

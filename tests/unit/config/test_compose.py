@@ -221,3 +221,10 @@ def test_a_look_at_a_large_corpus_is_as_short_as_one_at_the_sample() -> None:
     for data in ("sample", "msra"):
         assert compose.load(["debug=fast", f"data={data}"]).data.limit == short
     assert compose.load(["debug=fast", "data.limit.train=0"]).data.limit == short | {"train": 0}
+
+
+@pytest.mark.parametrize("model", ["bert_tiny", "qwen2_tiny"])
+def test_random_weights_have_no_revision(model: str) -> None:
+    compose.load([f"model={model}", "model.revision=null"])
+    with pytest.raises(UserError, match=r"^model\.revision: a revision, but model\.path is null"):
+        compose.load([f"model={model}", "model.revision=v1"])

@@ -6,10 +6,12 @@ import json
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import chats
+import fake_hub
 import pytest
 import small_causal
 import small_gguf
@@ -248,6 +250,25 @@ def test_adapters_read_a_hub_model_at_the_commit_beside_which_they_learnt(
         ).base_revision
         == now
     )
+
+
+def test_a_hub_model_is_read_at_its_revision(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub.use(monkeypatch, tmp_path)
+    old = fake_hub.publish(tmp_path, "org/small", "1" * 40, published, ["v1"])
+    new = fake_hub.publish(tmp_path, "org/small", "2" * 40, published, ["main"])
+    other = load_weights(str(published), torch.float32)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(2)
+    other.save_pretrained(new)
+    (new / "tokenizer.json").unlink()  # nothing of this commit is to be read
+    expected = load_weights(str(old), torch.float32).get_input_embeddings().weight
+    config = replace(model_config(Path("org/small")), revision="v1")
+    for method in ("lora", "full"):
+        built = language_model.build_causal_model(
+            config, tuning_config(method), PROMPT, [], torch.float32, seed=1, trains=True
+        )
+        assert torch.equal(built.model.get_input_embeddings().weight, expected)
+        assert built.base_revision == ("1" * 40 if method == "lora" else None)
 
 
 def test_peft_alone_reads_the_adapters(published: Path, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_hub
 import pytest
 import small_corpus
 import torch
@@ -43,6 +45,22 @@ def folder(tmp_path: Path, shared: Path) -> Path:
     for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
         shutil.copy(source / name, tmp_path / "bert" / name)
     return tmp_path / "bert"
+
+
+def test_a_hub_model_is_read_at_its_revision(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_hub.use(monkeypatch, tmp_path / "cache")
+    old, new = (
+        fake_hub.publish(tmp_path / "cache", "org/small", str(number) * 40, folder, [ref])
+        for number, ref in enumerate(("v1", "main"))
+    )
+    settings = json.loads((new / "config.json").read_text())
+    (new / "config.json").write_text(json.dumps(settings | {"layer_norm_eps": 1e-3}))
+    (old / "tokenizer.json").write_text((old / "tokenizer.json").read_text().replace("[unused1]", "[old]"))
+    for revision, eps, is_old in (("v1", 1e-12, True), ("0" * 40, 1e-12, True), (None, 1e-3, False)):
+        config = dataclasses.replace(configured("org/small", {}), revision=revision)
+        encoder, inputs = backbones.load_encoder(config, [])
+        assert encoder.config.layer_norm_eps == eps
+        assert ("[old]" in inputs.tokenizer.get_vocab()) == is_old
 
 
 def test_a_folder_loads_and_lives_on_in_its_description(folder: Path) -> None:

@@ -25,13 +25,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from omniner.config.model_groups import DecodingConfig
+from omniner.config.model_groups import CausalConfig, DecodingConfig
 from omniner.errors import UserError, one_line
 from omniner.files import read_json
 from omniner.llm.prompts import Prompt
 from omniner.llm.serving.openai_engine import predict_with_server, with_template_options
 from omniner.machine import free_port
-from omniner.model_files import check_base, gguf_file
+from omniner.model_files import check_base, check_revision, gguf_file
 from omniner.records import Prediction, Sentence
 
 log = logging.getLogger("omniner")
@@ -59,7 +59,7 @@ class ServedModel(NamedTuple):
         path: folder or hub name of a model.
         adapters: folder of adapters for it; None = none.
         rank: of the adapters.
-        revision: commit of a hub model; None = the newest one.
+        revision: commit, tag or branch of a hub model; None = its main branch.
     """
 
     path: str
@@ -128,16 +128,18 @@ def has_system_role(checkpoint: Path) -> bool:
     return load_chat(checkpoint, read_description(checkpoint)).system_role
 
 
-def served_base(path: str | None) -> ServedModel:
+def served_base(model: CausalConfig | None) -> ServedModel:
     """Return what a server must load for an untuned model.
 
     Raises:
-        UserError: it has random weights, or is a GGUF file.
+        UserError: it has random weights, is a GGUF file, or is a folder with a revision.
     """
+    path, revision = (model.path, model.revision) if model is not None else (None, None)
     if path is None or gguf_file(path) is not None:
         found = "random weights" if path is None else f"{path}, a GGUF file"
         raise UserError("model.path", f"{found} cannot be served", "Name a folder or a hub model (task=convert).")
-    return ServedModel(path)
+    check_revision(path, revision)
+    return ServedModel(path, revision=revision)
 
 
 def serve_command(config: DecodingConfig, served: ServedModel, listen: Mapping[str, Any]) -> list[str]:
@@ -155,8 +157,10 @@ def serve_command(config: DecodingConfig, served: ServedModel, listen: Mapping[s
         rank = next((rank for rank in _RANKS if rank >= served.rank), _RANKS[-1])
         adapters = {"lora-modules": f"{NAME}={served.adapters}", "max-lora-rank": rank}
         options |= {"enable-lora": True, **adapters, "tokenizer": served.adapters}
-        if served.revision:
-            options["revision"] = served.revision
+    if served.revision:
+        options["revision"] = served.revision
+        if served.adapters is None:  # their folder has the tokenizer
+            options["tokenizer-revision"] = served.revision
     if config.kind == "guided":
         options["structured-outputs-config.backend"] = "guidance"
     command = [*config.command, served.path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -20,7 +21,7 @@ import torch
 from scripted_server import reply, serving
 
 from omniner.config import compose
-from omniner.config.model_groups import DecodingConfig
+from omniner.config.model_groups import CausalConfig, DecodingConfig
 from omniner.errors import UserError
 from omniner.llm import language_model
 from omniner.llm.prompts import TEMPLATE_OPTIONS
@@ -245,7 +246,23 @@ def test_a_folder_with_a_gguf_file_is_one(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
     for path in (tmp_path, tmp_path / "model.gguf"):
         with pytest.raises(UserError, match="a GGUF file cannot be served"):
-            vllm_engine.served_base(str(path))
+            vllm_engine.served_base(causal(path))
+
+
+def causal(path: Path | str, revision: str | None = None) -> CausalConfig:
+    config = small_corpus.configuration("qwen2_tiny").model
+    assert isinstance(config, CausalConfig)
+    return dataclasses.replace(config, path=str(path), revision=revision)
+
+
+def test_an_untuned_model_is_served_at_its_revision(tmp_path: Path) -> None:
+    decoding = compose.load(["decoding=vllm", "model=qwen2_0_5b", "task=predict", "text=a"]).decoding
+    command = vllm_engine.serve_command(decoding, vllm_engine.served_base(causal("org/small", "v1")), {})
+    at = command.index("--revision")
+    assert command[at : at + 4] == ["--revision", "v1", "--tokenizer-revision", "v1"]
+    assert not [one for one in vllm_engine.serve_command(decoding, ServedModel("org/small"), {}) if "revision" in one]
+    with pytest.raises(UserError, match=r"^model\.revision: v1, but model\.path=.* is on this machine"):
+        vllm_engine.served_base(causal(tmp_path, "v1"))
 
 
 @pytest.mark.parametrize(
