@@ -21,6 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -35,9 +36,9 @@ from omniner.config.overrides import (
     read_arguments,
 )
 from omniner.config.rules import JUDGED, checked, keys_of_teachers, refuse, why_unread
-from omniner.config.run_config import read_mapping
 from omniner.config.validate import flat, validate
 from omniner.errors import UserError, first_line_of, one_line
+from omniner.files import explaining
 from omniner.registry import load_extensions
 
 T = TypeVar("T")
@@ -66,16 +67,15 @@ def load(overrides: Sequence[str]) -> Config:
             `OMNINER_EXTENSIONS` that cannot be imported.
     """
     from hydra.errors import HydraException
-    from yaml import YAMLError
 
     load_extensions()
     try:
-        composed = compose_unchecked(overrides)
+        composed = _composed(overrides)
     except HydraException as error:
         if explained := explain_override(error, overrides, conf_folder()):
             raise explained from error
         raise UserError("overrides", one_line(error), "Give them as on the command line.") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         if (explained := explain_own_file(error, _arguments(overrides))) is None:
             raise
         raise explained from error
@@ -90,12 +90,17 @@ def read(path: Path) -> Config:
 
 def compose_unchecked(overrides: Sequence[str]) -> DictConfig:
     """Compose a configuration as the command line does, without checking its values."""
+    return copy.deepcopy(_composed(overrides))
+
+
+def _composed(overrides: Sequence[str]) -> DictConfig:
+    """Do what `compose_unchecked` does; the result belongs to a cache, for those who only read it."""
     arguments = _arguments(overrides)
     check_own_choices(arguments, conf_folder())
     if _of_job is not None or any("hydra." in one or "${" in one for one in arguments):
         return _composed_by_hydra(arguments)
     choices = frozenset((file, file.stat().st_mtime_ns) for file in conf_folder().rglob("*.yaml"))
-    return copy.deepcopy(_composed_before(tuple(arguments), choices))
+    return _composed_before(tuple(arguments), choices)
 
 
 def _arguments(overrides: Sequence[str]) -> list[str]:
@@ -205,9 +210,14 @@ def without_effect(config: Config) -> dict[str, str]:
 
 def _set_keys(name: str, section: HeadConfig | TuningConfig) -> list[str]:
     """Return the keys of a section whose values differ from those in its file `auto.yaml` in `conf/`."""
-    path = conf_folder() / name / "auto.yaml"
-    usual = dataclasses.asdict(validate(type(section), read_mapping(path, "Install OmniNER again."), name))
+    usual = dataclasses.asdict(validate(type(section), _defaults(conf_folder() / name / "auto.yaml"), name))
     return [key for key, value in dataclasses.asdict(section).items() if value != usual[key]]
+
+
+def _defaults(path: Path) -> Any:
+    """Read a file of `conf/`, with the parser written in C where there is one: OmegaConf's takes ten times as long."""
+    with explaining(path):
+        return yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def scoring_line(config: Config | Mapping[str, Any]) -> str:
@@ -219,6 +229,6 @@ def scoring_line(config: Config | Mapping[str, Any]) -> str:
     Returns:
         The overrides as shell arguments; empty if all are the defaults of `conf/config.yaml`.
     """
-    file = read_mapping(conf_folder() / "config.yaml", "Install OmniNER again.")
+    file = _defaults(conf_folder() / "config.yaml")
     usual, ours = flat({name: file[name] for name in SCORING}), flat(config)
     return override_line({key: ours[key] for key in usual if key in ours and ours[key] != usual[key]})

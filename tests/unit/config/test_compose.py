@@ -7,7 +7,7 @@ from pathlib import Path
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from omniner.config import compose
 from omniner.errors import UserError
@@ -184,6 +184,30 @@ def test_a_setting_that_nothing_reads_is_found(overrides: list[str], found: dict
 )
 def test_a_setting_that_has_an_effect_or_is_the_usual_one_is_taken(overrides: list[str]) -> None:
     assert compose.without_effect(compose.load(overrides)) == {}
+
+
+def test_what_a_caller_does_with_a_composition_changes_no_later_one() -> None:
+    composed = compose.compose_unchecked(["seed=11"])
+    composed.seed, composed.text = 12, ["theirs"]
+    config = compose.load(["seed=11"])
+    assert (config.seed, config.text) == (11, [])
+    config.text.append("theirs")
+    assert compose.load(["seed=11"]).text == []
+
+
+def test_a_composition_that_is_kept_is_not_copied_to_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose.load(["seed=11"])
+    monkeypatch.setattr(DictConfig, "__deepcopy__", lambda *_: pytest.fail("copied"))
+    assert compose.load(["seed=11"]).seed == 11
+
+
+def test_values_of_our_own_files_are_those_that_a_composition_has() -> None:
+    composed = OmegaConf.to_container(compose.compose_unchecked([]))
+    assert isinstance(composed, dict)
+    root = compose._defaults(compose.conf_folder() / "config.yaml")
+    assert {name: root[name] for name in compose.SCORING} == {name: composed[name] for name in compose.SCORING}
+    for name in ("head", "tuning"):
+        assert compose._defaults(compose.conf_folder() / name / "auto.yaml") == composed[name]
 
 
 def test_a_missing_key_is_named() -> None:

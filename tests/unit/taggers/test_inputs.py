@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -231,6 +232,35 @@ def test_unknown_characters_are_found(
 ) -> None:
     inputs = {"bert": bert, "unigram": unigram}[kind]
     assert inputs.unknown(inputs.encode(text)) == at
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda words: models.Unigram([(word, -1.0) for word in words], unk_id=2),
+        lambda words: models.WordLevel({word: at for at, word in enumerate(words)}, unk_token="[UNK]"),
+        lambda words: models.BPE({word: at for at, word in enumerate(words)}, [], unk_token="[UNK]"),
+    ],
+)
+def test_words_that_look_like_the_number_of_the_unknown_one_are_words(
+    kind: Callable[[list[str]], models.Model],
+) -> None:
+    inputs = TokenInput(Tokenizer(kind(["unk_id", '"unk_id":0', "[UNK]", "好", "\\"])), 512)
+    assert inputs.unknown(inputs.encode("好")) == []
+    assert inputs.unknown(inputs.encode("坏")) == [0]
+
+
+def test_a_model_of_pieces_without_an_unknown_one_knows_everything() -> None:
+    assert TokenInput(Tokenizer(models.Unigram([("好", -1.0)])), 512)._unknown_id is None
+    assert TokenInput(Tokenizer(models.BPE({"unk_id": 0, "好": 1}, [])), 512)._unknown_id is None
+
+
+def test_the_words_of_a_tokenizer_are_not_parsed_for_one_number(
+    unigram: TokenInput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("json.loads", lambda *_: pytest.fail("parsed"))
+    inputs = TokenInput(unigram.tokenizer, 512)
+    assert inputs.unknown(inputs.encode("好🍜a")) == [1]
 
 
 def test_a_tokenizer_of_bytes_knows_everything(qwen2: TokenInput) -> None:
