@@ -220,6 +220,7 @@ EXTRACT = "2021,北京\n2022,上海\n2023,小满\n广州"  # each line of its ce
     [
         ("label,sentence", [f"小满{number}\nb,c\nd,e\nf,g" for number in range(20)]),
         ("sentence,label", [EXTRACT, *["去喝小满"] * 10]),
+        ("sentence,label", ["好的,谢谢\n好的", "好的", *map(str, range(9))]),  # its lines begin as other texts
         ("note_id,sentence,label", ["Hello, you\nthere, my", "Hello you,\nthere, my"]),
     ],
 )
@@ -243,6 +244,16 @@ def test_quotes_that_are_words_between_commas_swallow_no_row_silently(
     lines[0] = ",".join(["char", "label"][::order])
     path.write_text("\n".join([*lines, ",", *lines[1:]]) + "\n", encoding="utf-8")
     assert codes(read(path, "auto")[1])["bad-csv"] == 2
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["word first", "label first"])
+def test_a_quote_that_swallows_different_labels_is_told_by_other_rows(tmp_path: Path, order: int) -> None:
+    path = tmp_path / "x.csv"
+    rows = [("word", "label"), ("去", "O"), ('"北京', "B-地点"), ("的", "I-地点"), ('人"', "O"), ("。", "O")]
+    others = [("上", "B-地点"), ("海", "I-地点"), *[(word, "O") for word in "好吧那么"]]
+    path.write_text("".join(f"{','.join(row[::order])}\n" for row in [*rows, *others]), encoding="utf-8")
+    issues = read(path, "auto")[1]
+    assert [(issue.code, issue.line) for issue in issues if issue.code == "bad-csv"] == [("bad-csv", 3)]
 
 
 @pytest.mark.parametrize("row", ["[],{}", "{},[]", "7,{},[]"])

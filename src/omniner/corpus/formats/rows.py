@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from omniner.wording import counted
 _START = 4096  # the first character that is not white space must be within these bytes
 _HEADER = 2000  # the header row must end within these characters
 _ROW_LIKE = 3  # commas of a quoted text that stand as those of rows would: fewer may do so by chance
+
+_SWALLOWED = "the quote that opens in line {first} closes in line {last}, over lines that look like rows"
 
 
 def delimiter_of(header: str) -> str:
@@ -77,7 +80,7 @@ def table_rows(text: str, log: IssueLog, delimiter: str = ",") -> Iterator[tuple
 
 def _read_quoted(lines: Sequence[str], delimiter: str) -> _Reading:
     """Read rows whose cells may be quoted; quoted cells may contain delimiters and newlines."""
-    found = _Reading()
+    found, spans = _Reading(), dict[int, int]()  # first and last line of each row of several lines
     previous = csv.field_size_limit(MAX_LINE)  # the module's limit applies to the whole process: restore it
     try:
         reader = csv.reader(iter(lines), delimiter=delimiter, strict=True)
@@ -86,18 +89,43 @@ def _read_quoted(lines: Sequence[str], delimiter: str) -> _Reading:
             try:
                 row = next(reader)
             except StopIteration:
-                return found
+                return _without_swallowed(found, spans, lines, delimiter)
             except csv.Error as error:
                 found.broken.append((str(error), first, reader.line_num))
                 continue
             last, width = reader.line_num, len(found.rows[0][1]) if found.rows else 0
             if last > first and _swallows_rows(row, lines[first - 1 : last], width, delimiter):
-                message = f"the quote that opens in line {first} closes in line {last}, over lines that look like rows"
-                found.broken.append((message, first, last))
+                found.broken.append((_SWALLOWED.format(first=first, last=last), first, last))
             elif row:
                 found.rows.append((first, row))
+                if last > first:
+                    spans[first] = last
     finally:
         csv.field_size_limit(previous)
+
+
+def _without_swallowed(found: _Reading, spans: Mapping[int, int], lines: Sequence[str], delimiter: str) -> _Reading:
+    """Take out rows of several lines, each of which has, in one column, a value of that column in other rows.
+
+    Only columns count whose values repeat, those of labels: a text may well have lines that are texts of other rows.
+    """
+    if not spans:
+        return found
+    width = len(found.rows[0][1])
+    alone = [row for first, row in found.rows[1:] if first not in spans and len(row) == width]
+    values = [{cell for cell in column if cell} for column in zip(*alone, strict=True)]
+    labels = [cells if 2 * len(cells) <= len(alone) else set() for cells in values]
+    kept = []
+    for first, row in found.rows:
+        last = spans.get(first, first)
+        split = [line.rstrip("\r\n").split(delimiter) for line in lines[first - 1 : last]]
+        is_whole = last == first or any(len(cells) != width for cells in split)
+        columns = () if is_whole else zip(labels, zip(*split, strict=True), strict=False)
+        if any(all(cell.strip('"') in known for cell in cells) for known, cells in columns):
+            found.broken.append((_SWALLOWED.format(first=first, last=last), first, last))
+        else:
+            kept.append((first, row))
+    return _Reading(kept, sorted(found.broken, key=itemgetter(1)))
 
 
 def _swallows_rows(row: Sequence[str], lines: Sequence[str], width: int, delimiter: str) -> bool:
