@@ -232,6 +232,42 @@ def test_brat_counts_a_byte_order_mark_and_line_breaks_in_four_ways(tmp_path: Pa
     assert codes(issues) == ({} if (mark, end) == (1, 2) else {"offset-units": 1})
 
 
+def test_mentions_of_brat_decide_where_its_sentences_end(tmp_path: Path) -> None:
+    """A chain of mentions joins lines, one that ends with a break keeps it, one of another line stays there."""
+    folder = documents(
+        tmp_path,
+        b_txt="甲乙\n丙丁\n戊己\n庚辛\n壬癸\n",
+        b_ann="T1\t链 1 2;3 4\t乙 丙\nT2\t链 4 5;6 7\t丁 戊\nT3\t末 10 12\nT4\t散 90 92\t壬癸\n",
+    )
+    sentences, _ = read(folder, "brat")
+    assert [(s.text, spans(s)) for s in sentences] == [
+        ("甲乙\n丙丁\n戊己", [(1, 4, "链"), (4, 7, "链")]),
+        ("庚辛\n", [(1, 3, "末")]),
+        ("壬癸", [(None, None, "散")]),
+    ]
+
+
+def test_a_remark_behind_the_words_of_a_mention_of_brat_does_no_harm(tmp_path: Path) -> None:
+    folder = documents(tmp_path, b_txt="我爱北京", b_ann="T1\t地点 2 4\t北京 见注\nT2\t错 0 1\t你们\n")
+    [sentence], issues = read(folder, "brat")
+    assert [entity for entity in sentence.entities if entity.start is not None] == [Entity("北京", "地点", 2, 4)]
+    assert codes(issues) == {"offset-mismatch": 1}
+
+
+def test_documents_of_brat_never_share_a_name_or_a_post(tmp_path: Path) -> None:
+    """Names that differ only by case are one file on some machines; a post may be called like a sentence's number."""
+    sentences = [
+        Sentence("Doc", "甲", []),
+        Sentence("doc", "乙", []),
+        Sentence("x", "丙", [], "0"),
+        Sentence("y", "丁", [], "single"),
+    ]
+    issues = formats.write(tmp_path / "out", "brat", sentences, OPTIONS)
+    texts = {path.name: path.read_text(encoding="utf-8") for path in (tmp_path / "out").glob("*.txt")}
+    assert texts == {"Doc.txt": "甲\n", "document-1.txt": "乙\n", "0.txt": "丙\n", "single.txt": "丁\n"}
+    assert codes(issues) == {"renamed": 1}
+
+
 def test_brat_is_given_a_document_for_each_post(tmp_path: Path) -> None:
     sentences = [
         Sentence("1", "我爱北京", [Entity("北京", "地点 x", 2, 4)], "p1"),

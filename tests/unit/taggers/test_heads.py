@@ -244,6 +244,8 @@ def test_a_head_without_probabilities_says_so() -> None:
 def test_span_begins_with_few_entities() -> None:
     head = make("span")
     assert sum(map(len, head.decode(torch.randn(20, 30, DIM), [30] * 20))) < 20
+    # one cell in a hundred, however many categories share it
+    assert head.both.bias.softmax(0)[0].item() == pytest.approx(0.99)
 
 
 def test_crossing_spans_are_resolved_by_score_and_nested_ones_stay() -> None:

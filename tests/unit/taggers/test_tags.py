@@ -100,6 +100,19 @@ def test_what_cannot_be_expressed_is_named(spans: list[Span], kept: list[Span], 
         assert refused == left_out
 
 
+def test_of_many_categories_on_one_place_the_first_is_kept() -> None:
+    scheme = TagScheme([str(number) for number in range(9)])
+    for first in range(9):  # a set of spans has an order of its own, which must not decide
+        tags, left_out = scheme.encode([(1, 3, category) for category in range(first, 9)], 4)
+        assert decode(scheme, tags) == [(1, 3, first)]
+        assert [item.span for item in left_out] == [(1, 3, category) for category in range(first + 1, 9)]
+
+
+def test_what_is_left_out_is_named_in_the_order_of_the_text() -> None:
+    _, left_out = TagScheme(["a"]).encode([(0, 9, 0), (1, 2, 0), (2, 6, 0), (4, 5, 0)], 9)
+    assert [item.span for item in left_out] == [(1, 2, 0), (2, 6, 0), (4, 5, 0)]
+
+
 def test_encode_keeps_or_names_each_span() -> None:
     scheme, rng = TagScheme(["a", "b", "c"]), random.Random(0)
     for _ in range(500):
