@@ -63,6 +63,8 @@ def test_reading_order_repeats_and_unknown_places() -> None:
         ["小满", "品牌"],
         ["北京", "地点_城市"],
     ]
+    nested = [Entity("北京大学", "机构", 0, 4), Entity("北京", "地点", 0, 2)]
+    assert [surface for surface, _ in json.loads(render_answer(nested, "compact"))] == ["北京", "北京大学"]
     bare = [Entity(entity.text, entity.category) for entity in BERLIN]
     assert json.loads(render_answer(bare, "official")) == [["小满", "品牌"], ["北京", "地点_城市"]]
 

@@ -286,6 +286,14 @@ def test_brat_is_given_a_document_for_each_post(tmp_path: Path) -> None:
     assert spans(found[0]) == [(0, 3, "地点")]
 
 
+def test_a_document_of_brat_with_labels_leaves_out_what_has_none(tmp_path: Path) -> None:
+    """Beside an annotations file it would be read back as a sentence without entities."""
+    sentences = [Sentence("1", "甲", [], "p"), Sentence("2", "乙", [], "p", {"unlabeled": True})]
+    issues = formats.write(tmp_path / "out", "brat", sentences, OPTIONS)
+    assert (tmp_path / "out" / "p.txt").read_text(encoding="utf-8") == "甲\n"
+    assert codes(issues) == {"unlabeled": 1}
+
+
 def test_brat_never_writes_over_what_is_there(tmp_path: Path) -> None:
     folder = documents(tmp_path, mine_md="keep")
     with pytest.raises(UserError, match="exists already"):

@@ -685,6 +685,23 @@ def test_offsets_behind_an_emoji_follow_what_the_file_labels_elsewhere(tmp_path:
     assert codes(issues) == {"offset-units": 1}
 
 
+@pytest.mark.parametrize(("units", "points"), [(2, 0), (3, 1)])
+def test_offsets_behind_an_emoji_are_code_points_where_little_speaks_for_units(
+    tmp_path: Path, units: int, points: int
+) -> None:
+    """Names labelled elsewhere are found by UTF-16 units, but too few of them, or others by code points."""
+    names = ["王芳", "李雷", "韩梅"][:units]
+    plain = [{"text": f"{name}来了这里看看", "label": [[0, 2, "PER"]]} for name in names]
+    behind = [{"text": f"😀{name}来了这里看看", "label": [[2, 4, "PER"]]} for name in names]
+    against = [{"text": f"😀去{names[0]}家看看", "label": [[2, 4, "PER"]]}] * points
+    path = tmp_path / "file"
+    path.write_text(lines(*plain, *behind, *against), encoding="utf-8")
+    sentences, issues = read(path)
+    found = [mentions(sentence)[0][0] for sentence in sentences]
+    assert found == [*names, *(f"{name[1]}来" for name in names), *names[:1] * points]
+    assert codes(issues) == {"offset-units-open": 1}
+
+
 def test_one_annotator_of_an_export_is_chosen(tmp_path: Path) -> None:
     second = {"completed_by": {"id": 2, "email": "b@x.org"}, "result": RESULT[:1]}
     path = tmp_path / "file"

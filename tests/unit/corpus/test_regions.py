@@ -102,3 +102,12 @@ def test_a_mention_that_is_listed_twice_is_one() -> None:
     placer.finish()
     assert sentence.entities == [FANG]
     assert [(issue.code, issue.line) for issue in found.items] == [("duplicate-entity", 4)]
+
+
+@pytest.mark.parametrize(("way", "start", "end"), [("half_open", 1, 3), ("inclusive", 1, 2), ("utf16", 2, 4)])
+def test_a_mention_keeps_its_confidence_however_offsets_are_counted(way: str, start: int, end: int) -> None:
+    sentence = Sentence("a", "😀王芳")
+    placer = RegionPlacer(log(), way)
+    placer.add(sentence, [Region("王芳", ["人名"], start, end, 0.5)], 1)
+    placer.finish()
+    assert [(entity, entity.score) for entity in sentence.entities] == [(Entity("王芳", "人名", 1, 3), 0.5)]

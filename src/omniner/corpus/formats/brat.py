@@ -134,9 +134,7 @@ def _counted_text(text: str, lines: Sequence[str], log: IssueLog) -> str:
         way: sum(way[int(match[1]) : int(match[2])] == match[3] for match in found if len(match[3]) <= MAX_SURFACE)
         for way in ways
     }
-    best = max(ways, key=lambda way: hits[way])
-    if not hits[best]:
-        return text
+    best = max(ways, key=lambda way: hits[way])  # of equals the first: the text as it is
     if best != text:
         log.add("offset-units", "offsets count line breaks of two characters as one, or leave out a byte order mark")
     return best
