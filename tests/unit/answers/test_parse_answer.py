@@ -18,6 +18,7 @@ REPAIRABLE = {
     "text before": f"好的[开心R]，结果如下：\n{PLAIN}",
     "text after": f'{PLAIN} 以上[微笑R]是全部实体，比如["别的", "东西"]。',
     "byte order mark": f"\ufeff{PLAIN}",
+    "marks of its turn": f"<|im_start|>assistant\n{PLAIN}<|im_end|>\n<|im_start|>user\n[]",
     "trailing comma": PLAIN[:-1] + ",]",
     "no closing bracket": PLAIN[:-1],
     "breaks off in the next pair": PLAIN[:-1] + ', ["初屿", "品',

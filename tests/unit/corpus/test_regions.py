@@ -111,3 +111,12 @@ def test_a_mention_keeps_its_confidence_however_offsets_are_counted(way: str, st
     placer.add(sentence, [Region("王芳", ["人名"], start, end, 0.5)], 1)
     placer.finish()
     assert [(entity, entity.score) for entity in sentence.entities] == [(Entity("王芳", "人名", 1, 3), 0.5)]
+
+
+def test_where_no_way_of_counting_fits_all_mentions_each_takes_the_one_that_fits_it() -> None:
+    found, sentence = log(), Sentence("a", TEXT)
+    placer = RegionPlacer(found, fixed=False)
+    placer.add(sentence, [Region("王芳", ["人名"], 0, 2), Region("北京", ["地点"], 3, 4)], 1)
+    placer.finish()
+    assert sentence.entities == [FANG, Entity("北京", "地点", 3, 5)]
+    assert [issue.code for issue in found.items] == ["offset-units"]
