@@ -98,11 +98,6 @@ def test_glued_positions_that_are_not_expected_or_not_there(tmp_path: Path) -> N
     assert (sentence.text, codes(issues)) == ("科技", {"no-position": 1})
 
 
-def test_a_digit_keeps_itself_before_its_position(tmp_path: Path) -> None:
-    [sentence], issues = parse(tmp_path, "00\tO\n11\tO\n科2\tO\np10\tO\n011\tO\n", glued_positions=True)
-    assert (sentence.text, issues) == ("01科p0", [])
-
-
 def test_a_comment_names_only_the_sentence_that_it_stands_before(tmp_path: Path) -> None:
     rows = "# sent_id = a\n一\tO\n# sent_id = b\n二\tB-A\n-DOCSTART-\tO\n三\tO\n"
     sentences, issues = parse(tmp_path, rows)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from omniner.corpus.formats.fields import IssueLog
-from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of
+from omniner.corpus.formats.regions import Region, RegionPlacer, regions_of, sort_entities, without_repeats
 from omniner.corpus.formats.surfaces import PairPlacer, pairs_of
 from omniner.records import Entity, Sentence
 
@@ -120,3 +120,10 @@ def test_where_no_way_of_counting_fits_all_mentions_each_takes_the_one_that_fits
     placer.finish()
     assert sentence.entities == [FANG, Entity("北京", "地点", 3, 5)]
     assert [issue.code for issue in found.items] == ["offset-units"]
+
+
+def test_mentions_without_a_place_come_last_and_may_repeat() -> None:
+    found, loose = log(), Entity("她", "人名")
+    assert sort_entities([loose, FANG, loose]) == [FANG, loose, loose]
+    assert without_repeats([FANG, loose, loose], found, 1) == [FANG, loose, loose]
+    assert found.items == []
