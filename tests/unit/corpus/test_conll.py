@@ -42,6 +42,7 @@ def columns(tags: str) -> str:
         ("B-A M-A O S-A", [(0, 2, "A"), (3, 4, "A")], {"unfinished-entity": 1}),
         ("B-A E-B O O", [(0, 1, "A"), (1, 2, "B")], {"unfinished-entity": 1, "orphan-inside": 1}),
         ("B-A I-A L-A U-B", [(0, 3, "A"), (3, 4, "B")], {}),
+        ("I-A O I-A O I-A O S-A", [(0, 1, "A"), (2, 3, "A"), (4, 5, "A"), (6, 7, "A")], {"orphan-inside": 3}),
         ("B-creative-work I-creative-work", [(0, 2, "creative-work")], {}),
         ("B_品牌_名 I_品牌_名", [(0, 2, "品牌_名")], {}),
         ("B-A o I-A", [(0, 1, "A"), (2, 3, "A")], {"bad-tag": 1, "orphan-inside": 1}),
@@ -125,6 +126,12 @@ def test_more_columns_and_documents() -> None:
     assert spans(sentences[1]) == [(0, 15, "PER")]
     assert [sentence.post_id for sentence in sentences] == ["four_columns.conll#1"] * 2 + ["four_columns.conll#2"]
     assert not issues
+
+
+def test_lines_of_several_words_and_of_empty_ones_are_not_read(tmp_path: Path) -> None:
+    rows = "1\t我\tO\n2-3\t北京\tO\n2\t北\tB-A\n3\t京\tI-A\n3.1\t市\tO\n"
+    [sentence], issues = parse(tmp_path, rows)
+    assert (sentence.text, spans(sentence), codes(issues)) == ("我北京", [(1, 3, "A")], {"not-read": 1})
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
