@@ -42,6 +42,8 @@ def columns(tags: str) -> str:
         ("B-A M-A O S-A", [(0, 2, "A"), (3, 4, "A")], {"unfinished-entity": 1}),
         ("B-A E-B O O", [(0, 1, "A"), (1, 2, "B")], {"unfinished-entity": 1, "orphan-inside": 1}),
         ("B-A I-A L-A U-B", [(0, 3, "A"), (3, 4, "B")], {}),
+        ("I-A O I-A", [(0, 1, "A"), (2, 3, "A")], {"orphan-inside": 2}),
+        ("I-A O I-A O I-A", [(0, 1, "A"), (2, 3, "A"), (4, 5, "A")], {}),  # three say that it is IOB1
         ("I-A O I-A O I-A O S-A", [(0, 1, "A"), (2, 3, "A"), (4, 5, "A"), (6, 7, "A")], {"orphan-inside": 3}),
         ("B-creative-work I-creative-work", [(0, 2, "creative-work")], {}),
         ("B_品牌_名 I_品牌_名", [(0, 2, "品牌_名")], {}),
@@ -132,6 +134,13 @@ def test_lines_of_several_words_and_of_empty_ones_are_not_read(tmp_path: Path) -
     rows = "1\t我\tO\n2-3\t北京\tO\n2\t北\tB-A\n3\t京\tI-A\n3.1\t市\tO\n"
     [sentence], issues = parse(tmp_path, rows)
     assert (sentence.text, spans(sentence), codes(issues)) == ("我北京", [(1, 3, "A")], {"not-read": 1})
+
+
+@pytest.mark.parametrize(
+    ("tokens", "joiner"), [(["ab", "c"], ""), (["ab", "cd"], " "), (["北京", "ab"], ""), (["北京", "abc"], " ")]
+)
+def test_words_have_spaces_between_them_unless_half_of_them_is_chinese(tokens: list[str], joiner: str) -> None:
+    assert tags.find_joiner(tokens) == joiner
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
