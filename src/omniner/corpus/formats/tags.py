@@ -214,5 +214,5 @@ def starts_like_iob1(sentences: Iterable[Sequence[Row]], known: TagSet) -> bool:
             if letter == "B" and category != before:
                 return False
             starts += letter == "I" and category != before
-            before = "" if letter == "O" else category
+            before = category  # O has none
     return starts >= _IOB1_STARTS
