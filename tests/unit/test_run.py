@@ -70,7 +70,7 @@ def test_native_windows_is_refused_before_anything_starts(
 def test_a_training_leaves_torch_to_the_program_that_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    def train(config: Config) -> tuple[Path, str]:
+    def train(config: Config, records: None) -> tuple[Path, str]:
         torch.set_num_threads(threads + 1)
         torch.set_float32_matmul_precision("high")
         return Path("here"), ""
@@ -86,7 +86,7 @@ def test_a_training_leaves_random_numbers_to_the_program_that_started_it(monkeyp
     import torch
     from pytorch_lightning import seed_everything
 
-    def train(config: Config) -> tuple[Path, str]:
+    def train(config: Config, records: None) -> tuple[Path, str]:
         seed_everything(7, workers=True, verbose=False)
         return Path("here"), ""
 
@@ -106,7 +106,7 @@ def test_trainings_of_several_threads_take_turns(monkeypatch: pytest.MonkeyPatch
     """What they seed and set is the whole process's."""
     ended: list[str] = []
 
-    def train(config: Config) -> tuple[Path, str]:
+    def train(config: Config, records: None) -> tuple[Path, str]:
         if config.name == "first":
             other.start()
             free.append(other_may_begin())
@@ -213,7 +213,7 @@ import os
 from omniner import run
 from omniner.config import compose
 
-def perform(config):
+def perform(config, records=None):
     import pytorch_lightning as pl
     pl.Trainer(accelerator="cpu", devices=1, strategy="ddp", logger=False)
     return "", ""

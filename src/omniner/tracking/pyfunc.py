@@ -62,9 +62,7 @@ class Mention(BaseModel):
     @model_serializer(mode="wrap")
     def _without_missing_score(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
         values: dict[str, Any] = serialize(self)
-        if values["score"] is None:
-            del values["score"]
-        return values
+        return {name: value for name, value in values.items() if name != "score" or value is not None}
 
 
 class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined]

@@ -171,6 +171,7 @@ def test_mentions_have_scores_if_the_run_or_the_server_asks_for_them(saved: Call
         assert [mention.score for mention in answer] == expected
         with_their_score = [mention.model_dump().get("score", "none") for mention in answer]
         assert with_their_score == [score or "none" for score in expected]
+        assert answer[1].model_dump(exclude_none=True).keys() <= {"text", "category", "score"}
 
 
 def test_a_request_may_leave_out_unsure_mentions(saved: Callable[..., str]) -> None:
