@@ -195,6 +195,8 @@ def _start(config: Config, folder: RunFolder) -> Context:
     from omniner.tracking.tracked_run import library_versions
 
     task, label = TASKS[config.task.name], children.child_label()
+    if config.tracking.kind == "server" and not task.tracked(config):
+        log.info("not tracked: what task=%s does leaves nothing to compare in MLflow", task.name)
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
     commit = folder.state.get("model_commit") or (find_model_commit(config) if task.uses_model(config) else None)
     if commit is not None:  # the branch may move on before the run is resumed

@@ -17,6 +17,8 @@ from omniner.answers import render_answer
 from omniner.config import compose
 from omniner.corpus import sources
 from omniner.guidance import lessons
+from omniner.registry import TASKS
+from omniner.runs.context import never
 from omniner.runs.folder import BOOKKEEPING, STATE, SWEEP_STATE
 from omniner.tracking.store import open_store
 from tests.e2e.conftest import ONE_EPOCH, TINY_CAUSAL, folder_of, omniner
@@ -151,12 +153,13 @@ class Store(NamedTuple):
         for state in folder.rglob(STATE):
             place = f"tags.`omniner.folder` = '{state.parent.resolve()}'"
             runs = store.client.search_runs(experiments, place)
-            if [run.info.status for run in runs] != ["FINISHED"]:
-                found.append(f"{len(runs)} tracked runs of {state.parent.name}, or one that is not FINISHED")
             known = json.loads(state.read_text())
+            is_tracked = TASKS[known["task"]].tracked is not never
+            if [run.info.status for run in runs] != ["FINISHED"] * is_tracked:
+                found.append(f"{len(runs)} tracked runs of {state.parent.name}, or one that is not FINISHED")
             if known["status"] != "finished":
                 found.append(f"{state.parent.name} is {known['status']}")
-            if [run.info.run_id for run in runs] != [known["run_id"]]:
+            if [run.info.run_id for run in runs] != [known["run_id"]] * is_tracked:
                 found.append(f"{state.parent.name} has another run")
         if (folder / SWEEP_STATE).is_file():
             known = json.loads((folder / SWEEP_STATE).read_text())

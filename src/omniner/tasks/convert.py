@@ -11,7 +11,8 @@
   `convert.scheme` and `convert.separator` are used by `to=conll`.
 - `to=generated`: a run's predictions (`input`) in LLaMA-Factory's format, for scripts that read it.
 
-Output is written atomically. What the target format cannot hold becomes an issue.
+Output is written atomically. What the target format cannot hold becomes an issue. A conversion is not tracked in
+MLflow, where there would be nothing to compare; `tracking` only names the store in which `checkpoint` finds a run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from omniner.files import check_new_folder, make_folder
 from omniner.progress import show
 from omniner.records import Issue, Sentence
 from omniner.runs import outputs
-from omniner.runs.context import Context, Input, Task, always, path_label
+from omniner.runs.context import Context, Input, Task, always, never, path_label
 from omniner.runs.folder import GUIDANCE_COPY
 from omniner.runs.references import find_trained_model
 from omniner.tasks.prompting import build_run_prompt
@@ -52,7 +53,6 @@ def run(context: Context) -> None:
     if target == "serve":
         show(_serving_command(config))
         return
-    context.run.tags({"convert.to": target, "convert.output": str(output.resolve())})
     if target == "llama":
         from omniner.convert.weights import convert_checkpoint
 
@@ -234,5 +234,5 @@ TASK = Task(
     check=_check,
     outputs=[GUIDANCE_COPY],
     settings=lambda config: ["to", "output"],
-    about_corpora=True,
+    tracked=never,
 )

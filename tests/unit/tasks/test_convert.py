@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -60,6 +61,21 @@ def test_nobody_is_told_to_overwrite_what_no_command_overwrites() -> None:
 def test_a_folder_takes_a_file_for_each_of_a_folder() -> None:
     convert("input=given", "to=conll", "output=full")
     assert sorted(path.name for path in Path("full").iterdir()) == ["a.txt", "mine.txt"]
+
+
+def test_a_conversion_leaves_files_and_no_tracked_run(caplog: pytest.LogCaptureFixture) -> None:
+    folder = run.run(compose.load(["task=convert", "input=given/a.jsonl", "to=conll", "output=a.txt"]))
+    assert (folder / "config.yaml").is_file()
+    assert (folder / "issues.jsonl").is_file()
+    assert not Path("mlruns").exists()
+    assert "not tracked" not in caplog.text
+
+
+def test_a_server_that_gets_no_record_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "omniner")
+    server = ["tracking=server", "tracking.uri=http://127.0.0.1:1", "overwrite=true"]
+    run.run(compose.load(["task=convert", "input=given/a.jsonl", "to=conll", "output=a.txt", *server]))
+    assert "not tracked: what task=convert does leaves nothing to compare in MLflow" in caplog.text
 
 
 def test_a_format_that_is_not_said_is_the_mistake_wherever_the_output_is() -> None:
