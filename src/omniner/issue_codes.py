@@ -232,6 +232,11 @@ _READING: _Texts = {
          "Nothing, unless one label was meant."),
         ("一项有多个标签；每个标签成为一个实体，而公开的转换只保留第一个。", "无需处理，除非本意是一个标签。"),
     ),
+    "shared-opening": (
+        ("All texts of a file of conversations begin with the same words, the instruction; these are left out.",
+         "Nothing, unless the words belong to the sentences: then put the sentences under input."),
+        ("对话文件的所有文本以相同的词句（指令）开头；已略去。", "无需处理，除非它们属于句子：请把句子放在 input 下。"),
+    ),
     "split-emoji": (
         ("The halves of a character stood on two lines; they are joined.", "Nothing."),
         ("一个字符的两半分在两行；已合并。", "无需处理。"),

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -99,7 +99,9 @@ def test_where_the_sentence_stands(tmp_path: Path, item: dict[str, object], text
         "没有实体",
         "[",
         "[[\"北京\", \"A\"]] 以上",
-        "{}",
+        '{"A": "北京"}',
+        '{"A": [["北京"]]}',
+        '{"A": ["北京"], "A": ["上海"]}',
         "null",
         "[['北京', 'A']]",
         '```json\n[]\n```',
@@ -114,6 +116,62 @@ def test_an_answer_that_is_no_list_gives_no_labels(tmp_path: Path, output: objec
     assert sentence.entities == [Entity("北京", "A", 0, 2)]
     assert codes(issues) == {"bad-answer": 1}
     assert issues[0].message.startswith("item 1: ")
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        '{"人名": ["王芳"], "城市": ["北京", "上海"], "机构": [], "书": null}',
+        '{"entities": {"人名": ["王芳"], "城市": ["北京", "上海"]}}',
+        {"entities": {"人名": ["王芳"], "城市": ["北京", "上海"]}},
+        '{"entities": [["北京", "城市"], {"text": "王芳", "type": "人名"}, ["上海", "城市"]]}',
+        '{"北京": ["城市"], "王芳": ["人名"], "上海": ["城市"]}',
+    ],
+)
+def test_an_object_of_categories_lists_their_surfaces(tmp_path: Path, output: object) -> None:
+    """Groups are in no reading order: 北京 stays where it first is, though 王芳 is listed before it."""
+    [sentence, nothing], issues = parse(
+        tmp_path, {"input": "北京的王芳去上海和北京", "output": output}, {"input": "好", "output": "{}"}
+    )
+    assert sorted(spans(sentence)) == [(0, 2, "城市"), (3, 5, "人名"), (6, 8, "城市")]
+    assert set(codes(issues)) <= {"turned-pairs"}
+    assert (nothing.entities, records.is_unlabeled(nothing)) == ([], False)
+
+
+def chat(text: str, *pairs: tuple[str, str]) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": json.dumps(pairs)}]}
+
+
+def test_an_instruction_on_the_line_of_the_sentence_is_no_part_of_it(tmp_path: Path) -> None:
+    found, issues = parse(
+        tmp_path, chat("提取实体：我爱北京", ("北京", "地")), chat("提取实体：我去上海", ("上海", "地"))
+    )
+    assert [(one.text, spans(one)) for one in found] == [("我爱北京", [(2, 4, "地")]), ("我去上海", [(2, 4, "地")])]
+    assert [(issue.code, issue.line) for issue in issues] == [("shared-opening", 1)]
+    assert "'提取实体：'" in issues[0].message
+    found, issues = parse(tmp_path, {"instruction": "Find: 我爱"}, {"instruction": "Find: 我去"})
+    assert [one.text for one in found] == ["我爱", "我去"]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [chat("新华社：我爱北京", ("新华社", "机构")), chat("新华社：我去上海", ("上海", "地"))],
+        [chat("找：我爱北京"), chat("我去上海")],
+        [chat("找：我爱北京"), chat("找：我爱北京")],
+        [chat("找："), chat("找：我去上海")],
+        [chat("我爱北京"), chat("我爱上海")],
+        [{"input": "找：我爱北京"}, {"input": "找：我去上海"}],
+    ],
+    ids=["labelled", "not all", "one text", "nothing else", "no colon", "input"],
+)
+def test_other_openings_belong_to_the_sentences(tmp_path: Path, items: list[dict[str, Any]]) -> None:
+    items = [{"output": "", **item} if "input" in item else item for item in items]
+    found, issues = parse(tmp_path, *items)
+    assert [one.text for one in found] == [
+        item["messages"][0]["content"] if "messages" in item else item["input"] for item in items
+    ]
+    assert issues == []
 
 
 TURNED = {"input": "王芳去了杭州看电影", "output": '[["人名", "王芳"], ["城市", "杭州"]]'}

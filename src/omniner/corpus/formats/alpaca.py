@@ -4,13 +4,18 @@
     {"conversations": [{"from": "human", "value": "找出实体…\\n我爱北京"}, {"from": "gpt", "value": "[]"}]}
 
 A file is one JSON list or has one item per line. The answer is a JSON list of `[surface, category]` pairs in a string.
-It is read strictly; only objects with both under known keys (`regions`) and lists outside a string are accepted, too.
-An answer in any other form has no usable labels, so its item is left out with an issue that gives its number. An item
-with an absent or empty answer is a sentence without labels. The sentence is the `input`. If that is empty, and in a
-conversation, it is the text after the last line break of the user's (last) text, or all of it if there is no line
-break. Surfaces are located in reading order (`align.locate_listed`); an absent one keeps its surface, has no offsets
-and is an issue. If most pairs that reveal the order have it reversed, all are read as `[category, surface]`. Earlier
-rounds (`history`) and system texts are not sentences and are not read.
+It is read strictly. Also accepted are objects with both under known keys (`regions`), an object of categories with
+lists of surfaces (`{"人名": ["王芳"]}`), either of them under a known key (`{"entities": ...}`), and each outside a
+string. An answer in any other form has no usable labels, so its item is left out with an issue that gives its number.
+An item with an absent or empty answer is a sentence without labels.
+
+The sentence is the `input`. If that is empty, and in a conversation, it is the text after the last line break of the
+user's (last) text, or all of it if there is no line break. An opening that all such texts of a file share, up to a
+colon or full stop, is the instruction and left out, which is an issue (`shared-opening`).
+
+Surfaces are located in reading order (`align.locate_listed`), unless they are grouped by category; an absent one keeps
+its surface, has no offsets and is an issue. If most pairs that reveal the order have it reversed, all are read as
+`[category, surface]`. Earlier rounds (`history`) and system texts are not sentences and are not read.
 
 Writing does the reverse and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory ignores keep
 what its own cannot: `id`, `post_id`, and `sentence` if a prompt puts words around it; reading prefers `sentence` to
@@ -20,9 +25,10 @@ what its own cannot: `id`, `post_id`, and `sentence` if a prompt puts words arou
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omniner.corpus.align import locate_listed
 from omniner.corpus.formats import Format, Match, PromptTexts, ReadOptions, WriteOptions
@@ -39,6 +45,7 @@ from omniner.corpus.formats.fields import (
     text_of,
 )
 from omniner.corpus.formats.regions import regions_of
+from omniner.corpus.formats.spellings import LISTS
 from omniner.corpus.formats.surfaces import PairPlacer
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
@@ -51,6 +58,7 @@ _ITEM_KEYS = frozenset({*COLUMNS.values(), "id", "post_id", "sentence"})
 _CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
 _SIGNS = ("instruction", "output", "conversations", "messages")  # every item has one of these keys
 _USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
+_OPENING = re.compile(r".*[：:。]\s*", re.DOTALL)  # an instruction before a sentence on the same line
 _TOOLS = ("function_call", "observation", "function", "tool")  # their text is neither a sentence nor an answer
 
 
@@ -60,22 +68,64 @@ def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]
     sentences = []
     foreign: set[str] = set()  # keys already reported, one issue per key
     placer = PairPlacer(log, answers=True)
+    asked: list[_Asked] = []
     for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
-        sentence, pairs = _sentence(record, foreign, log, line)
+        sentence, answer = _sentence(record, foreign, log, line)
         log.number(found, number)
         if sentence is not None:
             sentences.append(sentence)
-            placer.add(sentence, pairs, line, number)
+            placer.add(sentence, answer.pairs, line, number, grouped=answer.grouped)
+            if _is_chat(record) or not (record.get("sentence") or record.get("input")):
+                asked.append(_Asked(sentence, answer.pairs, line))
+    _leave_out_opening(asked, log)
     placer.finish()
     return sentences, sorted(log.items, key=lambda issue: issue.line)
 
 
-def _sentence(
-    record: dict[str, Any], foreign: set[str], log: IssueLog, line: int
-) -> tuple[Sentence | None, list[tuple[str, str]]]:
-    """Return the sentence of an item without its entities, and the pairs of its answer."""
-    is_chat = "conversations" in record or "messages" in record
+class _Answer(NamedTuple):
+    """The pairs of an answer, and whether they are grouped by category, not in reading order."""
+
+    pairs: list[tuple[str, str]]
+    grouped: bool = False
+
+
+class _Asked(NamedTuple):
+    """A sentence that stands in a text with the instruction, the pairs of its answer, and its line."""
+
+    sentence: Sentence
+    pairs: list[tuple[str, str]]
+    line: int
+
+
+def _leave_out_opening(asked: Sequence[_Asked], log: IssueLog) -> None:
+    """Remove the instruction from sentences that all begin with it, unless one is nothing else or labels are in it."""
+    texts = {one.sentence.text for one in asked}
+    if len(texts) < 2:
+        return
+    first, last = min(texts), max(texts)  # what these two share, all share
+    shared = next((at for at, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
+    opening = _OPENING.match(first[:shared])
+    if opening is None or opening[0] in texts:
+        return
+    end = opening.end()
+    for sentence, pairs, _ in asked:
+        rest = sentence.text[end:]
+        if any(any(part in opening[0] for part in pair) and not any(part in rest for part in pair) for pair in pairs):
+            return
+    for sentence, _, _ in asked:
+        sentence.text = sentence.text[end:]
+    found = f"all {len(asked):,} texts begin with {quote(opening[0])}, the instruction; left out"
+    log.add("shared-opening", found, asked[0].line)
+
+
+def _is_chat(record: dict[str, Any]) -> bool:
+    return "conversations" in record or "messages" in record
+
+
+def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: int) -> tuple[Sentence | None, _Answer]:
+    """Return the sentence of an item without its entities, and its answer."""
+    is_chat = _is_chat(record)
     for key in record:
         if key not in (_CHAT_KEYS if is_chat else _ITEM_KEYS) and key not in foreign:
             foreign.add(key)
@@ -83,15 +133,15 @@ def _sentence(
     user, answer = _of_chat(record, log, line) if is_chat else _of_item(record, log, line)
     text = None if user is None else text_of({"text": user}, "text", log, line)
     if text is None:
-        return None, []
+        return None, _Answer([])
     name = id_of(record, log, line)
     post_id = post_of(record, log, line)
     if answer is None or answer == "":
         sentence = unlabeled_sentence(name, text)
         sentence.post_id = post_id
-        return sentence, []
-    pairs = _pairs(answer, log, line)
-    return (None, []) if pairs is None else (Sentence(name, text, [], post_id), pairs)
+        return sentence, _Answer([])
+    read_answer = _pairs(answer, log, line)
+    return (None, _Answer([])) if read_answer is None else (Sentence(name, text, [], post_id), read_answer)
 
 
 def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
@@ -133,7 +183,7 @@ def _last_line(text: str) -> str:
     return text.rstrip("\r\n").rpartition("\n")[2]
 
 
-def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | None:
+def _pairs(answer: object, log: IssueLog, line: int) -> _Answer | None:
     """Return the listed pairs; None if the answer cannot be read, as a sentence with unknown labels is useless."""
     value: Any = answer
     if isinstance(answer, str):
@@ -143,11 +193,15 @@ def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | 
         except ValueError as error:
             log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs ({error}); left out", line)
             return None
-    if not isinstance(value, list):
+    if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), (list, dict)):
+        value = next((value[key] for key in LISTS if key in value), value)
+    grouped = isinstance(value, dict)
+    items = _ungrouped(value) if isinstance(value, dict) else value
+    if not isinstance(items, list):
         log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs; left out", line)
         return None
     pairs = []
-    for item in value:
+    for item in items:
         known = regions_of(item, IssueLog(Path()), line) if isinstance(item, dict) else []
         if isinstance(item, list) and len(item) == 2 and all(isinstance(part, str) and part for part in item):
             pairs.append((join_surrogates(item[0], log, line), join_surrogates(item[1], log, line)))
@@ -155,7 +209,17 @@ def _pairs(answer: object, log: IssueLog, line: int) -> list[tuple[str, str]] | 
             pairs += [(known[0].surface, join_surrogates(str(name), log, line)) for name in known[0].categories]
         else:
             log.add("bad-entity", f"{quote(item)} is no [surface, category]; the entity is left out", line)
-    return pairs
+    return _Answer(pairs, grouped)
+
+
+def _ungrouped(groups: dict[str, Any]) -> list[list[str]] | None:
+    """Return the pairs of an object of categories with lists of surfaces, or null; None if it is something else."""
+    lists = {category: [] if surfaces is None else surfaces for category, surfaces in groups.items()}
+    if not all(isinstance(surfaces, list) for surfaces in lists.values()):
+        return None
+    if not all(isinstance(surface, str) for surfaces in lists.values() for surface in surfaces):
+        return None
+    return [[surface, category] for category, surfaces in lists.items() for surface in surfaces]
 
 
 def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> list[Issue]:

@@ -50,9 +50,11 @@ class PairPlacer:
 
     def __init__(self, log: IssueLog, answers: bool = False) -> None:
         self._log, self._answers = log, answers
-        self._open: list[tuple[Sentence, list[tuple[str, str]], int, int, str]] = []
+        self._open: list[tuple[Sentence, list[tuple[str, str]], int, int, bool, str]] = []
 
-    def add(self, sentence: Sentence, pairs: list[tuple[str, str]], line: int, item: int = 0) -> None:
+    def add(
+        self, sentence: Sentence, pairs: list[tuple[str, str]], line: int, item: int = 0, grouped: bool = False
+    ) -> None:
         """Give a sentence the entities of these pairs when `finish` is called.
 
         Args:
@@ -60,23 +62,25 @@ class PairPlacer:
             pairs: the surface first, or in the whole file the category first.
             line: of the pairs.
             item: the number of the record, for issues; 0 = the line is enough.
+            grouped: whether an answer lists them by category, not in reading order.
         """
-        self._open.append((sentence, pairs, line, item, self._log.id))
+        self._open.append((sentence, pairs, line, item, grouped, self._log.id))
 
     def finish(self) -> None:
         """Locate all pairs."""
         log, is_turned = self._log, self._is_turned()
         several = total = 0
-        for sentence, pairs, line, item, log.id in self._open:
+        for sentence, pairs, line, item, grouped, log.id in self._open:
             first = len(log.items)
             told = [
                 (join_surrogates(surface, log, line), join_surrogates(category, log, line))
                 for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
             ]
-            located = (locate_listed if self._answers else locate_pairs)(sentence.text, told)
+            located = (locate_listed if self._answers and not grouped else locate_pairs)(sentence.text, told)
             for pair, entity in zip(told, located, strict=True):
                 report_place(pair, entity, log, line)
-            sentence.entities = [entity for entity in located if entity]
+            entities = [entity for entity in located if entity]
+            sentence.entities = sort_entities(entities) if grouped else entities
             log.number(first, item)
             total += len(told)
             listed = Counter(surface for surface, _ in told)
@@ -90,7 +94,7 @@ class PairPlacer:
     def _is_turned(self) -> bool:
         """Whether the category comes first; if so, add an issue at the first such pair."""
         usual = turned = line = 0
-        for sentence, pairs, at, _, _ in self._open:
+        for sentence, pairs, at, _, _, _ in self._open:
             for first, second in pairs:
                 if (first in sentence.text) == (second in sentence.text):
                     continue
