@@ -87,6 +87,7 @@ ELSEWHERE = {  # names that other tools use for a key or a choice
     "tracking.experiment": ("experiment_name", "project"),
     "name": ("run_name", "exp_name"),
     "metrics.unit (every average is in scores.json)": ("average", "metric", "main_evaluation_metric"),
+    "task=convert (to=merged output=...)": ("export_dir",),
     "decoding.url": ("base_url", "api_base", "endpoint"),
     "decoding.api_key_env (the name of an environment variable)": ("api_key",),
     "split.shares": ("ratios", "split_ratio", "train_size", "test_size", "data.split"),

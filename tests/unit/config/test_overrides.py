@@ -124,6 +124,7 @@ def test_random_texts_survive() -> None:
         (["num_train_epochs=3"], "num_train_epochs: unknown key. Did you mean trainer.max_epochs?"),
         (["trainer.bf16=true"], "trainer.bf16: unknown key. Did you mean trainer.precision?"),
         (["prompt.template=x"], "prompt.template: unknown key. Did you mean prompt.instruction?"),
+        (["export_dir=x"], "export_dir: unknown key. Did you mean task=convert (to=merged output=...)?"),
         (["template=qwen"], "template: unknown key. Did you mean model.chat_template?"),
         (["model.zzz=1"], "unknown key. Known: architecture, bigram_dim,"),  # several kinds have it, named once
         (

@@ -22,6 +22,7 @@ GOLD: list[dict[str, Any]] = [
     {"id": "1", "text": "我爱北京", "entities": [{"text": "北京", "category": "地点", "start": 2, "end": 4}]},
     {"id": "2", "text": "去喝咖啡", "entities": []},
 ]
+TEXTS = ("张三在北京走", "去上海了")
 
 
 def score(folder: Path, lines: list[object], *overrides: str) -> Path:
@@ -50,6 +51,30 @@ def test_nothing_is_no_success(lines: list[object], found: str, tmp_path: Path) 
     with pytest.raises(UserError, match=found):
         score(tmp_path, lines)
     assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_columns_of_tags_are_scored_as_seqeval_does(tmp_path: Path) -> None:
+    """Also entities that begin with I-, or go on with another category: seqeval's default mode takes both."""
+    from seqeval.metrics import classification_report
+
+    rows = {
+        "gold": [["B-PER", "I-PER", "O", "B-LOC", "I-LOC", "O"], ["O", "B-LOC", "I-LOC", "O"]],
+        "pred": [["B-PER", "I-PER", "O", "I-LOC", "I-LOC", "O"], ["O", "B-LOC", "I-PER", "O"]],
+    }
+    for name, tags in rows.items():
+        blocks = ["\n".join(map(" ".join, zip(text, of, strict=True))) for text, of in zip(TEXTS, tags, strict=True)]
+        (tmp_path / f"{name}.conll").write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    files = [f"predictions={tmp_path / 'pred.conll'}", f"gold={tmp_path / 'gold.conll'}"]
+    run(compose.load(["task=score", "tracking=off", "metrics.bootstrap=0", f"output_dir={tmp_path / 'out'}", *files]))
+    ours = read_json(tmp_path / "out" / "scores.json")["metrics"]
+    theirs = classification_report(rows["gold"], rows["pred"], output_dict=True, zero_division=0)
+    assert theirs["macro avg"]["f1-score"] == pytest.approx(7 / 12)
+    pairs = {"micro": "micro avg", "macro_seen": "macro avg", "weighted": "weighted avg"}
+    found = {their: ours[our] for our, their in pairs.items()} | ours["categories"]
+    assert found.keys() == theirs.keys()
+    for name, row in theirs.items():
+        figures = [row["precision"], row["recall"], row["f1-score"], row["support"]]
+        assert [found[name][key] for key in ("precision", "recall", "f1", "support")] == pytest.approx(figures), name
 
 
 @pytest.mark.parametrize("given", [True, False])
