@@ -155,6 +155,18 @@ def test_of_an_answer_that_was_cut_the_last_item_is_not_read_and_the_reason_is_k
     assert cut.reason == f"{CUT}; {whole.reason}"
 
 
+def test_of_an_answer_that_was_cut_behind_a_line_all_lines_are_read() -> None:
+    prediction = prediction_from_answer(Sentence("s", "去北京上海"), "北京：地点\n上海：地点\n", "", "", CUT)
+    assert [entity.text for entity in prediction.entities] == ["北京", "上海"]
+
+
+@pytest.mark.parametrize(("mark", "found"), [("- ", ["北京", "上海"]), ("", [])])
+def test_a_line_without_a_mark_is_a_remark_only_beside_lines_that_have_one(mark: str, found: list[str]) -> None:
+    raw = f"{mark}北京：地点\n其余如下\n{mark}上海：地点"
+    prediction = prediction_from_answer(Sentence("s", "去北京上海"), raw, "", "", categories=["地点"])
+    assert [entity.text for entity in prediction.entities] == found
+
+
 def test_known_categories_tell_the_sides_where_the_sentence_has_both() -> None:
     sentence, raw = Sentence("s", "地点北京"), '[["地点", "北京"]]'
     assert prediction_from_answer(sentence, raw, "", "").entities == [Entity("地点", "北京", 0, 2)]

@@ -41,6 +41,7 @@ REPAIRABLE = {
     "strings": '["面膜, 品类_产品", "Nanci，品牌"]',
     "tuples as strings": "[\"('面膜', '品类_产品')\", \"('Nanci', '品牌')\"]",
     "two lists": '[["面膜", "品类_产品"]]\n[["Nanci", "品牌"]]',
+    "a repeat that breaks off": f"{PLAIN}\n{PLAIN[:-8]}",
     "one item is none": '[["面膜", "品类_产品"], null, ["Nanci", "品牌"], ["x", null], 7]',
 }
 

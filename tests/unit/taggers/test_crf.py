@@ -493,6 +493,19 @@ def test_the_probability_of_a_long_segment_equals_that_of_the_twin() -> None:
         torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
 
 
+def test_no_probability_is_above_one() -> None:
+    """Where all other paths are hopeless, rounding alone would put some of them above it."""
+    torch.manual_seed(0)
+    crf, lengths = bioes(3), [60] * 8
+    emissions = torch.randn(8, 60, crf.num_tags) * 5
+    tags = crf.decode(emissions, lengths)
+    emissions.scatter_add_(2, tags[..., None], torch.full((8, 60, 1), 40.0))
+    segments = [(row, start, start + 20) for row in range(8) for start in (0, 13, 40)]
+    found = crf.log_probabilities(emissions, tags, lengths, segments)
+    assert found.max() <= 0
+    assert found.min() > -1e-3
+
+
 def test_no_segments_have_no_probabilities() -> None:
     crf = bioes(2)
     assert crf.log_probabilities(

@@ -266,6 +266,16 @@ def test_repeats_nested_and_awkward_entities_are_accepted(
         _accept(constraint, text, [*chat.answer_ids(render_answer(entities, style)), constraint.stop])
 
 
+def test_no_token_is_forced_before_a_span_that_may_be_split_otherwise(
+    qwen: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
+    """The quote before a span is a token with what precedes it, but with the span if that begins with `,` or `)`."""
+    constraint = constraints(qwen, "official")
+    entities = [Entity("3", "日期"), Entity(",5", "日期"), Entity(")", "地点"), Entity("约", "地点")]
+    tokens = [*qwen.answer_ids(render_answer(entities, "official")), constraint.stop]
+    assert _accept(constraint, "约3,5元)", tokens)
+
+
 def test_letters_with_marks_are_spelt_as_the_model_sees_them(
     qwen: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
 ) -> None:
