@@ -71,7 +71,7 @@ def fit(
     folder: Path,
     logger: Logger | bool | None,
     callbacks: Sequence[Callback],
-    launch: Callable[[int, int, str], AbstractContextManager[None]] = lambda *_: nullcontext(),
+    launch: Callable[[int, int, str, str], AbstractContextManager[None]] = lambda *_: nullcontext(),
 ) -> FitResult:
     """Train the model of a configuration, or resume its training.
 
@@ -82,8 +82,8 @@ def fit(
         folder: of the run.
         logger: of Lightning, or none.
         callbacks: additional ones, before those of `trainer.callbacks`.
-        launch: gets the number of processes that train on each machine, the number of machines, and the accelerator;
-            its context starts the others of this machine for the block.
+        launch: gets the number of processes that train on each machine, the number of machines, the accelerator and
+            the precision; its context starts the others of this machine for the block.
 
     Raises:
         UserError: a mistake in configuration or data.
@@ -97,7 +97,7 @@ def fit(
     planned, devices = plan_memory(config, prepare_devices(config))
     module: Learner
     data: TrainingData[Any]
-    with launch(devices.per_node, config.trainer.nodes, devices.accelerator):
+    with launch(devices.per_node, config.trainer.nodes, devices.accelerator, devices.precision):
         if config.llm is None:
             module, data = prepare_tagger(planned, corpus)
         else:

@@ -182,7 +182,7 @@ def test_ranks_are_started_with_the_accelerator_that_was_chosen(
     launch = Mock(side_effect=InterruptedError)
     with pytest.raises(InterruptedError):
         models.fit(config, small_corpus.corpus(8, 2), None, tmp_path, None, [], launch)
-    launch.assert_called_once_with(2, 1, "cpu")
+    launch.assert_called_once_with(2, 1, "cpu", "32-true")
 
 
 def test_a_seed_may_be_a_large_number() -> None:

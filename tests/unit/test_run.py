@@ -246,8 +246,8 @@ def test_a_further_rank_that_does_nothing_says_so_and_an_empty_variable_is_none(
 
 
 TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
-SRUN = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4",
-        "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
+SRUN = {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2",
+        "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_NUM_NODES": "2"}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_ranks_from_outside_that_would_train_alone_are_refused(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     refused = pytest.raises(UserError, match=f"^trainer.devices: this run was started with {found}")
-    with refused as error, ranks.started_ranks(count, nodes, "cpu", tmp_path):
+    with refused as error, ranks.started_ranks(count, nodes, "cpu", "32-true", tmp_path):
         pass
     assert ("--gpus-per-task" in str(error.value)) is ("SLURM" in found)
 
@@ -284,9 +284,9 @@ def test_ranks_from_outside_that_would_train_alone_are_refused(
 def test_ranks_from_outside_that_fit_the_devices_begin(
     variables: dict[str, str], count: int, nodes: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, value in variables.items():
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(machine.free_port()), **variables}.items():
         monkeypatch.setenv(name, value)
-    with ranks.started_ranks(count, nodes, "cpu", tmp_path):
+    with ranks.started_ranks(count, nodes, "cpu", "32-true", tmp_path):
         assert machine.are_given()
 
 
@@ -304,7 +304,7 @@ def test_reserved_tasks_that_nobody_started_are_no_ranks(
         return contextlib.nullcontext()
 
     monkeypatch.setattr(ranks, "working_beside", working_beside)
-    with ranks.started_ranks(2, 1, "cpu", tmp_path):
+    with ranks.started_ranks(2, 1, "cpu", "32-true", tmp_path):
         assert machine.are_given()
     told = [(helper.variables["LOCAL_RANK"], helper.variables[ranks.ACCELERATOR]) for helper in started]
     assert told == [("1", "cpu")]

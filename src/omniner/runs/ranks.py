@@ -12,12 +12,15 @@ process again, which in a notebook or another program is not that of OmniNER.
 - A worker's standard input is a pipe from the main process: when it closes, the worker ends at once.
 
 If torchrun, SLURM or a person has started the ranks (`machine.are_given`), nothing is started here. They must be as
-many as the run has devices: any others would each train alone, all into the same folder.
+many as the run has devices: any others would each train alone, all into the same folder. They begin at once, so the
+others wait until the first has claimed the run's folder, in which an earlier run may have left a state to resume from.
+It also decides for all what `auto` becomes, which may depend on the machine: see `chosen_by_first`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -25,25 +28,31 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omniner.errors import Stopped, UserError
+from omniner.errors import Stopped, UserError, one_line
 from omniner.machine import are_given, free_port, tasks_of_step
 from omniner.runs import children
 from omniner.wording import counted
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 log = logging.getLogger("omniner")
 
 RUN_FOLDER = "OMNINER_RUN_FOLDER"  # the run's folder, for non-zero ranks
 ACCELERATOR = "OMNINER_ACCELERATOR"  # that the main process has chosen, for the ranks that it starts
+PRECISION = "OMNINER_PRECISION"  # likewise
 SHARE = "OMNINER_PREDICTION_SHARE"  # the file to which a worker process writes its share of the predictions
 HELPER = "OMNINER_HELPER"  # set in a process that was started here and ends with its main process
 _FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
 _NUMBERS = (*_FURTHER, "SLURM_NTASKS", "GROUP_RANK", "JSM_NAMESPACE_RANK")  # that Lightning reads
 _LOCAL = ("LOCAL_RANK", "SLURM_LOCALID")
 _PATIENCE = 120.0  # seconds for ranks to end after the main process has finished its part
+_ARRIVAL = timedelta(minutes=30)  # for the first rank to claim the folder; torch's own patience with ranks
 _MENDING = 3.0  # seconds to wait for the main process's own error after a worker's failure, and the other way round
 _HANGING = 30.0  # seconds until a main process that hangs is ended
 
@@ -87,21 +96,26 @@ def drop_empty_variables() -> None:
 
 
 @contextlib.contextmanager
-def started_ranks(count: int, nodes: int, accelerator: str, folder: Path) -> Iterator[None]:
+def started_ranks(count: int, nodes: int, accelerator: str, precision: str, folder: Path) -> Iterator[None]:
     """Make this process rank 0 of `count` on this machine for the block, and start the others.
 
     Args:
         count: number of processes on this machine.
         nodes: number of machines, with as many processes each.
         accelerator: cpu | gpu, as this process has chosen it. The others work with the same.
-        folder: the run's folder, which holds its `config.yaml`.
+        precision: likewise.
+        folder: the run's folder, which holds its `config.yaml`, and is claimed.
 
     Raises:
         HelperError: a rank has died.
         UserError: ranks that were started from outside are not `count` on each of `nodes`.
     """
+    chosen = {ACCELERATOR: accelerator, PRECISION: precision}
     if are_given() and HELPER not in os.environ:
         _check_given(count, nodes)
+    if is_main_process() and (place := _meeting_place(nodes)) is not None:
+        meeting = _meet(*place)  # exists until the end of the block: others may come later, into `chosen_by_first`
+        meeting.set(_meeting_key(), json.dumps(chosen))
     if count < 2 or are_given():
         yield
         return
@@ -110,7 +124,7 @@ def started_ranks(count: int, nodes: int, accelerator: str, folder: Path) -> Ite
         "MASTER_ADDR": os.environ.get("MASTER_ADDR") or "127.0.0.1",
         "MASTER_PORT": os.environ.get("MASTER_PORT") or str(free_port()),
         RUN_FOLDER: str(folder.resolve()),
-        ACCELERATOR: accelerator,
+        **chosen,
     }
     command = children.child_command(folder / "config.yaml")
     helpers = [
@@ -119,6 +133,52 @@ def started_ranks(count: int, nodes: int, accelerator: str, folder: Path) -> Ite
     ]
     with _environment({**rendezvous, "LOCAL_RANK": "0"}), working_beside(helpers, _PATIENCE):
         yield
+
+
+def chosen_by_first(nodes: int) -> tuple[str, str]:
+    """Return the accelerator and the precision that the first rank has chosen for all; empty if nobody says.
+
+    A rank that was not started here waits until the first one has claimed the run's folder and chosen.
+
+    Args:
+        nodes: number of machines of the run.
+
+    Raises:
+        UserError: the first rank has ended, or does not come.
+    """
+    chosen, place = dict(os.environ), _meeting_place(nodes)
+    if place is not None:
+        try:
+            chosen = json.loads(_meet(*place).get(_meeting_key()))
+        except RuntimeError as error:
+            found = f"the first rank of this run does not answer ({one_line(error)})"
+            raise UserError("trainer.devices", found, "See what it says, or start it.") from error
+    return chosen.get(ACCELERATOR, ""), chosen.get(PRECISION, "")
+
+
+def _meeting_place(nodes: int) -> tuple[str, int] | None:
+    """Return the address and the port at which ranks of other machines or from outside meet; None if there are none."""
+    if HELPER in os.environ or not (are_given() or nodes > 1):
+        return None
+    if not os.environ.get("LOCAL_RANK") and tasks_of_step() > 1:
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+        return SLURMEnvironment().main_address, SLURMEnvironment().main_port
+    port = os.environ.get("MASTER_PORT")
+    return (os.environ.get("MASTER_ADDR") or "127.0.0.1", int(port)) if port else None
+
+
+def _meet(address: str, port: int) -> TCPStore:
+    """Return the store at a place, which the first rank or torchrun holds; torch's process group takes the same one."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    holds = is_main_process() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    return TCPStore(address, port, None, holds, timeout=_ARRIVAL, wait_for_workers=False, multi_tenant=True)
+
+
+def _meeting_key() -> str:
+    """Return the key of what the first rank has chosen; another one where torchrun has started the ranks again."""
+    return f"omniner/chosen/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
 
 
 def _check_given(count: int, nodes: int) -> None:

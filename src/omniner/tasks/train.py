@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omniner import tracking
 from omniner.config.groups import Config
@@ -107,18 +107,20 @@ def fit_as_rank(config: Config) -> None:
             "ranks that were started from outside (torchrun, SLURM) cannot agree on a folder by themselves",
             "Set output_dir=<folder on a disk that all ranks share>.",
         )
+    log.info("%s: joins when the first rank has begun the run", ranks.further_rank())
     if ranks.is_beside_first():
         log.setLevel(logging.ERROR)  # the first rank of this machine gives the same warnings
     folder = Path(os.environ.get(ranks.RUN_FOLDER) or config.output_dir or "")
-    # `auto` in a rank must not become something else than in the process that started it
-    if chosen := os.environ.get(ranks.ACCELERATOR):
-        trainer = dataclasses.replace(config.trainer, accelerator=cast(Any, chosen))
-        config = dataclasses.replace(config, trainer=trainer)
-    state = read_state(folder)  # of an earlier run, if this rank is before the first one
+    corpus = sources.load_for_training(config.data)
+    # before anything in the folder is read: the first rank may be about to replace what an earlier run has left there
+    accelerator, precision = ranks.chosen_by_first(config.trainer.nodes)
+    state = read_state(folder)  # of an earlier run, if nothing says where the ranks meet
     is_ours = state.get("digest") == digest(config)
     if commit := state.get("model_commit") if is_ours else find_model_commit(config):
         config = at_commit(config, commit)
-    corpus = sources.load_for_training(config.data)
+    chosen: dict[str, Any] = {"accelerator": accelerator, "precision": precision}
+    trainer = dataclasses.replace(config.trainer, **{name: value for name, value in chosen.items() if value})
+    config = dataclasses.replace(config, trainer=trainer)
     prompt = None
     if config.llm is not None:
         from omniner.tasks.prompting import build_unpublished_prompt

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -17,8 +20,10 @@ from omniner import models, run
 from omniner.config import compose, run_config
 from omniner.config.groups import Config
 from omniner.config.model_groups import BiLSTMConfig, EncoderConfig, HeadConfig
+from omniner.corpus import sources
 from omniner.errors import Stopped, UserError
 from omniner.files import read_json, write_json, write_text
+from omniner.machine import free_port
 from omniner.runs import ranks
 from omniner.runs.folder import STATE
 
@@ -72,18 +77,61 @@ def test_one_rank_of_a_machine_warns(
     assert [message for message in caplog.messages if message in ("cut", "failed")] == told
 
 
-@pytest.mark.parametrize("chosen", ["cpu", ""])
+@pytest.mark.parametrize(("chosen", "precision"), [("cpu", "bf16-mixed"), ("", "")])
 def test_a_rank_works_with_what_the_process_that_started_it_has_chosen(
-    chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    chosen: str, precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`auto` may have left a GPU without kernels aside, which a rank refuses."""
+    """`auto` may have left a GPU without kernels aside, which a rank refuses; a CPU's speed at bf16 is measured."""
     fit = Mock()
     monkeypatch.setattr(models, "fit", fit)
-    for name, value in {"LOCAL_RANK": "1", ranks.HELPER: "1", ranks.ACCELERATOR: chosen}.items():
+    given = {ranks.ACCELERATOR: chosen, ranks.PRECISION: precision}
+    for name, value in {"LOCAL_RANK": "1", ranks.HELPER: "1", **given}.items():
         monkeypatch.setenv(name, value)
     with caplog.at_level("INFO", "omniner"):  # puts the level back
         run.execute(compose.load([f"output_dir={tmp_path}", "data.size={train: 4, dev: 2, test: 2}"]))
-    assert fit.call_args.args[0].trainer.accelerator == (chosen or "auto")
+    trainer = fit.call_args.args[0].trainer
+    assert (trainer.accelerator, trainer.precision) == (chosen or "auto", precision or "auto")
+
+
+FIRST = """
+import sys
+from pathlib import Path
+from omniner.machine import free_port
+from omniner.runs import ranks
+folder = Path(sys.argv[1])
+sys.stdin.readline()  # when the other rank has read its corpus
+(folder / "checkpoints/last.ckpt").unlink()  # as where a finished run is replaced (overwrite=true)
+with ranks.started_ranks(2, 1, "cpu", "bf16-mixed", folder):
+    sys.stdin.readline()
+"""
+
+
+def test_a_rank_from_outside_waits_for_the_first_one_and_does_what_it_has_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state that an earlier run has left in the folder is gone when the other ranks look for it."""
+    met, last = Mock(), tmp_path / "checkpoints/last.ckpt"
+    last.parent.mkdir()
+    last.touch()
+    monkeypatch.setattr(models, "fit", lambda config, *_given, **_named: met(last.exists(), config.trainer.precision))
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    around = {**os.environ, **place, "LOCAL_RANK": "0"}
+    command, pipe = [sys.executable, "-c", FIRST, str(tmp_path)], subprocess.PIPE
+    load = sources.load_for_training
+    with subprocess.Popen(command, stdin=pipe, env=around, text=True) as first:
+        assert first.stdin is not None
+
+        def loaded(data: Any) -> Any:
+            print(file=first.stdin, flush=True)
+            return load(data)
+
+        monkeypatch.setattr(sources, "load_for_training", loaded)
+        for name, value in {**place, "LOCAL_RANK": "1"}.items():
+            monkeypatch.setenv(name, value)
+        with caplog.at_level("INFO", "omniner"):  # puts the level back
+            run.execute(compose.load([f"output_dir={tmp_path}", "data.size={train: 4, dev: 2, test: 2}"]))
+    met.assert_called_once_with(False, "bf16-mixed")
+    assert first.returncode == 0
 
 
 def test_a_training_does_not_go_on_with_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
