@@ -20,14 +20,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from omniner.compute.devices import Devices, choose_devices, count_devices, use_own_cores
 from omniner.compute.torch_settings import apply_settings, settings_for
 from omniner.config.groups import Config
-from omniner.config.model_groups import BiLSTMConfig, CausalConfig, DecodingConfig, EncoderConfig, TrainerConfig
+from omniner.config.model_groups import BiLSTMConfig, CausalConfig, EncoderConfig, TrainerConfig
 from omniner.corpus.sources import Corpus
 from omniner.errors import UserError
 from omniner.files import read_json
@@ -90,11 +90,12 @@ def fit(
     """
     from omniner.training.fit import fit_module
 
+    devices, planned = prepare_devices(config), config
     if config.llm is not None:
-        from omniner.llm.training.memory import as_begun
+        from omniner.llm.training import memory
 
-        config = dataclasses.replace(config, tuning=as_begun(config.tuning, folder / "checkpoints" / "last.ckpt"))
-    planned, devices = plan_memory(config, prepare_devices(config))
+        held = memory.held_memory(devices)
+        planned, devices = memory.plan_training(config, devices, folder / "checkpoints" / "last.ckpt")
     module: Learner
     data: TrainingData[Any]
     with launch(devices.per_node, config.trainer.nodes, devices.accelerator, devices.precision):
@@ -103,7 +104,10 @@ def fit(
         else:
             assert prompt is not None, "a causal model is told what to do"
             module, data = prepare_causal(planned, devices, corpus, prompt)
-            module.decoding = _plan_answers(config.decoding, planned, devices, module)
+            longest = module.causal.longest_answer
+            module.decoding = memory.plan_answers(
+                config.decoding, dataclasses.replace(planned, tuning=module.tuning), devices, longest, held
+            )
         result = fit_module(planned, devices, module, data, folder, logger, callbacks)
     # what was trained and its trainer refer to each other: without this they keep their memory while the best predicts
     del module, data
@@ -124,68 +128,6 @@ def prepare_devices(config: Config) -> Devices:
             "1/256 of a weight are lost. Weights that all learn need bf16-mixed"
         )
     return devices
-
-
-def plan_memory(config: Config, devices: Devices, longest: int | None = None) -> tuple[Config, Devices]:
-    """Resolve `auto` settings so that training of a causal model fits into its GPUs; otherwise change nothing.
-
-    Args:
-        config: the whole configuration.
-        devices: those of the training.
-        longest: tokens of train's longest answer; None = nothing is loaded yet, so it is unknown.
-
-    Raises:
-        UserError: it cannot fit; the message names settings that would.
-    """
-    if config.llm is None:
-        return config, devices
-    from omniner.llm.training import memory
-
-    if (room := memory.device_memory(devices, loaded=longest is not None)) is None:
-        return config, devices
-    from omniner.llm.loading import load_settings
-
-    pack = memory.typical_pack(config.tuning.pack_tokens)
-    settings = load_settings(config.llm)
-    count = memory.MemoryCount(settings, config.tuning.method, devices, pack, config.decoding, longest)
-    idle = memory.device_memory(devices, idle=True)
-    plan = memory.choose_plan(count, config.tuning, config.trainer.strategy, room, idle)
-    message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
-    log.info(message, plan.needs, room / memory.GIB, plan, plan.slots)
-    planned = _with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)
-    return planned, devices._replace(strategy=plan.strategy)
-
-
-def _plan_answers(
-    wanted: DecodingConfig, planned: Config, devices: Devices, module: GenerativeModule
-) -> DecodingConfig:
-    """Plan the answers of evaluations again if those of train are longer than the first plan assumes.
-
-    Args:
-        wanted: as in the configuration, before the first plan.
-        planned: the configuration with the first plan.
-        devices: with the strategy of the first plan.
-        module: how it learns is no longer changed.
-
-    Returns:
-        `wanted` with a number of slots.
-
-    Raises:
-        UserError: such answers do not fit beside what training keeps.
-    """
-    from omniner.llm.samples import answer_cap
-
-    longest = module.causal.longest_answer
-    if wanted.max_new_tokens or answer_cap(longest) == answer_cap(None):
-        return planned.decoding
-    trainer = dataclasses.replace(planned.trainer, strategy=cast(Any, devices.strategy))
-    chosen = dataclasses.replace(planned, decoding=wanted, tuning=module.tuning, trainer=trainer)
-    return plan_memory(chosen, devices, longest)[0].decoding
-
-
-def _with_slots(config: Config, slots: int) -> Config:
-    """Replace `decoding.slots=auto` by a number."""
-    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, slots=slots))
 
 
 def _devices_for(
@@ -496,11 +438,11 @@ class CausalPredictor:
 
     def __init__(self, config: Config, devices: Devices, causal: CausalModel, quiet: bool = False) -> None:
         from omniner.llm.samples import PromptEncoder
-        from omniner.llm.training.memory import slots_beside
+        from omniner.llm.training.memory import slots_beside, with_slots
 
         causal.model.to(devices.device).eval()
         slots = slots_beside(causal.model, config.decoding, devices, causal.longest_answer)
-        self._config, self._devices = _with_slots(config, slots), devices
+        self._config, self._devices = with_slots(config, slots), devices
         self._causal, self._encoder = causal, PromptEncoder(causal.chat, causal.prompt, config.encoding)
         self._quiet = quiet
         self._constraints: dict[str, Constraint | None] = {}  # by answer style

@@ -211,14 +211,14 @@ def kept_for_backward(module: nn.Module, compute_loss: Callable[[], Tensor]) -> 
 
 def _causal_sections(context: Context, corpus: Corpus) -> Sections:
     from omniner.llm.samples import describe_sample
-    from omniner.llm.training.memory import device_memory
-    from omniner.models import plan_memory, prepare_causal, prepare_devices
+    from omniner.llm.training.memory import device_memory, plan_training
+    from omniner.models import prepare_causal, prepare_devices
     from omniner.tasks.prompting import build_run_prompt, publish_prompt
 
     config = context.config
     prompt, _ = build_run_prompt(context, corpus, corpus.reported)
     publish_prompt(context, prompt)
-    config, devices = plan_memory(config, prepare_devices(config))
+    config, devices = plan_training(config, prepare_devices(config))
     room = device_memory(devices)  # before the model takes its part of it
     module, data = prepare_causal(config, devices, corpus, prompt)
     ranks = max(config.trainer.devices, 1) * config.trainer.nodes

@@ -19,10 +19,10 @@ from pytorch_lightning.callbacks import Callback
 from small_corpus import fit, predict
 from tests.unit.training.test_fit import Losses
 
-from omniner import models
 from omniner.config.groups import Config
 from omniner.llm.decoding.constraint import Constraint, ConstraintState
 from omniner.llm.decoding.prefix_cache import PrefixCache
+from omniner.llm.training import memory
 from omniner.records import Entity
 from omniner.taggers.batches import collate
 from omniner.taggers.heads import build_head
@@ -41,7 +41,7 @@ def _ready(monkeypatch: pytest.MonkeyPatch) -> None:
     import peft  # noqa: F401
 
     # counted on torch's `meta` device, which stands for the GPU here (tests/unit/llm/training/test_memory.py)
-    monkeypatch.setattr(models, "plan_memory", lambda config, devices: (config, devices))
+    monkeypatch.setattr(memory, "plan_training", lambda config, devices, last: (config, devices))
     monkeypatch.setattr(learner, "_SLOW", math.inf)  # on a busy machine every step would be logged
 
 

@@ -23,16 +23,18 @@ import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
 
 from omniner.compute.devices import Devices
 from omniner.compute.precision import compute_dtype
+from omniner.config.groups import Config
 from omniner.config.model_groups import DecodingConfig, TuningConfig, WantedOptimizer
 from omniner.errors import UserError
 from omniner.llm.decoding.prefix_cache import head_sizes
+from omniner.llm.loading import load_settings
 from omniner.llm.samples import Sample, answer_cap
 from omniner.llm.training.optimizers import optimizer_name
 from omniner.llm.training.packs import make_pack
@@ -330,7 +332,12 @@ def most_slots(count: Callable[[int], float], room: float) -> int:
     return slots
 
 
-def device_memory(devices: Devices, idle: bool = False, loaded: bool = False) -> float | None:
+def held_memory(devices: Devices) -> int:
+    """Return the bytes that this process holds on its GPU, such as a model that a notebook has loaded."""
+    return torch.cuda.memory_allocated() if devices.accelerator == "gpu" else 0
+
+
+def device_memory(devices: Devices, idle: bool = False, held: int | None = None) -> float | None:
     """Return the bytes that each GPU of a training has; None if it uses CPUs, whose memory other programs use as well.
 
     Processes must agree on their plan, and each can ask only its own GPU what is free. So what is used already, by this
@@ -339,14 +346,15 @@ def device_memory(devices: Devices, idle: bool = False, loaded: bool = False) ->
     Args:
         devices: those of the training.
         idle: count as if nothing else used the GPUs.
-        loaded: the model to train may be on its GPU already, so what this process holds there is not in its way.
+        held: result of `held_memory` before the model to train, which may be on its GPU now, was loaded; None = it is
+            not loaded yet.
     """
     if devices.accelerator != "gpu":
         return None
     room = min(torch.cuda.get_device_properties(number).total_memory for number in range(devices.per_node))
     if devices.world == 1 and not idle:
-        held = 0 if loaded else torch.cuda.memory_allocated()  # such as a model that a notebook has loaded
-        room = min(room, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - held)
+        in_use = held_memory(devices) if held is None else held
+        room = min(room, torch.cuda.mem_get_info()[0] + torch.cuda.memory_reserved() - in_use)
     return float(room)
 
 
@@ -367,6 +375,71 @@ def slots_beside(model: Any, decoding: DecodingConfig, devices: Devices, longest
     chosen = most_slots(lambda slots: decoding_bytes(base.config, base.dtype, _PREFIX, tokens, slots), _USABLE * free)
     log.info("%.0f GiB are free beside the model: %d answers side by side", free / GIB, chosen)
     return chosen
+
+
+def plan_training(config: Config, devices: Devices, last: Path | None = None) -> tuple[Config, Devices]:
+    """Resolve `auto` settings so that training of a causal model fits into its GPUs; on CPUs change nothing else.
+
+    Args:
+        config: the whole configuration.
+        devices: those of the training.
+        last: the file from which training goes on, if it is there.
+
+    Raises:
+        UserError: it cannot fit; the message names settings that would.
+    """
+    resumed = last is not None and last.is_file()
+    if last is not None:
+        config = dataclasses.replace(config, tuning=as_begun(config.tuning, last))
+    if (room := device_memory(devices)) is None:
+        return config, devices
+    return _planned(config, devices, room, resumed=resumed)
+
+
+def plan_answers(
+    wanted: DecodingConfig, planned: Config, devices: Devices, longest: int | None, held: int
+) -> DecodingConfig:
+    """Plan the answers of evaluations again if those of train are longer than the first plan assumes.
+
+    Args:
+        wanted: as in the configuration, before the first plan.
+        planned: the configuration with the first plan, and how the module learns, which is no longer changed.
+        devices: with the strategy of the first plan.
+        longest: tokens of train's longest answer; None = unknown.
+        held: result of `held_memory` before the module was built.
+
+    Returns:
+        `wanted` with a number of slots.
+
+    Raises:
+        UserError: such answers do not fit beside what training keeps.
+    """
+    room = device_memory(devices, held=held)
+    if room is None or wanted.max_new_tokens or answer_cap(longest) == answer_cap(None):
+        return planned.decoding
+    trainer = dataclasses.replace(planned.trainer, strategy=cast(Any, devices.strategy))
+    chosen = dataclasses.replace(planned, decoding=wanted, trainer=trainer)
+    return _planned(chosen, devices, room, longest)[0].decoding
+
+
+def _planned(
+    config: Config, devices: Devices, room: float, longest: int | None = None, resumed: bool = False
+) -> tuple[Config, Devices]:
+    """Choose a plan for `room` bytes of each GPU, and put it into the configuration and the devices."""
+    assert config.llm is not None, "taggers are not planned"
+    pack = typical_pack(config.tuning.pack_tokens)
+    count = MemoryCount(load_settings(config.llm), config.tuning.method, devices, pack, config.decoding, longest)
+    idle = device_memory(devices, idle=True)
+    plan = choose_plan(count, config.tuning, config.trainer.strategy, room, idle, resumed)
+    message = "memory of each GPU: %s of %.0f GiB; %s, %d answers side by side"
+    log.info(message, plan.needs, room / GIB, plan, plan.slots)
+    planned = with_slots(dataclasses.replace(config, tuning=plan.tuning), plan.slots)
+    return planned, devices._replace(strategy=plan.strategy)
+
+
+def with_slots(config: Config, slots: int) -> Config:
+    """Replace `decoding.slots=auto` by a number."""
+    return dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, slots=slots))
 
 
 def as_begun(tuning: TuningConfig, last: Path) -> TuningConfig:
@@ -408,7 +481,14 @@ class Plan(NamedTuple):
         return ", ".join(said)
 
 
-def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: float, idle: float | None = None) -> Plan:
+def choose_plan(
+    count: MemoryCount,
+    tuning: TuningConfig,
+    wanted: str,
+    room: float,
+    idle: float | None = None,
+    resumed: bool = False,
+) -> Plan:
     """Choose the cheapest combination that fits, and for `decoding.slots=auto` as many slots as fit with it.
 
     The optimizer is the one that fits into idle devices: it changes the results, so it must not depend on what other
@@ -420,6 +500,7 @@ def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: flo
         wanted: `trainer.strategy`; for auto, and several devices, a strategy is chosen, too.
         room: free bytes of each device.
         idle: bytes that would be free if no other program used it; None = `room`.
+        resumed: the training goes on, with the settings that it began with.
 
     Raises:
         UserError: none fits; the message names one that would.
@@ -434,6 +515,8 @@ def choose_plan(count: MemoryCount, tuning: TuningConfig, wanted: str, room: flo
     needed = f"{least.needs.total / GIB:.0f} GiB of each device are needed at least ({least})"
     found = f"{needed}, {_USABLE * room / GIB:.0f} of {room / GIB:.0f} can be used"
     end = "" if alone is None else "Free the GPUs of what else uses them, then it fits. Or change the settings: "
+    if resumed:  # with other settings it would be another training
+        end = "Go on with it on GPUs with more free memory, or begin anew (resume=never) with other settings: "
     raise UserError("tuning", found, end + _advice(count, tuning, room))
 
 

@@ -233,12 +233,10 @@ def test_a_loaded_model_answers_in_what_it_leaves_free(
 
 
 def test_the_slots_of_auto_are_said_where_memory_chose_them(caplog: pytest.LogCaptureFixture) -> None:
-    from omniner import models
-
     cpu = Devices("cpu", 1, 1, "auto", "32-true")
     config = small_corpus.configuration("qwen2_tiny", "decoding.slots=auto")
     with caplog.at_level("INFO", "omniner"):
-        assert models.plan_memory(config, cpu) == (config, cpu)
+        assert memory.plan_training(config, cpu) == (config, cpu)
         assert memory.slots_beside(torch.nn.Linear(1, 1), config.decoding, cpu) == config.decoding.usual_slots
     assert not caplog.messages
 
@@ -285,6 +283,12 @@ def test_another_optimizer_is_advised_only_to_a_training_that_begins() -> None:
         chosen("0.5b", "full", 0.95 * least, optimizer="adamw")
 
 
+def test_a_training_that_goes_on_is_advised_nothing_that_makes_another_one_of_it() -> None:
+    count = counted("7b", "lora")
+    with pytest.raises(UserError, match=r"Go on with it on GPUs .* or begin anew \(resume=never\) .*tuning=qlora"):
+        memory.choose_plan(count, tuning_config("lora"), "auto", 12 * GIB, resumed=True)
+
+
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
     """Begins a training whose answers are longer than 512 tokens, on a GPU with room for 256 of 512 tokens; gives what
@@ -295,7 +299,8 @@ def begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]
     from omniner.training import fit
 
     room = {"bytes": 0.0}
-    monkeypatch.setattr(memory, "device_memory", lambda *_, **__: room["bytes"])
+    monkeypatch.setattr(memory, "held_memory", lambda _: GIB)  # a notebook's model
+    monkeypatch.setattr(memory, "device_memory", lambda _, idle=False, held=GIB: room["bytes"] + GIB - held)
     monkeypatch.setattr(fit, "fit_module", lambda config, devices, module, *_: module)
 
     def begin(*overrides: str) -> tuple[Any, int]:
@@ -331,25 +336,22 @@ def test_longer_answers_that_do_not_fit_are_refused_before_training(begun: Calla
 
 
 def test_a_gpu_that_is_too_small_is_noticed_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`models.plan_memory` looks at the device, and says what `auto` became."""
+    """`memory.plan_training` looks at the device, and says what `auto` became."""
     from types import SimpleNamespace
 
-    from omniner import models
-    from omniner.llm import loading
-
     config = small_corpus.configuration("qwen2_tiny", "tuning=full", "decoding.slots=auto")
-    monkeypatch.setattr(loading, "load_settings", lambda of: settings("7b"))
+    monkeypatch.setattr(memory, "load_settings", lambda of: settings("7b"))
     card = SimpleNamespace(total_memory=80 * GIB)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (card.total_memory, card.total_memory))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 0)
-    planned, on = models.plan_memory(config, devices(8))
+    planned, on = memory.plan_training(config, devices(8))
     assert (on.strategy, planned.tuning.method) == ("fsdp", "full")
     assert planned.decoding.slots in (16, 32, 64, 128, 256), "auto is a number once the memory is known"
     card.total_memory = 8 * GIB
     with pytest.raises(UserError, match="are needed at least"):
-        models.plan_memory(config, devices(1))
+        memory.plan_training(config, devices(1))
 
 
 def test_a_plan_counts_with_the_smallest_gpu_and_with_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -361,7 +363,7 @@ def test_a_plan_counts_with_the_smallest_gpu_and_with_what_is_free(monkeypatch: 
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 9 * GIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 4 * GIB)  # a model that a notebook has loaded
     assert memory.device_memory(devices()) == 17 * GIB
-    assert memory.device_memory(devices(), loaded=True) == 21 * GIB, "it may be the model to train"
+    assert memory.device_memory(devices(), held=GIB) == 20 * GIB, "the rest may be the model to train"
     assert memory.device_memory(devices(), idle=True) == 24 * GIB
     assert memory.device_memory(devices(2)) == 16 * GIB, "the second process would find something else free"
     assert memory.device_memory(Devices("cpu", 2, 2, "ddp", "32-true")) is None
