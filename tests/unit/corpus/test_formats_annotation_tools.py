@@ -145,6 +145,17 @@ def test_label_studio_shows_how_sure_a_model_is_of_each_entity_and_of_the_least_
     assert codes(lost)["lost-score"] == 1
 
 
+def test_only_what_a_model_thinks_is_given_to_label_studio_with_scores(tmp_path: Path) -> None:
+    sure = records.with_score(Entity("小满", "品牌", 2, 4), 0.75)
+    sentences = [records.Sentence("1", "去喝小满", [sure]), records.Sentence("2", "去喝小满", [Entity(*sure)])]
+    lost = formats.write(tmp_path / "tasks.json", "label_studio", sentences, OPTIONS)
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    regions = [region for task in tasks for region in task["annotations"][0]["result"]]
+    assert len(regions) == 2
+    assert not any("score" in region for region in regions)
+    assert [(issue.code, issue.id) for issue in lost] == [("lost-score", "1")]
+
+
 @pytest.mark.parametrize(("key", "score"), [("annotations", None), ("predictions", 0.42)])
 def test_what_a_person_accepted_in_label_studio_has_no_confidence(
     tmp_path: Path, key: str, score: float | None

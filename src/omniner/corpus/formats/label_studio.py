@@ -22,6 +22,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import unescape
 from itertools import chain, islice
 from pathlib import Path
@@ -46,8 +47,9 @@ from omniner.corpus.formats.rows import header_of, json_or_table_records
 from omniner.corpus.formats.spellings import LISTS, TEXTS
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import PREDICTED_BY, UNLABELED, Issue, Sentence, is_unlabeled, own_meta
+from omniner.records import PREDICTED_BY, UNLABELED, Entity, Issue, Sentence, has_scores, is_unlabeled, own_meta
 from omniner.registry import first_line
+from omniner.wording import counted
 
 _SAMPLE = 200  # tasks examined to find the key of the text
 CONFIGURATION = ".xml"  # suffix of the file that describes a project
@@ -249,6 +251,11 @@ def write(path: Path, sentences: Sequence[Sentence], options: WriteOptions) -> l
     log = IssueLog(path)
     found = {entity.category for sentence in sentences for entity in sentence.entities}
     categories = [*options.categories, *sorted(found.difference(options.categories))]
+    sure = [sentence for sentence in sentences if has_scores(sentence) and not sentence.meta.get(PREDICTED_BY)]
+    if sure:
+        log.add(
+            "lost-score", f"{counted(len(sure), 'sentence')} with score, which only predictions have", id=sure[0].id
+        )
     write_text(path.with_suffix(CONFIGURATION), labelling_configuration(categories, log))
     write_json_list(path, (make_task(sentence, log) for sentence in sentences))
     return log.items
@@ -284,7 +291,8 @@ def make_task(sentence: Sentence, log: IssueLog) -> dict[str, Any]:
         if scores := [entity.score for entity in sentence.entities if entity.score is not None]:
             item["predictions"][0]["score"] = min(scores)
     elif not is_unlabeled(sentence):
-        item["annotations"] = [{"result": result_regions(sentence, log)}]
+        plain = replace(sentence, entities=[Entity(*entity) for entity in sentence.entities])  # a person has no score
+        item["annotations"] = [{"result": result_regions(plain, log)}]
     return item
 
 
