@@ -95,8 +95,8 @@ def with_template_options(config: DecodingConfig) -> DecodingConfig:
     For servers of models that we know, which accept this field; `extra_body` overrides it.
     """
     own = config.extra_body.get("chat_template_kwargs", {})
-    told = {**TEMPLATE_OPTIONS, **own} if isinstance(own, dict) else own
-    return dataclasses.replace(config, extra_body={**config.extra_body, "chat_template_kwargs": told})
+    options = {**TEMPLATE_OPTIONS, **own} if isinstance(own, dict) else own
+    return dataclasses.replace(config, extra_body={**config.extra_body, "chat_template_kwargs": options})
 
 
 def ask_for_model(config: DecodingConfig) -> str:
@@ -133,9 +133,10 @@ class _Predictor:
         self.schema = list_schema
         self.refused: list[Prediction] = []  # held back until something is answered
         self.failed: list[tuple[str, str]] = []  # id, reason
+        self.refused_role = False  # whether the model has no system role
         self.out_of_form = False
         self.unread: list[Prediction] = []  # answers that could not be parsed
-        self.told = 0  # number of these already reported
+        self.reported = 0  # number of these of which the log says so already
 
     def run(self, sentences: Sequence[Sentence]) -> Iterator[list[Prediction]]:
         """Predict sentences that are not empty."""
@@ -226,9 +227,16 @@ class _Predictor:
         if self.answered or outcome.filtered:
             return [prediction]
         self.refused.append(prediction)
-        if len(self.refused) == _MOST_REFUSALS:
+        self.refused_role = self._lacks_system_role(outcome)
+        if len(self.refused) == _MOST_REFUSALS or self.refused_role:
             self._refuse_all()
         return []
+
+    def _lacks_system_role(self, refusal: Refusal) -> bool:
+        """Return whether the model's chat template refuses the prompt's system role, as that of Gemma 2 does."""
+        said = refusal.reason.lower()
+        sent = bool(self.prompt.system) and self.system_role
+        return sent and "role" in said and ("system" in said or "alternate" in said)
 
     def _prediction(self, sentence: Sentence, reply: Reply) -> Prediction:
         """Parse an answer; report the first one that is not in the requested form."""
@@ -250,13 +258,16 @@ class _Predictor:
     def _tell_unread(self, answers: int, last: bool = False) -> None:
         """Log how many answers could not be parsed, why, and what helps: early, and at the end if there are more."""
         count = len(self.unread)
-        if count > self.told and (last or (answers >= _FIRST_LOOK and not self.told)):
-            self.told = count
+        if count > self.reported and (last or (answers >= _FIRST_LOOK and not self.reported)):
+            self.reported = count
             reasons, _, fix = explain_unread(self.unread, self.config)
             log.warning("%d of %d answers could not be read: %s. %s", count, answers, reasons, fix)
 
     def _refuse_all(self) -> NoReturn:
         found = f"{self.client.url} refuses all requests; about {self.refused[0].id}: {self.refused[0].reason}"
+        if self.refused_role:
+            fix = "The model takes no system role: leave its text empty, and begin prompt.instruction with it."
+            raise UserError("prompt.system", found, fix)
         raise UserError("decoding", found, "Change what it does not take: a key of decoding, the prompt, or the input.")
 
     def _trouble(self) -> str:

@@ -313,6 +313,18 @@ def test_a_server_that_refuses_everything_refuses_us() -> None:
         assert len(server.seen) < 40
 
 
+@pytest.mark.parametrize(
+    "said", ["System role not supported", "Conversation roles must alternate user/assistant/user/assistant/..."]
+)
+def test_a_model_without_a_system_role_is_named_at_its_first_refusal(said: str) -> None:
+    with serving(lambda request, before: error(400, said)) as server:
+        found, raised = partly(config(server.url, concurrency=1), SENTENCES)
+    assert found == []
+    assert (raised.where, len(server.seen)) == ("prompt.system", 1)
+    assert said in raised.found
+    assert "prompt.instruction" in raised.fix
+
+
 def test_the_last_sentences_of_a_restart_may_all_be_refused() -> None:
     done = frozenset(sentence.id for sentence in SENTENCES[:10])
     with serving(lambda request, before: error(400, "too long")) as server:
