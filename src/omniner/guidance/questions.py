@@ -268,8 +268,8 @@ def control_question(control: SuspectLabel, language: str) -> Question:
 
 def repeat_question(question: Question, answer: str, wrong: str, language: str) -> Question:
     """Return the same question with the wrong answer and what is wrong with it."""
-    told = _AGAIN[language].format(answer=answer[:_REPEATED], wrong=wrong)
-    return Question(question.id, question.system, question.text + told, question.answer)
+    correction = _AGAIN[language].format(answer=answer[:_REPEATED], wrong=wrong)
+    return Question(question.id, question.system, question.text + correction, question.answer)
 
 
 def read_teacher_answer(text: str, answer: type[BaseModel]) -> tuple[dict[str, Any] | None, str]:

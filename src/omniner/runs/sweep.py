@@ -177,8 +177,8 @@ def _open(config: DictConfig) -> Sweep:
     for path in (sweep.folder / children.FOLDER).glob("*.json"):  # each child writes its record again
         path.unlink()
     overrides = OmegaConf.to_container(config.hydra.overrides.task)
-    told = json.dumps(overrides, ensure_ascii=False)
-    tags = {"task": "sweep", "sweep.overrides": told, "sweep.dir": str(sweep.folder)}
+    listed = json.dumps(overrides, ensure_ascii=False)
+    tags = {"task": "sweep", "sweep.overrides": listed, "sweep.dir": str(sweep.folder)}
     try:
         sweep.run = tracking.start_run(
             replace(settings, system_metrics=False),  # its children record them
@@ -342,9 +342,9 @@ def run_child(composed: DictConfig) -> float | None:
         variables={SEARCH_PATH: _search_path(hydra)}, since=state["started"],
     )  # fmt: skip
     outcome = children.run_job(Job(digest, config), child, _stop_with_launcher())
-    told = read_state(outcome.folder)
-    status = FINISHED if told.get("status") == UNSENT else told.get("status", "failed")
-    run = ChildRun(told.get("run_id", ""), label, status, outcome.metrics)
+    state = read_state(outcome.folder)
+    status = FINISHED if state.get("status") == UNSENT else state.get("status", "failed")
+    run = ChildRun(state.get("run_id", ""), label, status, outcome.metrics)
     _write_record(sweep, digest, number, overrides, run, outcome.error)
     return outcome.metrics.get(OBJECTIVE)
 
@@ -545,8 +545,8 @@ def _comparable(sweep: Path, records: Sequence[JobRecord]) -> bool:
 
 def _data_read(run: Path) -> str:
     """Return a text that identifies the data of a run: its gold, its train and dev, and the lessons in its prompt."""
-    told = read_json(run / GUIDANCE_COPY) if (run / GUIDANCE_COPY).is_file() else {}
-    lessons = told.get("lessons")  # without their source and cost
+    used = read_json(run / GUIDANCE_COPY) if (run / GUIDANCE_COPY).is_file() else {}
+    lessons = used.get("lessons")  # without their source and cost
     return json.dumps([_gold_digest(run), _trained_on(run), lessons], sort_keys=True)
 
 

@@ -144,8 +144,8 @@ def counted_otherwise(sources: Sequence[RunFiles], comparison: RunComparison, co
         if differ:
             ran = flat(source.config)
             keys = override_line({key: ran[key] for key in COUNTING if key in ran and ran[key] != here[key]})
-            told = [", ".join(f"{name} {counts[name]}" for name in differ) for counts in (own_way, way_here)]
-            groups.setdefault((told[0], told[1], keys), []).append(source.name)
+            counted_as = [", ".join(f"{name} {counts[name]}" for name in differ) for counts in (own_way, way_here)]
+            groups.setdefault((counted_as[0], counted_as[1], keys), []).append(source.name)
     warnings: list[str] = []
     for (theirs, ours, keys), names in groups.items():
         differs = Wording(

@@ -216,7 +216,7 @@ class Sender:
             False if some records are left.
         """
         begun = fine = time.monotonic()
-        asked, told = begun, False
+        asked, warned = begun, False
         with self._change:
             attempts = self._attempts
             while self._spool.unsent:
@@ -226,9 +226,9 @@ class Sender:
                 failed = self._failures and self._attempts >= attempts + 2 and now - fine >= wait
                 if failed or now - begun >= longest or not self._thread.is_alive():
                     return False
-                if self._failures and wait and not told:
+                if self._failures and wait and not warned:
                     log.info("waiting up to %g s for the tracking store (tracking.wait)", wait)
-                    told = True
+                    warned = True
                 # Each failure wakes this loop; without this check it would send again at once, without a pause.
                 if self._attempts < attempts + 2 or now - asked >= RETRY:
                     asked, self._hurry = now, True

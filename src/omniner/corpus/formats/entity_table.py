@@ -171,8 +171,8 @@ def _with_mentions_apart(columns: _Columns, table: Sequence[tuple[int, dict[str,
     lower = {name.lower(): name for name in table[0][1]}
     others = [lower[name.lower()] for name in TEXTS if name.lower() in lower and lower[name.lower()] != columns.text]
     for other in others[: not columns.surface]:
-        told = [cells for _, cells in table if cells[columns.text] and cells[other]]
-        if told and all(cells[columns.text] in cells[other] for cells in told):
+        filled = [cells for _, cells in table if cells[columns.text] and cells[other]]
+        if filled and all(cells[columns.text] in cells[other] for cells in filled):
             return columns._replace(text=other, surface=columns.text)
     return columns
 

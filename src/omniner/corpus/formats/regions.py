@@ -166,8 +166,8 @@ class RegionPlacer:
         if not regions:
             return
         ways = self._ways_for(sentence.text)
-        told = len(ways) == 1 or all(region.surface for region in regions)
-        if len(ways) > 1 and not told:
+        certain = len(ways) == 1 or all(region.surface for region in regions)
+        if len(ways) > 1 and not certain:
             self._open.append(Waiting(sentence, regions, line, self._log.id))
         elif not sentence.entities and (entities := self._plain(sentence.text, regions, ways[0])):
             sentence.entities = entities

@@ -72,18 +72,18 @@ class PairPlacer:
         several = total = 0
         for sentence, pairs, line, item, grouped, log.id in self._open:
             first = len(log.items)
-            told = [
+            pairs = [
                 (join_surrogates(surface, log, line), join_surrogates(category, log, line))
                 for surface, category in ((pair[::-1] if is_turned else pair) for pair in pairs)
             ]
-            located = (locate_listed if self._answers and not grouped else locate_pairs)(sentence.text, told)
-            for pair, entity in zip(told, located, strict=True):
+            located = (locate_listed if self._answers and not grouped else locate_pairs)(sentence.text, pairs)
+            for pair, entity in zip(pairs, located, strict=True):
                 report_place(pair, entity, log, line)
             entities = [entity for entity in located if entity]
             sentence.entities = sort_entities(entities) if grouped else entities
             log.number(first, item)
-            total += len(told)
-            listed = Counter(surface for surface, _ in told)
+            total += len(pairs)
+            listed = Counter(surface for surface, _ in pairs)
             several += sum(count for surface, count in listed.items() if sentence.text.count(surface) > count)
         log.id = ""
         if total and not self._answers:
