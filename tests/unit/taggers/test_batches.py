@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omniner.taggers.batches import Batch, EncodedSentence, EvalLoader, collate
-from omniner.training.plans import TrainLoader, plan_epoch, plan_longest_first
+from omniner.training.plans import TrainLoader, plan_longest_first
 
 CHANCE = random.Random(7)
 LENGTHS = [CHANCE.randint(1, 60) for _ in range(203)]
@@ -37,22 +37,6 @@ def loader(rank: int, ranks: int, done: int) -> TrainLoader[EncodedSentence, Bat
 
 def ids(batches: list[Batch]) -> list[list[str]]:
     return [batch.ids for batch in batches]
-
-
-@pytest.mark.parametrize("epoch", [0, 1])
-def test_a_plan_has_every_sentence_once(epoch: int) -> None:
-    batches = plan_epoch(LENGTHS, 8, seed=3, epoch=epoch)
-    assert sorted(position for batch in batches for position in batch) == list(range(203))
-    assert sorted(map(len, batches)) == [3] + [8] * 25
-    assert batches == plan_epoch(LENGTHS, 8, seed=3, epoch=epoch)
-    assert batches != plan_epoch(LENGTHS, 8, seed=3, epoch=epoch + 1)
-    assert batches != plan_epoch(LENGTHS, 8, seed=4, epoch=epoch)
-
-
-def test_batches_hold_similar_lengths() -> None:
-    padded = sum(max(LENGTHS[i] for i in batch) * len(batch) for batch in plan_epoch(LENGTHS, 8, 3, 0))
-    plain = sum(max(LENGTHS[i : i + 8]) * len(LENGTHS[i : i + 8]) for i in range(0, 203, 8))
-    assert padded < 1.1 * sum(LENGTHS) < plain
 
 
 def test_an_epoch_can_begin_at_any_batch_of_any_epoch() -> None:

@@ -1,4 +1,4 @@
-"""Examples, what is lost on the way to them, and entity replacement."""
+"""Examples, and what is lost on the way to them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from omniner.records import Entity, Sentence
 from omniner.taggers.batches import SentenceEncoder
 from omniner.taggers.heads import TagScheme
 from omniner.taggers.inputs import CharacterInput, TokenInput, Vocabulary, character_tokenizer
-from omniner.training.plans import EntityReplacement
 
 
 def encoder(max_length: int, on_too_long: str, max_span: int | None = None) -> SentenceEncoder:
@@ -121,30 +120,6 @@ def test_spans_stand_in_the_order_of_the_text() -> None:
     spans = [(start, start + 1, "人") for start in reversed(range(7))]
     (example,), _ = encoder(100, "fail").encode([sentence(*spans)])
     assert example.spans == [(start, start + 1, 0) for start in range(7)]
-
-
-def test_replacement_keeps_offsets_and_follows_its_seed() -> None:
-    sentences = [
-        sentence((0, 2, "人"), (3, 7, "校")),
-        sentence((1, 4, "人"), (5, 7, "校"), id="t", text="请李小四来清华吧"),
-    ]
-    replacement = EntityReplacement(sentences, 0.5, seed=1)
-    seen = set()
-    for epoch in range(30):
-        for position, original in enumerate(sentences):
-            made = replacement.sentence(position, epoch)
-            assert made == EntityReplacement(sentences, 0.5, seed=1).sentence(position, epoch)
-            assert [e.category for e in made.entities] == [e.category for e in original.entities]
-            for entity in made.entities:
-                assert entity.start is not None
-                assert made.text[entity.start : entity.end] == entity.text
-            seen.add(made.text)
-    assert len(seen) == 8  # two surfaces per category, two mentions per sentence, two sentences
-    assert EntityReplacement(sentences, 0.5, seed=2).sentence(0, 0) is not None
-    nested = sentence((3, 7, "校"), (3, 5, "地"))
-    assert EntityReplacement([nested], 0.9, seed=1).sentence(0, 0) is nested
-    alone = sentence((0, 2, "人"))  # which could only be exchanged for itself
-    assert EntityReplacement([alone], 0.9, seed=1).sentence(0, 0) is alone
 
 
 def test_encoding_is_the_same_for_every_run(tmp_path: Path) -> None:

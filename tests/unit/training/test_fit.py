@@ -31,7 +31,6 @@ from omniner.scoring.units import compare_units
 from omniner.taggers.inputs import Vocabulary, character_tokenizer
 from omniner.training import checkpoints, learner
 from omniner.training import fit as training_fit
-from omniner.training.plans import sample_dev
 
 
 class At(Callback):
@@ -421,15 +420,6 @@ def test_each_of_slow_steps_is_logged(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(module, "log_step", lambda *_, module=module, steps=steps: steps.append(module.logs))
         training_fit.fit_module(config, prepare_devices(config), module, data, tmp_path / str(slow), None, [])
     assert logged == {0.0: [True] * 5, 1000.0: [True, False, False, False, True]}
-
-
-def test_the_sample_of_dev_follows_the_seed() -> None:
-    sentences = small_corpus.sentences(50, 1, "dev")
-    chosen = sample_dev(sentences, 20, 1)
-    assert chosen == sample_dev(sentences, 20, 1) == sorted(chosen, key=sentences.index)
-    assert len(chosen) == 20
-    assert chosen != sample_dev(sentences, 20, 2)
-    assert sample_dev(sentences, 0, 1) == sample_dev(sentences, 60, 1) == sentences
 
 
 @pytest.mark.parametrize("model", ["char_bilstm", "qwen2_tiny"])
