@@ -16,7 +16,7 @@ from omniner.wording import language_of
 
 LOGS = ("log", "issues", "notes")  # what gets issues by `add(code, ...)`
 PLACES = {"Issue": 0, "add": 0, "LeftOut": 1, "Tag": 2}  # argument of a call that is a code
-COMPUTED = {"lost-id", "lost-meta", "lost-post-id", "lost-score", "label-repaired", "label-failed"}  # of two parts
+COMPUTED = {"lost-id", "lost-meta", "lost-post-id", "label-repaired", "label-failed"}  # of two parts
 
 
 def written() -> Iterator[tuple[str, str]]:

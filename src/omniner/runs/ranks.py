@@ -28,18 +28,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from omniner.errors import Stopped, UserError, one_line
 from omniner.machine import are_given, free_port, tasks_of_step
 from omniner.runs import children
 from omniner.wording import counted
-
-if TYPE_CHECKING:
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 log = logging.getLogger("omniner")
 
@@ -52,7 +48,6 @@ _FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
 _NUMBERS = (*_FURTHER, "SLURM_NTASKS", "GROUP_RANK", "JSM_NAMESPACE_RANK")  # that Lightning reads
 _LOCAL = ("LOCAL_RANK", "SLURM_LOCALID")
 _PATIENCE = 120.0  # seconds for ranks to end after the main process has finished its part
-_ARRIVAL = timedelta(minutes=30)  # for the first rank to claim the folder; torch's own patience with ranks
 _MENDING = 3.0  # seconds to wait for the main process's own error after a worker's failure, and the other way round
 _HANGING = 30.0  # seconds until a main process that hangs is ended
 
@@ -114,7 +109,10 @@ def started_ranks(count: int, nodes: int, accelerator: str, precision: str, fold
     if are_given() and HELPER not in os.environ:
         _check_given(count, nodes)
     if is_main_process() and (place := _meeting_place(nodes)) is not None:
-        meeting = _meet(*place)  # exists until the end of the block: others may come later, into `chosen_by_first`
+        from omniner.compute.meeting import open_meeting
+
+        # exists until the end of the block: others may come later, into `chosen_by_first`
+        meeting = open_meeting(*place, first=True)
         meeting.set(_meeting_key(), json.dumps(chosen))
     if count < 2 or are_given():
         yield
@@ -148,8 +146,10 @@ def chosen_by_first(nodes: int) -> tuple[str, str]:
     """
     chosen, place = dict(os.environ), _meeting_place(nodes)
     if place is not None:
+        from omniner.compute.meeting import open_meeting
+
         try:
-            chosen = json.loads(_meet(*place).get(_meeting_key()))
+            chosen = json.loads(open_meeting(*place, first=False).get(_meeting_key()))
         except RuntimeError as error:
             found = f"the first rank of this run does not answer ({one_line(error)})"
             raise UserError("trainer.devices", found, "See what it says, or start it.") from error
@@ -166,14 +166,6 @@ def _meeting_place(nodes: int) -> tuple[str, int] | None:
         return SLURMEnvironment().main_address, SLURMEnvironment().main_port
     port = os.environ.get("MASTER_PORT")
     return (os.environ.get("MASTER_ADDR") or "127.0.0.1", int(port)) if port else None
-
-
-def _meet(address: str, port: int) -> TCPStore:
-    """Return the store at a place, which the first rank or torchrun holds; torch's process group takes the same one."""
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    holds = is_main_process() and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    return TCPStore(address, port, None, holds, timeout=_ARRIVAL, wait_for_workers=False, multi_tenant=True)
 
 
 def _meeting_key() -> str:
