@@ -24,7 +24,7 @@ from omniner.errors import UserError
 from omniner.llm import random_model
 from omniner.llm.chat_tokenizer import ChatTokenizer
 from omniner.llm.decoding.automaton import TokenTrie
-from omniner.llm.decoding.constraint import AnswerConstraint, AnswerState
+from omniner.llm.decoding.constraint import AnswerConstraint, AnswerState, SchemaConstraint
 from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.prompts import Prompt
 from omniner.records import Entity, Sentence
@@ -421,6 +421,20 @@ def test_the_stop_token_comes_once_and_only_at_the_end(
     assert not state.allowed().size
     with pytest.raises(ValueError, match="stop"):
         state.advance(constraint.stop)
+
+
+def test_an_answer_by_a_schema_stops_only_where_it_is_whole(small: ChatTokenizer) -> None:
+    pytest.importorskip("llguidance", reason="reads schemas")
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    constraint = SchemaConstraint(small, {"问": {**schema, "additionalProperties": False}})
+    with pytest.raises(ValueError, match="token"):
+        constraint.start("问", 50).advance(small.end[0])
+    state = constraint.start("问", 50)
+    for token in small.answer_ids('{"a": 1}'):
+        state.advance(token)
+    state.advance(small.end[0])
+    assert state.stopped
+    assert state.forced() == []
 
 
 def test_one_category_is_forced_as_a_whole(qwen: ChatTokenizer) -> None:
