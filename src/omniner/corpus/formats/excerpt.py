@@ -115,6 +115,11 @@ def read_excerpt(path: Path) -> Excerpt:
                 parts.append(file.read(_PART_BYTES))
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UserError(f"{path}:1", "UTF-16 text", "Convert it: iconv -f UTF-16 -t UTF-8.")
+    if path.suffix == ".spacy" and data[:1] == b"\x78":  # of zlib
+        fix = (
+            "Write doc.to_json() of each of its documents as a line: DocBin().from_disk(path).get_docs(vocab) has them."
+        )
+        raise UserError(path, "a DocBin of spaCy, not a text file", fix)
     if b"\0" in data:
         fix = "Set data.format to the format it has, or convert it."
         raise UserError(f"{path}:1", "not a text file (it holds zero bytes)", fix)

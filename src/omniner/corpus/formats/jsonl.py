@@ -146,8 +146,8 @@ def write(path: str | Path, sentences: Iterable[Sentence], options: WriteOptions
 def _report_keys(record: dict[str, Any], known: frozenset[str], foreign: set[str], log: IssueLog, line: int) -> None:
     if record.keys() <= known:
         return
-    for key in record:
-        if key not in known and key not in foreign:
+    for key, value in record.items():
+        if key not in known and key not in foreign and value not in (None, "", [], {}):  # nothing is lost with those
             foreign.add(key)
             log.add(
                 "unknown-key",

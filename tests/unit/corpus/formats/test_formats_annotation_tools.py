@@ -29,6 +29,22 @@ def documents(tmp_path: Path, **texts: str) -> Path:
     return folder
 
 
+def test_documents_of_spacy(tmp_path: Path) -> None:
+    """Their JSON is read; a DocBin is refused with the way to it."""
+    import spacy
+    from spacy.tokens import DocBin
+
+    document = spacy.blank("zh").make_doc("张三在北京😀上海")
+    document.ents = [document.char_span(0, 2, "PER"), document.char_span(6, 8, "LOC")]
+    DocBin(docs=[document]).to_disk(tmp_path / "train.spacy")
+    with pytest.raises(UserError, match=r"train\.spacy: a DocBin of spaCy.*Write doc\.to_json\(\)"):
+        read(tmp_path / "train.spacy", "auto")
+    (tmp_path / "a.jsonl").write_text(json.dumps(document.to_json() | {"spans": {}, "cats": None}), encoding="utf-8")
+    [sentence], issues = read(tmp_path / "a.jsonl", "auto")
+    assert (sentence.text, spans(sentence)) == (document.text, [(0, 2, "PER"), (6, 8, "LOC")])
+    assert [issue.message.split()[0] for issue in issues] == ["'tokens'"]
+
+
 def test_label_studio_tasks() -> None:
     sentences, issues = read(SMALL / "label_studio.json", "auto")
     assert [(s.id, spans(s)) for s in sentences] == [
