@@ -34,7 +34,7 @@ from omniner.files import read_json
 from omniner.model_files import DESCRIPTION, layer_sizes
 from omniner.pretrained import base_model
 from omniner.progress import Progress
-from omniner.records import Issue, Prediction, Sentence
+from omniner.records import Issue, Prediction, Sentence, without_unsure
 from omniner.scoring.scorer import choose_scale
 from omniner.training.plans import plan_longest_first
 from omniner.wording import counted
@@ -153,8 +153,7 @@ def prepare_tagger(config: Config, corpus: Corpus) -> tuple[TaggerModule, Tagger
     train, unit = corpus.splits["train"], _unit_of_dev(config, corpus)
     seed_everything(config.seed % _SEEDS, verbose=False)
     tagger = Tagger.build(config, (sentence.text for sentence in train), sorted(corpus.active))
-    if config.decoding.scores:
-        tagger.head.check_scored()
+    tagger.head.check_scored(config.decoding)
     encoder, replacement = tagger.sentence_encoder(config.encoding), config.model.entity_replacement
     data = TaggerData(encoder, train, corpus.splits["dev"], config.trainer, replacement, config.seed)
     count_unknown(tagger.inputs, data.train).tell("train")
@@ -355,7 +354,7 @@ class TaggerPredictor:
     """A trained tagger.
 
     Args:
-        config: `encoding`, `trainer` and `decoding.scores` are read.
+        config: `encoding`, `trainer`, `decoding.scores` and `decoding.min_score` are read.
         checkpoint: its file.
     """
 
@@ -363,8 +362,7 @@ class TaggerPredictor:
         from omniner.taggers.tagger import load_tagger
 
         tagger = load_tagger(checkpoint)
-        if config.decoding.scores:
-            tagger.head.check_scored()
+        tagger.head.check_scored(config.decoding)
         self._config, self._devices = config, devices_for_prediction(config, checkpoint)
         self._tagger = tagger.to(self._devices.device)
         self._told_unknown = False  # a program may ask about one text after another
@@ -407,6 +405,7 @@ class TaggerPredictor:
         from omniner.taggers.batches import collate
 
         device, mixed = self._devices.device, self._devices.precision != "32-true"
+        decoding = self._config.decoding
         for positions in plan_longest_first(
             [example.length for example in examples], self._config.trainer.eval_batch_size
         ):
@@ -416,12 +415,12 @@ class TaggerPredictor:
                 torch.inference_mode(),
                 torch.autocast(device.type, torch.bfloat16, enabled=mixed),
             ):
-                if self._config.decoding.scores:
+                if decoding.gives_scores:
                     entities = self._tagger.scored_entities(batch)
                 else:
                     entities = self._tagger.entities(batch, self._tagger.spans(batch))
             yield [
-                Prediction(name, found, reason=reasons.get(name, ""), engine=ENGINE)
+                without_unsure(Prediction(name, found, reason=reasons.get(name, ""), engine=ENGINE), decoding.min_score)
                 for name, found in zip(batch.ids, entities, strict=True)
             ]
 
@@ -482,7 +481,7 @@ class CausalPredictor:
                 for batch in answers:
                     for prediction in batch:
                         prediction.reason = "; ".join(filter(None, (reasons.get(prediction.id, ""), prediction.reason)))
-                    yield batch
+                    yield [without_unsure(prediction, config.decoding.min_score) for prediction in batch]
                     progress.add(len(batch))
         finally:  # the caller may stop after the first answer
             self._idle.append(decoder)

@@ -20,11 +20,13 @@ from numbers import Real
 from typing import Any, NamedTuple, Self, TypeVar
 
 from omniner.registry import ISSUE_CODES
+from omniner.wording import counted
 
 K = TypeVar("K")
 
 SCORE_DIGITS = 4  # of a confidence: more would depend on the batch
 
+_LEFT_OUT = re.compile(r"([\d,]+) entit(?:y|ies) left out by decoding\.min_score")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -96,7 +98,7 @@ class Prediction:
         entities: found in it.
         raw: the model's own text; empty for a tagger.
         parse: how `raw` was read: ok | repaired | failed (then there are no entities).
-        reason: why it is not ok.
+        reason: why it is not ok, or what was left out.
         prompt_sha: digest of the prompt.
         engine: what produced it.
     """
@@ -205,6 +207,26 @@ def own_meta(sentence: Sentence) -> dict[str, Any]:
 def has_scores(sentence: Sentence) -> bool:
     """Return whether any entity of a sentence has a confidence."""
     return any(entity.score is not None for entity in sentence.entities)
+
+
+def confident(entities: Iterable[Entity], least: float | None) -> list[Entity]:
+    """Return the entities with at least this confidence, none of those without one; all entities for 0 or None."""
+    return [one for one in entities if not least or (one.score is not None and one.score >= least)]
+
+
+def without_unsure(prediction: Prediction, least: float | None) -> Prediction:
+    """Return a prediction with the `confident` entities; its `reason` gives the number of those left out."""
+    kept = confident(prediction.entities, least)
+    if not (unsure := len(prediction.entities) - len(kept)):
+        return prediction
+    said = f"{counted(unsure, 'entity')} left out by decoding.min_score"
+    return replace(prediction, entities=kept, reason="; ".join(filter(None, (prediction.reason, said))))
+
+
+def count_left_out(predictions: Iterable[Prediction | None]) -> int:
+    """Count the entities that `without_unsure` has left out of predictions."""
+    found = (_LEFT_OUT.search(one.reason) for one in predictions if one is not None and one.reason)
+    return sum(int(one[1].replace(",", "")) for one in found if one)
 
 
 def entity_to_json(entity: Entity) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class TaggerComponent(Pipe):
 
     def __call__(self, doc: Doc) -> Doc:
         """Tag one document."""
-        _add_entities(doc, self.model.predict(doc.text), self.model.config.decoding.scores)
+        _add_entities(doc, self.model.predict(doc.text), self.model.config.decoding.gives_scores)
         return doc
 
     def pipe(self, stream: Iterable[Doc], *, batch_size: int = 64) -> Iterator[Doc]:
@@ -88,7 +88,7 @@ class TaggerComponent(Pipe):
         while batch := list(islice(documents, batch_size)):
             for (_, doc), prediction in zip(batch, self._predict(batch), strict=True):
                 if prediction is not None:
-                    _add_entities(doc, prediction, self.model.config.decoding.scores)
+                    _add_entities(doc, prediction, self.model.config.decoding.gives_scores)
                     yield doc
 
     def _predict(self, batch: Sequence[tuple[int, Doc]]) -> list[Prediction | None]:

@@ -15,7 +15,7 @@ import small_corpus
 import torch
 from small_corpus import predict, prepare
 
-from omniner import models, progress
+from omniner import models, progress, records
 from omniner.compute import devices
 from omniner.config.groups import Config
 from omniner.errors import UserError
@@ -72,6 +72,27 @@ def test_the_same_is_predicted_with_scores_whatever_the_batch(tmp_path: Path, he
     assert {entity.score for entity in found[0]} == {None}
     assert all(entity.score is not None and round(entity.score, 4) == entity.score for entity in found[1])
     assert [one.score for one in found[1]] == pytest.approx([one.score for one in found[2]], abs=1.1e-4)
+
+
+@pytest.mark.parametrize("head", ["softmax", "crf", "span"])
+def test_entities_below_the_least_confidence_are_left_out_of_predictions(tmp_path: Path, head: str) -> None:
+    config, path = untrained("char_bilstm", tmp_path, f"head={head}")
+    sentences = small_corpus.sentences(40, 9, "test")
+
+    def predicted(**decoding: Any) -> dict[str, Prediction]:
+        chosen = dataclasses.replace(config, decoding=dataclasses.replace(config.decoding, **decoding))
+        return answers(path, sentences, chosen, 8)
+
+    every = predicted(scores=True)
+    scores = sorted(entity.score or 0 for one in every.values() for entity in one.entities)
+    least = scores[len(scores) // 2]
+    assert scores[0] < least
+    found = predicted(min_score=least)
+    for name, one in found.items():
+        expected = [(entity, entity.score) for entity in every[name].entities if (entity.score or 0) >= least]
+        assert [(entity, entity.score) for entity in one.entities] == expected
+        assert bool(one.reason) == (len(expected) < len(every[name].entities))
+    assert records.count_left_out(found.values()) == sum(score < least for score in scores)
 
 
 @pytest.mark.parametrize("model", ["char_bilstm", "bert_tiny"])

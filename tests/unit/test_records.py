@@ -14,6 +14,7 @@ from omniner.records import (
     Prediction,
     Sentence,
     content_digest,
+    count_left_out,
     entity_to_json,
     mark_entities,
     post_key,
@@ -23,6 +24,7 @@ from omniner.records import (
     sentence_to_json,
     to_line,
     with_score,
+    without_unsure,
 )
 
 
@@ -97,6 +99,26 @@ def test_a_confidence_belongs_to_no_entity_but_is_written_copied_and_shown() -> 
     assert repr(with_score(bare, np.float32(0.987654)).score) == "0.9877"
     for odd in (None, True, "0.5", -0.1, 1.5, float("nan"), np.float32("nan"), 10**400):
         assert with_score(bare, odd) is bare
+
+
+def test_what_a_model_is_not_sure_of_is_left_out_and_counted() -> None:
+    found = [with_score(Entity(str(score), "x", 0, 1), score) for score in (0.25, 0.5, 0.75, None)]
+    given = Prediction("1", found, reason="repaired")
+    all_of_them = [0.25, 0.5, 0.75, None]
+    for least, kept in (
+        (None, all_of_them),
+        (0.0, all_of_them),
+        (0.25, [0.25, 0.5, 0.75]),
+        (0.5, [0.5, 0.75]),
+        (1, []),
+    ):
+        left = without_unsure(given, least)
+        assert [one.score for one in left.entities] == kept
+        assert count_left_out([left, None, given]) == 4 - len(kept)
+    assert without_unsure(given, 0.75).reason == "repaired; 3 entities left out by decoding.min_score"
+    assert without_unsure(given, None) is given
+    many = without_unsure(Prediction("2", found[3:] * 1200), 0.1)
+    assert (many.reason, count_left_out([many, given])) == ("1,200 entities left out by decoding.min_score", 1200)
 
 
 def test_equal_sentences_have_one_digest_whatever_a_model_thinks_of_them() -> None:

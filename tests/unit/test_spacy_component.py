@@ -30,7 +30,7 @@ class Answers:
     categories = ("品牌", "地点", "机构")
 
     def __init__(self, scores: bool) -> None:
-        self.config = SimpleNamespace(decoding=SimpleNamespace(scores=scores))
+        self.config = SimpleNamespace(decoding=SimpleNamespace(gives_scores=scores))
 
     def predict(self, texts: str | Iterable[Sentence]) -> Prediction | list[Prediction]:
         if isinstance(texts, str):

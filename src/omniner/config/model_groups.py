@@ -19,6 +19,7 @@ from omniner.config.validate import (
     OneOf,
     PositiveFloat,
     PositiveInt,
+    Probability,
     Share,
     field_types,
 )
@@ -237,7 +238,7 @@ LONGEST_ANSWER = 512
 
 @dataclass
 class DecodingConfig(Group):
-    """How predictions are decoded. All keys but `scores` are about the answers of causal models."""
+    """How predictions are decoded. All keys but `scores` and `min_score` are about the answers of causal models."""
 
     kind: Literal["free", "guided"]
     """free = unconstrained; guided = only well-formed answers with known categories and words of the sentence."""
@@ -281,6 +282,14 @@ class DecodingConfig(Group):
     scores: bool = False
     """true = each predicted entity has a `score`, the model's confidence from 0 to 1; for taggers too, not for
     servers."""
+    min_score: Probability | None = None
+    """Leave out predicted entities whose `score` is lower, and those without one; includes `scores=true`. 0 or null =
+    none. It is for predictions: the evaluation on dev counts all entities."""
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether predicted entities have a `score`."""
+        return self.scores or self.min_score is not None
 
     @property
     def usual_slots(self) -> int:

@@ -81,6 +81,7 @@ ELSEWHERE = {  # names that other tools use for a key or a choice
     "trainer.precision": ("fp16", "bf16", "use_amp", "amp"),
     "trainer=gpu or trainer=cpu": ("device", "use_cuda", "no_cuda", "gpu", "cuda"),
     "decoding.max_new_tokens": ("max_tokens", "max_length"),
+    "decoding.min_score": ("threshold", "score_threshold", "confidence_threshold", "min_confidence"),
     "resume": ("resume_from_checkpoint", "ckpt_path", "resume_from"),
     "overwrite": ("overwrite_output_dir", "overwrite_cache"),
     "tracking": ("report_to", "logger", "wandb"),

@@ -248,12 +248,13 @@ def _check_training(config: Config) -> None:
         "Give 1 or more; -1 = no limit.",
     )
     engine.check(config.decoding)
-    refuse(
-        "decoding.scores",
-        config.decoding.scores and not engine.in_process,
-        "a server gives no confidence per entity",
-        "Leave it out, or let the model run here (decoding=free or guided).",
-    )
+    for key, wanted in (("scores", config.decoding.scores), ("min_score", config.decoding.min_score is not None)):
+        refuse(
+            f"decoding.{key}",
+            wanted and not engine.in_process,
+            "a server gives no confidence per entity",
+            "Leave it out, or let the model run here (decoding=free or guided).",
+        )
     refuse(
         "decoding.engine",
         not engine.in_process and TASKS[config.task.name].trains,

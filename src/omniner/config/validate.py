@@ -177,6 +177,7 @@ NonNegativeFloat = Annotated[Number, Ge(0)]
 Share = Annotated[Number, Ge(0), Lt(1)]
 PositiveShare = Annotated[Number, Gt(0), Lt(1)]
 Fraction = Annotated[Number, Gt(0), Le(1)]
+Probability = Annotated[Number, Ge(0), Le(1)]
 PositiveInt = Annotated[int, Gt(0)]
 NonNegativeInt = Annotated[int, Ge(0)]  # 0 usually means none, or no limit
 
@@ -246,7 +247,7 @@ class Wanted(NamedTuple):
         """Describe the bounds in words: "from 0 to below 1"."""
         said = [f"{word} {self.bounds[name]:g}" for name, word in BOUNDS.items() if name in self.bounds]
         if "ge" in self.bounds:
-            return " to ".join(said) if len(said) > 1 else f"{said[0]} on"
+            return " to ".join(one.removeprefix("up to ") for one in said) if len(said) > 1 else f"{said[0]} on"
         return " and ".join(said)
 
 

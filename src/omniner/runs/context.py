@@ -223,7 +223,7 @@ class Task:
     def parameters(self, config: Config) -> dict[str, Any]:
         """Return the values of a configuration that a run of this task uses, by dotted keys, for the tracking store."""
         used = self._used(config)
-        values = {key: value for key, value in flat(config).items() if key.partition(".")[0] in used}
+        values = {key: value for key, value in flat(config).items() if used & {key, key.partition(".")[0]}}
         empty: tuple[Any, ...] = (None, "", [], {})
         return {key: value for key, value in values.items() if value not in empty and not key.startswith(_REPEATED)}
 
@@ -251,8 +251,8 @@ def model_label(config: Config, learns: bool = True) -> list[str]:
 
 
 def model_settings(config: Config) -> list[str]:
-    """Return the sections that decide the results of a model trained with the configuration."""
-    kind = ["head"] if config.llm is None else ["tuning", "prompt", "decoding"]
+    """Return the sections and keys that decide the results of a model trained with the configuration."""
+    kind = ["head", "decoding.min_score"] if config.llm is None else ["tuning", "prompt", "decoding"]
     return ["model", *kind, "data", "encoding", "trainer", "metrics", "errta", "seed"]
 
 

@@ -241,11 +241,13 @@ class ParseSummary:
     repaired: int
     failures: list[ParseFailure] = field(default_factory=list)
     cut: int = 0  # stopped by decoding.max_new_tokens, readable or not
+    left_out: int = 0  # entities, by decoding.min_score
 
     def to_json(self) -> dict[str, int]:
         """Return the `parse` object of `scores.json`."""
         names = ("sentences", "scored", "errta_read", "failed", "repaired", "cut")
-        return {name: getattr(self, name) for name in names}
+        left_out = {"left_out": self.left_out} if self.left_out else {}
+        return {name: getattr(self, name) for name in names} | left_out
 
 
 class CalibrationRow(NamedTuple):

@@ -19,7 +19,7 @@ from omniner.answers import CUT
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Prediction, Sentence
+from omniner.records import Entity, Issue, Prediction, Sentence, count_left_out
 from omniner.scoring import official
 from omniner.scoring.errta import assemble_compared, sort_by_position, sort_comparison
 from omniner.scoring.gold import LABEL, LABEL_PARSE
@@ -238,15 +238,17 @@ def _compare_own(
             sentences.append(sentence)
             predicted.append(spelt_as_in_text(sentence, prediction.entities) if prediction is not None else [])
     failed = sum(failure.status == "failed" for failure in failures)
-    parse = ParseSummary(len(samples), len(sentences), 0, failed, len(failures) - failed, failures, _count_cut(samples))
+    repaired, cut, left_out = len(failures) - failed, *_count_shortened(samples)
+    parse = ParseSummary(len(samples), len(sentences), 0, failed, repaired, failures, cut, left_out)
     comparison, other, misplaced = _compare_by_units(sentences, predicted, unit, located)
     beside = None if other is None else _Scored(sentences, other, parse)
     return _Scored(sentences, comparison, parse), beside, issues + misplaced
 
 
-def _count_cut(samples: Sequence[official.Sample]) -> int:
-    """Count the answers that `decoding.max_new_tokens` stopped."""
-    return sum(prediction is not None and CUT in prediction.reason for _, prediction in samples)
+def _count_shortened(samples: Sequence[official.Sample]) -> tuple[int, int]:
+    """Count the answers that `decoding.max_new_tokens` stopped, and the entities that `decoding.min_score` left out."""
+    cut = sum(prediction is not None and CUT in prediction.reason for _, prediction in samples)
+    return cut, count_left_out(prediction for _, prediction in samples)
 
 
 def _compare_by_units(
@@ -276,7 +278,7 @@ def _compare_official(
     chosen = official.select_samples(samples)
     failed = len(samples) - len(chosen.samples)
     parse = ParseSummary(
-        len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures, _count_cut(samples)
+        len(samples), len(chosen.samples), 0, failed, chosen.repaired, chosen.failures, *_count_shortened(samples)
     )
     sentences = [samples[index][0] for index in chosen.samples]
     scored = _Scored(sentences, official.compare_selected(chosen), parse, chosen)

@@ -245,6 +245,8 @@ def _summary(result: ScoreResult, issues: Mapping[str, int], split: str) -> list
     if result.calibration:
         error = calibration_error(result.calibration)
         lines.append(f"  scores   expected calibration error {error:.2%} (tables/calibration.csv)")
+    if result.parse.left_out:
+        lines.append(f"  left out {counted(result.parse.left_out, 'entity')} by decoding.min_score")
     total = sum(count.errors for count in errta.by_type.values())
     kinds = [f"{name} {count.errors:,}" for name, count in errta.by_type.items() if count.errors]
     lines.append(f"  errors   {total:,}: {', '.join(kinds)}" if total else "  errors   none")

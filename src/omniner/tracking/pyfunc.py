@@ -28,7 +28,7 @@ from omniner.config.model_groups import DecodingConfig, EncodingConfig  # noqa: 
 from omniner.config.validate import validate  # noqa: E402
 from omniner.errors import UserError  # noqa: E402
 from omniner.files import write_text  # noqa: E402
-from omniner.records import Entity, Sentence, entity_to_json  # noqa: E402
+from omniner.records import Entity, Sentence, confident, entity_to_json  # noqa: E402
 from omniner.registry import load_extensions  # noqa: E402
 
 _MODEL_FILE = '''"""The model of an OmniNER run; the installed OmniNER holds its code."""
@@ -42,8 +42,6 @@ mlflow.models.set_model(PyfuncModel())
 
 
 MIN_SCORE = "min_score"
-# What a request may choose. MLflow leaves out any other parameter of it, with a warning that names it.
-_PARAMS = ParamSchema([ParamSpec(MIN_SCORE, "double", 0.0)])
 
 
 class Mention(BaseModel):
@@ -85,7 +83,9 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
         scores = {"scores": chosen.pop("scores")}
         config.encoding = validate(EncodingConfig, asdict(config.encoding) | chosen, "encoding")
         config.decoding = validate(DecodingConfig, asdict(config.decoding) | scores, "decoding")
-        self._scored = config.decoding.scores
+        # a request may choose a lower one: all entities are found, and left out of the answer to it
+        self._scored, self._least = config.decoding.gives_scores, config.decoding.min_score or 0.0
+        config.decoding = replace(config.decoding, scores=self._scored, min_score=None)
         self._model = load_predictor(config, Path(context.artifacts["checkpoint"]))
 
     def predict(
@@ -97,7 +97,7 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
             context: of MLflow; not used.
             model_input: the texts.
             params: `min_score`, the confidence below which entities are left out; those without one, too, if it is
-                above 0.
+                above 0. Without it, the run's `decoding.min_score`.
 
         Raises:
             MlflowException: a text or a parameter is refused, which is the client's error (status 400), or the model
@@ -114,7 +114,7 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
 
     def _least_score(self, params: dict[str, Any]) -> float:
         """Return `min_score` of a request; raise an `MlflowException` for a wrong one, or another parameter."""
-        least, wrong = params.get(MIN_SCORE, 0.0), ""
+        least, wrong = params.get(MIN_SCORE, self._least), ""
         if unknown := sorted(params.keys() - {MIN_SCORE}):
             wrong = f"{unknown[0]}: there is no such parameter. Leave it out; a request may give {MIN_SCORE}."
         elif isinstance(least, bool) or not isinstance(least, int | float) or not 0 <= least <= 1:
@@ -128,13 +128,11 @@ class PyfuncModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defined
 
 def _choices(config: Config) -> dict[str, Any]:
     """Return what whoever loads the model may change, as the run had it."""
-    return {"on_too_long": config.encoding.on_too_long, "scores": config.decoding.scores}
+    return {"on_too_long": config.encoding.on_too_long, "scores": config.decoding.gives_scores}
 
 
 def _mentions(entities: Iterable[Entity], least: float) -> list[Mention]:
-    """Return the entities with at least this confidence; with 0, all of them."""
-    kept = (one for one in entities if not least or (one.score is not None and one.score >= least))
-    return [Mention(**entity_to_json(entity)) for entity in kept]
+    return [Mention(**entity_to_json(entity)) for entity in confident(entities, least)]
 
 
 def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
@@ -147,6 +145,7 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
     """
     from omniner.version import __version__
 
+    settings = run_config.read(config)
     if folder.exists():
         shutil.rmtree(folder)
     with tempfile.TemporaryDirectory() as aside:
@@ -154,10 +153,11 @@ def save_model(folder: Path, checkpoint: Path, config: Path) -> None:
             str(folder),
             python_model=str(write_text(Path(aside) / "omniner_model.py", _MODEL_FILE)),
             artifacts={"checkpoint": str(checkpoint), "config": str(config)},
-            model_config=_choices(run_config.read(config)),
+            model_config=_choices(settings),
             pip_requirements=[f"omniner=={__version__}"],
         )
-    # MLflow makes the signature of type hints, which cannot describe parameters.
+    # MLflow makes the signature of type hints, which cannot describe parameters. It leaves out any other parameter of a
+    # request, with a warning that names it.
     saved = mlflow.models.Model.load(str(folder))
-    saved.signature.params = _PARAMS
+    saved.signature.params = ParamSchema([ParamSpec(MIN_SCORE, "double", settings.decoding.min_score or 0.0)])
     saved.save(str(folder / "MLmodel"))

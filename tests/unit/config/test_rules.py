@@ -37,6 +37,11 @@ def test_the_method_of_tuning_follows_the_model_unless_it_is_chosen(overrides: l
             ["task=predict", "decoding=openai", "decoding.url=http://h/v1", "decoding.scores=true"],
             r"decoding\.scores: a server gives no confidence per entity",
         ),
+        (
+            ["task=predict", "decoding=openai", "decoding.url=http://h/v1", "decoding.min_score=0.5"],
+            r"decoding\.min_score: a server gives no confidence per entity",
+        ),
+        (["decoding.min_score=1.5"], r"decoding\.min_score: 1\.5 is above 1\. Give a number from 0 to 1 or null"),
         (["tracking.uri=http://host:5000"], r"tracking\.uri: tracking=local takes no address.*tracking=server"),
         (["data.root=."], r"data\.root: the corpus sample is generated and has no files\. Choose data=own"),
         (["+data.files.train=[a]"], r"data\.files: the corpus sample is generated"),

@@ -38,6 +38,8 @@ def test_where_a_run_is_written_does_not_change_what_it_is() -> None:
     same = run_config.digest(compose.load(["output_dir=/tmp/x", "tracking=off", "resume=never"]))
     assert same == run_config.digest(compose.load([]))
     assert run_config.digest(compose.load(["seed=7"])) != same
+    assert run_config.digest(compose.load(["decoding.min_score=null"])) == same
+    assert run_config.digest(compose.load(["decoding.min_score=0.5"])) != same
 
 
 def test_a_key_that_older_runs_did_not_have_makes_no_other_run_of_them() -> None:

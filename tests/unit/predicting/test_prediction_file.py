@@ -18,7 +18,7 @@ from omniner.files import read_json, whole_lines, write_json, write_text
 from omniner.llm.prompts import Prompt
 from omniner.predicting import prediction_file
 from omniner.predicting.engines import Predict, TrainedModel, UntunedModel, prompted_model, trained_model
-from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line, with_score
+from omniner.records import Entity, Prediction, Sentence, prediction_to_json, to_line, with_score, without_unsure
 from omniner.registry import TASKS
 from omniner.runs import children, ranks
 from omniner.scoring.predictions import prediction_from_line
@@ -105,6 +105,30 @@ def test_answers_that_were_cut_are_counted(
     monkeypatch.setattr(TrainedModel, "open", cut)
     assert predict() == ["cut"] * 6
     assert "2 of 6 answers were stopped by decoding.max_new_tokens" in caplog.text
+
+
+def test_entities_that_were_left_out_are_counted_and_another_confidence_predicts_all(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsure(model: TrainedModel, config: Config) -> Predict:
+        found = [with_score(Entity("去", "动作", 0, 1), score) for score in (0.25, 0.75)]
+        least = config.decoding.min_score
+        return lambda sentences, done: (
+            [without_unsure(Prediction(one.id, found, engine="sure"), least)] for one in sentences if one.id not in done
+        )
+
+    caplog.set_level("INFO", logger="omniner")
+    killed(engine)
+    monkeypatch.setattr(TrainedModel, "open", unsure)
+    assert predict("decoding.min_score=0.5") == ["sure"] * 6, "those without it are not kept"
+    assert "6 entities left out by decoding.min_score=0.5, 6 kept" in caplog.text
+    caplog.clear()
+    assert predict("decoding.min_score=0.5") == ["sure"] * 6
+    assert "6 entities left out by decoding.min_score=0.5, 6 kept" in caplog.text, "counted in what is on disk"
+    caplog.clear()
+    predict("decoding.min_score=0.2")
+    assert "is of another config than now" in caplog.text
+    assert "0 entities left out by decoding.min_score=0.2, 12 kept" in caplog.text
 
 
 @pytest.mark.parametrize(("variable", "maker"), [("CUDA_VISIBLE_DEVICES", "nvidia"), ("HIP_VISIBLE_DEVICES", "amd")])

@@ -16,7 +16,16 @@ from strategies import TEXT, bare, sides
 from omniner.answers import CUT, prediction_from_answer
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.errors import UserError
-from omniner.records import Entity, Prediction, Sentence, prediction_to_json, sentence_to_json, to_line, with_score
+from omniner.records import (
+    Entity,
+    Prediction,
+    Sentence,
+    prediction_to_json,
+    sentence_to_json,
+    to_line,
+    with_score,
+    without_unsure,
+)
 from omniner.registry import ERROR_TYPES
 from omniner.scoring import predictions
 from omniner.scoring.metrics import ScoreResult
@@ -218,6 +227,17 @@ def test_unreadable_answers_are_empty_or_dropped() -> None:
 def test_answers_that_were_cut_are_counted(profile: str) -> None:
     said = [SAID[0], dataclasses.replace(SAID[1], reason=f"too-long-truncated; {CUT}")]
     assert score_records(GOLD, said, dataclasses.replace(METRICS, profile=profile), ERRTA).parse.cut == 1
+
+
+@pytest.mark.parametrize("profile", ["own", "official"])
+def test_what_was_left_out_for_its_confidence_is_counted_and_not_read_again(profile: str) -> None:
+    gold = [Sentence("a", "世界杯的茶", [Entity("世界杯", "赛事", 0, 3)])]
+    found = [with_score(Entity("世界杯", "赛事", 0, 3), 0.95), with_score(Entity("茶", "饮品", 4, 5), 0.25)]
+    said = without_unsure(Prediction("a", found, '[["世界杯", "赛事"], ["茶", "饮品"]]'), 0.5)
+    result = score_records(gold, [said], OFFICIAL if profile == "official" else METRICS, ERRTA)
+    assert (result.metrics.micro.tp, result.metrics.micro.fp, result.parse.to_json()["left_out"]) == (1, 0, 1)
+    assert [(row.score, row.precision) for row in result.calibration] == [(0.95, 1)]
+    assert "left_out" not in score_records(gold, [Prediction("a", found)], METRICS, ERRTA).parse.to_json()
 
 
 @pytest.mark.parametrize("raw", ['[["世界杯", "赛事"], ["茶\\\\", "饮品"]]', ""])

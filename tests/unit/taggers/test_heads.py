@@ -237,8 +237,13 @@ def test_a_head_without_probabilities_says_so() -> None:
         def decode(self, states: Tensor, lengths: object) -> list[list[Span]]:
             return [[]]
 
-    with pytest.raises(UserError, match=r"decoding\.scores: Silent gives no probabilities"):
-        Silent().check_scored()
+    def asked(*overrides: str) -> None:
+        Silent().check_scored(compose.load(overrides).decoding)
+
+    asked()
+    for key, value in (("scores", "true"), ("min_score", "0.5")):
+        with pytest.raises(UserError, match=rf"decoding\.{key}: Silent gives no probabilities"):
+            asked(f"decoding.{key}={value}")
 
 
 def test_span_begins_with_few_entities() -> None:

@@ -16,7 +16,7 @@ from omniner import models
 from omniner.config import compose, run_config
 from omniner.errors import UserError
 from omniner.files import write_text
-from omniner.records import Entity, Prediction, Sentence, with_score
+from omniner.records import Entity, Prediction, Sentence, with_score, without_unsure
 from omniner.tracking.pyfunc import PyfuncModel, save_model
 
 
@@ -42,6 +42,7 @@ def test_what_no_text_is_to_blame_for_is_a_failure_of_the_server(where: str, mon
 
     model = PyfuncModel()
     monkeypatch.setattr(model, "_model", SimpleNamespace(predict=fail), raising=False)
+    monkeypatch.setattr(model, "_least", 0.0, raising=False)
     with pytest.raises(mlflow.MlflowException, match="it does not answer") as failed:
         model.predict(None, ["去"])
     assert failed.value.get_http_status_code() == 500
@@ -134,7 +135,8 @@ class _Unsure:
     """A model that is sure of a place, less so of a brand, and cannot say how sure it is of a time."""
 
     def __init__(self, config: Any) -> None:
-        self.scored = config.decoding.scores
+        self.scored = config.decoding.gives_scores
+        self.least = config.decoding.min_score
 
     def predict(self, sentences: list[Sentence]) -> Iterator[list[Prediction]]:
         found = [
@@ -143,7 +145,7 @@ class _Unsure:
             (Entity("今天", "时间", 0, 2), None),
         ]
         entities = [with_score(entity, score if self.scored else None) for entity, score in found]
-        yield [Prediction(one.id, entities) for one in sentences]
+        yield [without_unsure(Prediction(one.id, entities), self.least) for one in sentences]
 
 
 @pytest.fixture
@@ -186,6 +188,20 @@ def test_a_request_may_leave_out_unsure_mentions(saved: Callable[..., str]) -> N
     answered = invocations(body, "application/json", model, model.metadata.get_input_schema())
     told = [{"text": "大理", "category": "地点", "start": 3, "end": 5, "score": 0.9}]
     assert (answered.status, json.loads(answered.response)) == (200, {"predictions": [told]})
+
+
+def test_a_request_chooses_another_confidence_than_the_run(saved: Callable[..., str]) -> None:
+    model = mlflow.pyfunc.load_model(saved("decoding.min_score=0.5"))
+    for params, expected in (
+        ({}, ["大理"]),
+        (None, ["大理"]),
+        ({"min_score": 0.2}, ["大理", "小满"]),
+        ({"min_score": 0}, 3),
+    ):
+        (answer,) = model.predict(["今天去大理"], params=params)
+        assert expected in ([mention.text for mention in answer], len(answer))
+    (answer,) = model.unwrap_python_model().predict(None, ["今天去大理"])
+    assert [(mention.text, mention.score) for mention in answer] == [("大理", 0.9)]
 
 
 @pytest.mark.parametrize(

@@ -357,7 +357,7 @@ class Decoder:
         return answers
 
     def _answer(self, row: _Row, end: AnswerEnd) -> Answer:
-        known = row.log_probabilities if self.config.scores else ()
+        known = row.log_probabilities if self.config.gives_scores else ()
         return Answer(row.request.id, row.answer, self._chat.decode(row.answer), end, known)
 
     @torch.no_grad()
@@ -368,7 +368,7 @@ class Decoder:
         if self.constraint is not None:
             self.constraint.mask([row.constraint for row in active], logits)
         tokens = self._choose(logits, active)
-        if not self.config.scores:
+        if not self.config.gives_scores:
             return tokens.tolist(), [0.0] * len(active)
         chosen = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
         return tokens.tolist(), chosen.tolist()

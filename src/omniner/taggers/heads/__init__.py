@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from omniner import registry
-from omniner.config.model_groups import HeadConfig
+from omniner.config.model_groups import DecodingConfig, HeadConfig
 from omniner.errors import UserError
 from omniner.registry import Registry, first_line
 
@@ -261,15 +261,15 @@ class HeadModule(nn.Module, ABC):
         """
         raise NotImplementedError
 
-    def check_scored(self) -> None:
-        """Check that the head gives probabilities, before a training whose predictions need them.
+    def check_scored(self, decoding: DecodingConfig) -> None:
+        """Check that the head gives probabilities if predictions need them, before they are made or it is trained.
 
         Raises:
             UserError: it gives none.
         """
-        if type(self).decode_scored is HeadModule.decode_scored:
-            name = type(self).__name__
-            raise UserError("decoding.scores", f"{name} gives no probabilities", "Leave it out, or take another head.")
+        if decoding.gives_scores and type(self).decode_scored is HeadModule.decode_scored:
+            key, name = "scores" if decoding.scores else "min_score", type(self).__name__
+            raise UserError(f"decoding.{key}", f"{name} gives no probabilities", "Leave it out, or take another head.")
 
 
 def build_head(kind: str, in_dim: int, categories: Sequence[str], config: HeadConfig) -> HeadModule:
