@@ -238,8 +238,8 @@ def _compare_own(
             sentences.append(sentence)
             predicted.append(spelt_as_in_text(sentence, prediction.entities) if prediction is not None else [])
     failed = sum(failure.status == "failed" for failure in failures)
-    repaired, cut, left_out = len(failures) - failed, *_count_shortened(samples)
-    parse = ParseSummary(len(samples), len(sentences), 0, failed, repaired, failures, cut, left_out)
+    repaired = len(failures) - failed
+    parse = ParseSummary(len(samples), len(sentences), 0, failed, repaired, failures, *_count_shortened(samples))
     comparison, other, misplaced = _compare_by_units(sentences, predicted, unit, located)
     beside = None if other is None else _Scored(sentences, other, parse)
     return _Scored(sentences, comparison, parse), beside, issues + misplaced

@@ -98,3 +98,8 @@ def test_the_same_is_predicted_with_scores_whatever_is_decoded_beside_it(kind: s
         assert len(scores[0]) > 8
         assert None not in scores[0]
     assert scores[0] == pytest.approx(scores[1], abs=2e-4)
+    least = sorted(score or 0 for score in scores[1])[len(scores[1]) // 2] if kind == "guided" else 0.5
+    sure = predicted(f"decoding.min_score={least}", "decoding.slots=8")
+    assert [(one.entities, one.raw) for one in sure.values()] == [
+        ([entity for entity in many[name].entities if (entity.score or 0) >= least], many[name].raw) for name in sure
+    ]
