@@ -24,7 +24,7 @@ from omniner.files import explaining
 from omniner.frames import (
     check_meta,
     check_path,
-    config_of_records,
+    config_from_memory,
     corpus_lines,
     gold_of,
     listed,
@@ -235,7 +235,7 @@ def train(
 
     Returns:
         The run's folder, scores and MLflow id. After an interruption, the same arguments continue the run. The folder
-        holds the sentences that were given (`records/`), and its configuration names them.
+        holds the sentences that were given (`from_memory/`), and its configuration names them.
 
     Raises:
         UserError: a mistake in a key, a file or a label; one in what is given is named as `train[3]`.
@@ -250,10 +250,10 @@ def train(
     keys = {word.lstrip("+~").partition("=")[0] for word in words}
     if splits:
         words = words if "data" in keys else ["data=own", *words]
-        config = config_of_records(_compose("task=train", *words), splits, keys)
+        config = config_from_memory(_compose("task=train", *words), splits, keys)
     else:
         config = _compose("task=train", *words)
-    contents = {name: content for name, (content, _) in splits.items()}
+    contents = {name: splits.pop(name)[0] for name in [*splits]}  # the only reference, which the run drops
     with alone, logged():
         folder = run(config, contents or None).resolve()
     return TrainResult(folder, dict(read_json(folder / "scores.json")), str(read_state(folder).get("run_id") or ""))

@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from operator import index
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from omniner.errors import UserError, one_line
 from omniner.records import (
@@ -52,7 +52,8 @@ _ERROR_COLUMNS = ["type", "id", "text"]
 _ERROR_COLUMNS += ["gold_text", "gold_category", "predicted_text", "predicted_category", "gold", "predicted"]
 _TEXTS = "Give texts or omniner.Sentence records; of a data frame, its column of texts."
 _CORPUS = "Give a list of omniner.Sentence, of dicts or of spaCy's tuples, a data frame, or a split of a data set."
-_OF_FILES = ("data.root", "data.files", "data.size", "data.records")
+_OF_FILES = ("data.root", "data.files", "data.size", "data.from_memory")
+_PLAIN = (str, int, bool)  # types that JSON has as they are
 _ROWS = (Sentence, Prediction, Entity, Issue)  # of a data frame
 _ENTITY = "Give (text, category), (text, category, start, end), or an object with these keys (or label for category)."
 
@@ -297,30 +298,30 @@ def corpus_lines(given: Any, where: str) -> tuple[bytes, bool]:
         UserError: there is none, or an item is something else, or holds a value that JSON has not.
     """
     if _is_frame(given):
-        own = {"id", "text", "entities"} <= {*given.columns}
-        items = records_of(Sentence, given, where) if own else _rows_of(given)
+        items = _rows_of(given)
     elif isinstance(given, str | Path):
-        fix = "Give omniner.read(path), or leave it out and name the file: data.files.train=[path]."
+        fix = "Give omniner.read(path); or name the files of all splits in data.files, and give none here."
         raise UserError(where, f"a path, {_shown(str(given))}, where sentences belong", fix)
     else:
         items = listed(where, given, _CORPUS)
     if not items:
         raise UserError(where, "it is empty", _CORPUS)
-    names = _class_names(given)
+    features = getattr(given, "features", None)
+    names = _class_names(features) if isinstance(features, Mapping) else {}
     lines = []
     for number, item in enumerate(items):
         place = f"{where}[{number}]"
         if isinstance(item, Sentence):
             item = sentence_to_json(_checked_record(item, place))
         elif isinstance(item, Mapping):
-            item = {key: _with_names(cell, names[key]) if key in names else cell for key, cell in item.items()}
+            item = _with_names(item, names, place) if names else item
         elif not isinstance(item, tuple | list) or isinstance(item, Prediction | Entity):
             raise UserError(place, f"{_shown(item)} is no sentence", _CORPUS)
         lines.append(f"{to_line(_to_json(item, place))}\n")
     return "".join(lines).encode(), all(isinstance(item, Sentence) for item in items)
 
 
-def config_of_records(config: Config, splits: Mapping[str, tuple[bytes, bool]], given: Collection[str]) -> Config:
+def config_from_memory(config: Config, splits: Mapping[str, tuple[bytes, bool]], given: Collection[str]) -> Config:
     """Return the configuration of a run whose corpus is given by a program; the run's folder will hold its files.
 
     Args:
@@ -332,52 +333,112 @@ def config_of_records(config: Config, splits: Mapping[str, tuple[bytes, bool]], 
         UserError: a key is about files, or the corpus of `data` is generated.
     """
     for key in given:
-        if key in _OF_FILES or key.startswith(("data.files.", "data.size.", "data.records.")):
+        if key in _OF_FILES or key.startswith(("data.files.", "data.size.", "data.from_memory.")):
             raise UserError(
                 key, f"given beside {' and '.join(splits)}, which hold the corpus", "Leave one of them out."
             )
     if "data" in given and config.data.format == "synthetic":
         found = f"{config.data.name} is generated, and {' and '.join(splits)} hold the corpus"
         raise UserError("data", found, "Leave one of them out.")
-    own = all(is_own for _, is_own in splits.values())
-    format = config.data.format if "data.format" in given else "jsonl" if own else "auto"
+    format = "jsonl" if all(is_own for _, is_own in splits.values()) else "auto"
+    if "data.format" in given:
+        format = config.data.format
+        own = [split for split, (_, is_own) in splits.items() if is_own]
+        if own and format not in ("auto", "jsonl"):
+            found = f"{format}, but {' and '.join(own)} are omniner.Sentence records"
+            raise UserError("data.format", found, "Leave it out.")
     files = {split: [f"{split}.jsonl"] for split in splits}
-    records = {split: hashlib.sha256(content).hexdigest() for split, (content, _) in splits.items()}
-    data = dataclasses.replace(config.data, format=format, root=None, source="", files=files, records=records)
+    digests = {split: hashlib.sha256(content).hexdigest() for split, (content, _) in splits.items()}
+    report, share = _roles_of(config.data, splits, given)
+    data = dataclasses.replace(config.data, report=report, dev_from_train=share, format=format, files=files)
+    data = dataclasses.replace(data, root=None, source="", from_memory=digests)
     return dataclasses.replace(config, data=data)
 
 
-def _rows_of(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The rows of a data frame, each without its empty cells."""
-    return [{key: cell for key, cell in row.items() if not _is_missing(cell)} for row in table.to_dict("records")]
+def _roles_of(
+    data: DataConfig, splits: Collection[str], given: Collection[str]
+) -> tuple[Literal["test", "dev"], float]:
+    """Return `data.report` and `data.dev_from_train` of a corpus with these splits, each of which has a use.
+
+    What a choice of `data` says of its own files gives way to them; what the caller set does not.
+
+    Raises:
+        UserError: a split would not be used.
+    """
+    report, share = data.report, data.dev_from_train
+    if report == "dev" and "test" in splits:
+        if "data.report" in given:
+            raise UserError("test", "data.report=dev reports on dev instead of it", "Leave one of them out.")
+        report = "test"
+    if share and report == "test" and "dev" in splits:
+        if "data.dev_from_train" in given:
+            raise UserError("dev", "data.dev_from_train cuts dev from train instead of it", "Leave one of them out.")
+        share = 0
+    return report, share
 
 
-def _class_names(given: Any) -> dict[str, Sequence[str]]:
-    """The names behind the numbers in the columns of a Hugging Face data set, by column; empty for anything else."""
-    features = getattr(given, "features", None)
-    if not isinstance(features, Mapping):
-        return {}
-    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
-    return {column: names for column, kind in inner.items() if (names := getattr(kind, "names", None))}
+def _rows_of(table: pd.DataFrame) -> list[Sentence] | list[dict[str, Any]]:
+    """The rows of a data frame: sentences if it is a table of them (see `frame`), else without their empty cells."""
+    rows = [{key: cell for key, cell in row.items() if not _is_missing(cell)} for row in table.to_dict("records")]
+    own = {field.name for field in dataclasses.fields(Sentence)} >= {*table.columns} and all(map(_is_sentence, rows))
+    return [Sentence(**row) for row in rows] if own else rows
 
 
-def _with_names(cell: Any, names: Sequence[str]) -> Any:
-    """A number, or a list or an array of them, as names."""
+def _is_sentence(row: Mapping[str, Any]) -> bool:
+    """Whether a row holds what a sentence needs, with its entities as `Entity`."""
+    entities = row.get("entities")
+    if not {"id", "text"} <= row.keys() or not isinstance(entities, list):
+        return False
+    return all(isinstance(entity, Entity) for entity in entities)
+
+
+def _class_names(feature: Any) -> Any:
+    """The names of a Hugging Face feature of classes, or of lists of them; a mapping for one of features, else None."""
+    if isinstance(feature, Mapping):
+        return {key: names for key, inner in feature.items() if (names := _class_names(inner))}
+    if isinstance(feature, list) and len(feature) == 1:  # a list of features of this kind
+        return _class_names(feature[0])
+    inner = getattr(feature, "feature", None)
+    return getattr(feature, "names", None) if inner is None else _class_names(inner)
+
+
+def _with_names(cell: Any, names: Any, place: str) -> Any:
+    """A value with names in place of the numbers of classes; see `_class_names`.
+
+    Raises:
+        UserError: a number in a list is not one of a class.
+    """
     if hasattr(cell, "tolist"):
         cell = cell.tolist()
-    if isinstance(cell, Sequence) and not isinstance(cell, str):
-        return [_with_names(item, names) for item in cell]
-    return names[cell] if isinstance(cell, int) and 0 <= cell < len(names) else cell
+    if isinstance(cell, Mapping) and isinstance(names, Mapping):
+        return {
+            key: _with_names(item, names[key], f"{place}.{key}") if key in names else item for key, item in cell.items()
+        }
+    if isinstance(cell, list | tuple):
+        if isinstance(names, Mapping) or not all(type(item) is int for item in cell):
+            return [_with_names(item, names, f"{place}[{number}]") for number, item in enumerate(cell)]
+        for number, item in enumerate(cell):
+            if not 0 <= item < len(names):
+                fix = f"Its classes are 0 to {len(names) - 1}; leave out rows without labels."
+                raise UserError(f"{place}[{number}]", f"{item} is no class of this column", fix)
+        return [names[item] for item in cell]
+    return names[cell] if type(cell) is int and not isinstance(names, Mapping) and 0 <= cell < len(names) else cell
 
 
 def _to_json(value: Any, place: str) -> Any:
     """The value as JSON holds it: entities as objects, numbers and arrays of other libraries as Python's."""
+    if type(value) in _PLAIN:
+        return value
     if isinstance(value, Entity):
         return entity_to_json(value)
-    if isinstance(value, Mapping):
-        return {str(key): _to_json(item, f"{place}.{key}") for key, item in value.items()}
+    if isinstance(value, Mapping):  # a place is made only for what may need it: there are millions of plain values
+        return {
+            str(key): item if type(item) in _PLAIN else _to_json(item, f"{place}.{key}") for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_to_json(item, f"{place}[{number}]") for number, item in enumerate(value)]
+        return [
+            item if type(item) in _PLAIN else _to_json(item, f"{place}[{number}]") for number, item in enumerate(value)
+        ]
     if hasattr(value, "tolist"):
         return _to_json(value.tolist(), place)
     if hasattr(value, "isoformat"):  # a date

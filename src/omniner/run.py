@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -98,33 +98,33 @@ def execute(config: Config) -> int:
 alone = threading.RLock()  # training changes settings of the whole process; reentrant: a callback may start a training
 
 
-def run(config: Config, records: Mapping[str, bytes] | None = None) -> Path:
+def run(config: Config, from_memory: dict[str, bytes] | None = None) -> Path:
     """Run one task, tracked, in its own folder, and return the folder; the entry point for other programs.
 
-    `records` are the files that `data.records` describes, by split; the run's folder gets them.
+    `from_memory` are the files that `data.from_memory` describes, by split; it is emptied into the run's folder.
 
     If the task trains or torch is loaded already, torch's settings and the states of random generators are restored
     afterwards, and calls from several threads take turns.
     """
     ranks.drop_empty_variables()
     if config.task.name != "train" and "torch" not in sys.modules:
-        return _perform(config, records)[0]
+        return _perform(config, from_memory)[0]
     from omniner.compute.torch_settings import preserved_generators, preserved_settings
 
     with alone, preserved_settings(), preserved_generators():
-        return _perform(config, records)[0]
+        return _perform(config, from_memory)[0]
 
 
-def _perform(config: Config, records: Mapping[str, bytes] | None = None) -> tuple[Path, str]:
+def _perform(config: Config, from_memory: dict[str, bytes] | None = None) -> tuple[Path, str]:
     """Run one task; return its folder and the finding that makes the command fail (empty = none)."""
     TASKS[config.task.name].check_machine(config)
     if not TASKS[config.task.name].has_own_run:
         return _without_folder(config), ""
     folder, complaint = claim_folder(config), ""
     try:
-        if records is not None:
-            config = run_config.with_own_records(config, folder.path)
-            folder.keep_records(config, records)
+        if from_memory is not None:
+            config = run_config.with_own_corpus(config, folder.path)
+            folder.keep_corpus(config, from_memory)
         _check_effects(config, new=not folder.resumed)
         if folder.state["status"] == UNSENT:
             deliver(folder, config.tracking)

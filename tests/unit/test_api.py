@@ -31,6 +31,7 @@ from omniner.corpus.sample import generate_sample
 from omniner.corpus.sources import load_corpus, read_sentences
 from omniner.errors import Stopped, UserError
 from omniner.files import sha256, write_text
+from omniner.frames import corpus_lines
 from omniner.records import Entity, Issue, Prediction, Sentence, unlabeled_sentence
 from omniner.runs import references
 from omniner.scoring import gold as scoring_gold
@@ -598,7 +599,7 @@ def test_what_a_training_logs_is_set_up_when_its_turn_comes(tmp_path: Path, monk
             turns.append(another.submit(run.alone.acquire, blocking=False).result())
         yield
 
-    def refused(config: Config, records: None) -> Path:
+    def refused(config: Config, from_memory: None) -> Path:
         raise UserError("run", "not now", "Wait.")
 
     monkeypatch.setattr(api, "logged", logged)
@@ -683,8 +684,8 @@ def test_sentences_of_a_program_train_as_their_files_do(tmp_path: Path, monkeypa
             assert (run_of_program.folder / name).read_bytes() == (of_files.folder / name).read_bytes()
         assert run_of_program.scores["metrics"] == of_files.scores["metrics"]
         data = run_config.read(run_of_program.folder / "config.yaml").data
-        assert data.root == str(run_of_program.folder / "records")
-        assert data.records == {name: sha256(tmp_path / f"{name}.jsonl") for name in splits}
+        assert data.root == str(run_of_program.folder / "from_memory")
+        assert data.from_memory == {name: sha256(tmp_path / f"{name}.jsonl") for name in splits}
 
 
 def test_the_sentences_of_a_program_go_where_its_run_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -694,8 +695,8 @@ def test_the_sentences_of_a_program_go_where_its_run_goes(tmp_path: Path, monkey
     folder = Path(shutil.move(tmp_path / "run", tmp_path / "moved"))
     config = run_config.read(folder / "config.yaml")
     assert load_corpus(config.data, ["train"]).splits["train"] == GOLD
-    (folder / "records/train.jsonl").write_text('{"text": "好", "entities": []}\n', encoding="utf-8")
-    with pytest.raises(UserError, match=r"moved/records/train.jsonl: it does not hold the sentences"):
+    (folder / "from_memory/train.jsonl").write_text('{"text": "好", "entities": []}\n', encoding="utf-8")
+    with pytest.raises(UserError, match=r"moved/from_memory/train.jsonl: it does not hold the sentences"):
         load_corpus(config.data, ["train"])
 
 
@@ -708,14 +709,14 @@ def test_an_unfinished_run_goes_on_with_its_own_sentences_only(
     with pytest.raises(Stopped):
         omniner.train(words, train=GOLD, dev=GOLD, test=GOLD)
     for asked in (words, [*SHORT, f"resume={folder}"]):
-        with pytest.raises(UserError, match=r"\(data\.records\.train: \S+ then, \S+ now\)"):
+        with pytest.raises(UserError, match=r"\(data\.from_memory\.train: \S+ then, \S+ now\)"):
             omniner.train(asked, train=GOLD[:1], dev=GOLD, test=GOLD)
-    assert (folder / "records/train.jsonl").read_text(encoding="utf-8").count("\n") == len(GOLD)
-    (folder / "records/dev.jsonl").unlink()  # as after a kill before it was written
+    assert (folder / "from_memory/train.jsonl").read_text(encoding="utf-8").count("\n") == len(GOLD)
+    (folder / "from_memory/dev.jsonl").unlink()  # as after a kill before it was written
     with caplog.at_level("INFO", "omniner"), pytest.raises(Stopped):
         omniner.train([*SHORT, f"resume={folder}"], train=iter(GOLD), dev=GOLD, test=GOLD)
     assert "going on with" in caplog.text
-    assert (folder / "records/dev.jsonl").is_file()
+    assert (folder / "from_memory/dev.jsonl").is_file()
 
 
 MISPLACED = Sentence("1", "去大理", [Entity("大理", "地点", 0, 2)])
@@ -739,10 +740,24 @@ MISPLACED = Sentence("1", "去大理", [Entity("大理", "地点", 0, 2)])
         ({"dev": None}, [], r"^dev: no sentences are given, only train and test.*data\.dev_from_train=0\.1"),
         ({"test": None}, [], r"^test: .*data\.report=dev"),
         ({"train": None}, [], r"^train: no sentences are given, only dev and test"),
-        ({"dev": None}, ["data.report=dev", "data.dev_from_train=0.5"], r"^dev: no sentences are given"),
+        ({"dev": None, "test": None}, ["data.report=dev", "data.dev_from_train=0.5"], r"^dev: no sentences are given"),
         ({}, ["data.root=."], r"^data\.root: given beside train and dev and test"),
         ({}, ["data.files.train=[a.jsonl]"], r"^data\.files\.train: given beside"),
         ({}, ["data=sample"], r"^data: sample is generated"),
+        ({}, ["data.format=conll"], r"^data\.format: conll, but train and dev and test are omniner\.Sentence"),
+        ({}, ["data.report=dev", "data.dev_from_train=0.5"], r"^test: data\.report=dev reports on dev instead of it"),
+        ({}, ["data=cmeee", "data.report=dev"], r"^test: data\.report=dev reports on dev instead of it"),
+        ({}, ["data=msra", "data.dev_from_train=0.5"], r"^dev: data\.dev_from_train cuts dev from train instead of it"),
+        ({"dev": "dev.conll"}, [], r"^dev: a path, .*Give omniner\.read\(path\); or name the files of all splits"),
+        (
+            {"dev": None, "train": GOLD[:1] * 9},
+            ["data.dev_from_train=0.2"],
+            r"1 post cannot .*, or give a dev split\.$",
+        ),
+        ({"dev": [Sentence("9", "好")]}, [], r"^dev: none of 1 labelled .* Look where they come from: were the labels"),
+        ({"train": [MISPLACED]}, [], r"^train\[0\]: not one entity.* Check these items, or data\.offsets\.$"),
+        ({"train": [*GOLD, MISPLACED]}, ["data.on_issue=fail"], r"Repair the sentences, or set data\.on_issue=keep"),
+        ({"train": [{"kind": "好"}, {"kind": "坏"}]}, [], r"its entities \(`entities`\), or set data\.format\.$"),
     ],
 )
 def test_what_cannot_be_trained_on_is_named_by_its_argument(
@@ -753,6 +768,53 @@ def test_what_cannot_be_trained_on_is_named_by_its_argument(
     with pytest.raises(UserError, match=found):
         omniner.train([*SHORT, *words], **{"train": GOLD, "dev": GOLD, "test": GOLD, **given})
     assert not [*Path().glob("outputs/*")]
+
+
+@pytest.mark.parametrize("choice", ["cluener", "cmeee", "msra", "own"])
+def test_what_a_choice_says_of_its_own_files_gives_way_to_the_splits_of_a_program(
+    choice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "fit", _stopped)
+    train, dev, test = ([Sentence(f"{n}", f"{n}去大理", [Entity("大理", "地点", 2, 4)])] for n in range(3))
+    words = [*SHORT, f"data={choice}", "data.taxonomy=flat", f"output_dir={tmp_path}"]
+    with pytest.raises(Stopped):
+        omniner.train(words, train=train, dev=dev, test=test)
+    assert omniner.read(tmp_path / "gold.jsonl") == test
+    data = run_config.read(tmp_path / "config.yaml").data
+    assert load_corpus(data, None).splits == {"train": train, "dev": dev, "test": test}
+
+
+def test_a_choice_still_says_what_is_reported_where_a_program_gives_no_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "fit", _stopped)
+    train = [Sentence(f"{n}", f"{n}去大理", [Entity("大理", "地点", 2, 4)]) for n in range(9)]
+    words = [*SHORT, "data=cluener", "data.taxonomy=flat", f"output_dir={tmp_path}"]
+    with pytest.raises(Stopped):
+        omniner.train(words, train=train, dev=GOLD)
+    assert [one.text for one in omniner.read(tmp_path / "gold.jsonl")] == [one.text for one in GOLD]
+    assert len(load_corpus(run_config.read(tmp_path / "config.yaml").data, ["dev"]).splits["dev"]) == 1
+
+
+def test_the_copy_of_the_sentences_is_let_go_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone: list[str] = []
+
+    class Content(bytes):
+        def __del__(self) -> None:
+            gone.append("one")
+
+    def lines(given: Any, where: str) -> tuple[bytes, bool]:
+        content, own = corpus_lines(given, where)
+        return Content(content), own
+
+    def fit(*_given: Any, **_named: Any) -> None:
+        assert len(gone) == 3
+        raise Stopped
+
+    monkeypatch.setattr(api, "corpus_lines", lines)
+    monkeypatch.setattr(models, "fit", fit)
+    with pytest.raises(Stopped):
+        omniner.train([*SHORT, f"output_dir={tmp_path}"], train=GOLD, dev=GOLD, test=GOLD)
 
 
 def test_dev_may_be_the_split_that_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

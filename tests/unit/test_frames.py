@@ -17,7 +17,7 @@ import omniner
 from omniner.config import compose
 from omniner.errors import UserError
 from omniner.frames import corpus_lines
-from omniner.records import Entity, Prediction, Sentence, with_score
+from omniner.records import Entity, Prediction, Sentence, is_unlabeled, with_score
 
 GOLD = [
     Sentence("1", "浙商银行的小满", [Entity("浙商银行", "company", 0, 4), Entity("小满", "name", 5, 7)]),
@@ -211,6 +211,7 @@ class _Split(list[dict[str, object]]):
     features: ClassVar[dict[str, object]] = {
         "tokens": SimpleNamespace(feature=SimpleNamespace(dtype="string")),
         "ner_tags": SimpleNamespace(feature=SimpleNamespace(names=["O", "B-地点", "I-地点"])),
+        "entities": [{"start": SimpleNamespace(dtype="int32"), "label": SimpleNamespace(names=["时间", "地点"])}],
     }
 
 
@@ -229,8 +230,12 @@ TOKENS = {"tokens": [*"去大理"], "ner_tags": [0, 1, 2]}
         [{"tokenized_text": [*"去大理"], "ner": [[1, 2, "地点"]]}],
         _Split([TOKENS]),
         _Split([{key: np.array(cells) for key, cells in TOKENS.items()}]),
+        _Split([{"text": "去大理", "entities": [{"start": 1, "end": 3, "label": 1}]}]),
         [{"tokens": np.array([*"去大理"]), "ner_tags": ["O", "B-地点", "I-地点"]}],
         pd.DataFrame([{"text": "去大理", "entities": [Entity("大理", "地点", 1, 3)], "seen": float("nan")}]),
+        pd.DataFrame([{"id": 7, **WRITTEN}]),
+        pd.DataFrame([{"id": 7, "text": "去大理", "entities": [{"start": 1, "end": 3, "label": "地点"}]}]),
+        pd.DataFrame([{"id": 7, "text": "去大理", "entities": [[1, 3, "地点"]]}]),
     ],
 )
 def test_a_corpus_is_read_in_any_form_that_files_have(given: object, tmp_path: Path) -> None:
@@ -246,3 +251,33 @@ def test_the_programs_own_sentences_are_written_as_such(tmp_path: Path) -> None:
         content, own = corpus_lines(given, "train")
         omniner.write(GOLD, tmp_path / "train.jsonl")
         assert (content, own) == ((tmp_path / "train.jsonl").read_bytes(), True)
+
+
+def test_all_that_a_table_holds_of_sentences_goes_where_its_rows_would_go(tmp_path: Path) -> None:
+    rows = [
+        {"id": one.id, "text": one.text, "entities": one.entities, "note_id": f"note {number}"}
+        for number, one in enumerate(GOLD)
+    ]
+    rows.append({"id": "9", "text": "好", "entities": None, "note_id": "note 9"})
+    bare = [{key: cell for key, cell in row.items() if cell is not None} for row in rows]
+    assert corpus_lines(pd.DataFrame(rows), "train") == corpus_lines(bare, "train")
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(corpus_lines(pd.DataFrame(rows), "train")[0])
+    found = omniner.read(path)
+    assert ["'note_id'" in issue.message for issue in found.issues] == [True]
+    assert [one.entities for one in found[:-1]] == [one.entities for one in GOLD]
+    assert is_unlabeled(found[-1])
+
+
+def test_a_mistake_in_a_table_of_sentences_is_named_by_its_number() -> None:
+    table = omniner.frame([*GOLD, Sentence("9", "好")]).astype({"text": object})
+    table.loc[len(GOLD), "text"] = 0.5
+    with pytest.raises(UserError, match=rf"^train\[{len(GOLD)}\]\.text: 0\.5 is no text"):
+        corpus_lines(table, "train")
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_number_that_is_no_class_is_named_by_its_place(number: int) -> None:
+    given = _Split([TOKENS, {**TOKENS, "ner_tags": [0, number, 2]}])
+    with pytest.raises(UserError, match=rf"^train\[1\]\.ner_tags\[1\]: {number} is no class .* 0 to 2; "):
+        corpus_lines(given, "train")

@@ -115,9 +115,9 @@ class DataConfig(Group):
     limit: Annotated[dict[str, NonNegativeInt], for_each("train", "dev", "test")] = field(default_factory=dict)
     """Split -> maximum number of sentences, sampled by post and seed; a single number applies to train, dev and test; 0
     or nothing = all."""
-    records: dict[str, str] = field(default_factory=dict)
+    from_memory: dict[str, str] = field(default_factory=dict)
     """Split -> sha256 that its one file must have. `omniner.train` sets it for sentences that a program gives, and
-    writes them to `records/` in the run's folder; runs with the same digests are the same, whatever `root` is."""
+    writes them to `from_memory/` in the run's folder; runs with the same digests are the same, whatever `root` is."""
 
 
 @dataclass

@@ -30,7 +30,8 @@ MOST_BYTES = 1 << 18  # limit for a file, twenty times the longest configuration
 # Keys that do not distinguish runs: where results are written and logged, not what is computed.
 NOT_IDENTITY = ("output_dir", "resume", "overwrite", "tracking", "children")
 
-RECORDS = "records"  # in a run's folder: the corpus that a program gave to it, one file for each key of `data.records`
+# In a run's folder: the corpus that a program gave to it, one file for each key of `data.from_memory`.
+FROM_MEMORY = "from_memory"
 
 
 def to_yaml(config: Config, only: Sequence[str] = ()) -> str:
@@ -79,20 +80,25 @@ def read_mapping(path: Path, fix: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(path, "not the configuration of a run", fix)
     corpus = raw.get("data")
-    if isinstance(corpus, dict) and corpus.get("records") and (path.parent / RECORDS).is_dir():
-        corpus["root"] = _records_in(path.parent)  # the folder may have been moved
+    if isinstance(corpus, dict) and corpus.get("from_memory") and (path.parent / FROM_MEMORY).is_dir():
+        corpus["root"] = _corpus_in(path.parent)  # the folder may have been moved
     return cast(dict[str, Any], raw)
 
 
-def with_own_records(config: Config, folder: Path) -> Config:
+def is_given_corpus(config: Config) -> bool:
+    """Whether a program gives this run its corpus, of which the run's folder will hold a copy."""
+    return bool(config.data.from_memory) and config.data.root is None
+
+
+def with_own_corpus(config: Config, folder: Path) -> Config:
     """Return the configuration of a run in its folder: it reads a corpus that a program gave from its copy there."""
-    if not config.data.records or config.data.root is not None:
+    if not is_given_corpus(config):
         return config
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=_records_in(folder)))
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, root=_corpus_in(folder)))
 
 
-def _records_in(folder: Path) -> str:
-    return str((folder / RECORDS).absolute())
+def _corpus_in(folder: Path) -> str:
+    return str((folder / FROM_MEMORY).absolute())
 
 
 def with_sections_of(config: Config, path: Path, names: Sequence[str]) -> Config:
@@ -151,7 +157,7 @@ def digest(config: Config) -> str:
     """Return a hash that is equal for runs that compute the same: of all values but those of `NOT_IDENTITY`."""
     said = without_class_defaults(Config, dataclasses.asdict(config))
     values = {key: value for key, value in said.items() if key not in NOT_IDENTITY}
-    if config.data.records:  # they say what is read, wherever the copy is
+    if config.data.from_memory:  # they say what is read, wherever the copy is
         values["data"] = {key: value for key, value in values["data"].items() if key != "root"}
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
@@ -161,6 +167,6 @@ def differences(config: Config | Mapping[str, Any], defaults: Config | Mapping[s
     whole = [with_class_defaults(Config, one) if isinstance(one, Mapping) else one for one in (config, defaults)]
     ours, theirs = map(flat, whole)
     keys = ours.keys() | theirs.keys()
-    if all(any(key.startswith("data.records.") for key in one) for one in (ours, theirs)):
+    if all(any(key.startswith("data.from_memory.") for key in one) for one in (ours, theirs)):
         keys -= {"data.root"}  # each run has a copy of its own
     return {key: (theirs.get(key), ours.get(key)) for key in sorted(keys) if theirs.get(key) != ours.get(key)}

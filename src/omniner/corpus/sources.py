@@ -101,7 +101,7 @@ def load_corpus(data: DataConfig, splits: Sequence[str] | None) -> Corpus:
     for split, sentences in corpus.splits.items():
         corpus.issues += make_ids_unique(sentences, split, seen)
     if data.on_issue == "fail" and corpus.issues:
-        raise UserError(*_too_many(corpus.issues))
+        raise UserError(*_too_many(corpus.issues, "sentences" if data.from_memory else "files"))
     categories = (e.category for sentences in corpus.splits.values() for s in sentences for e in s.entities)
     if data.taxonomy == FLAT:
         corpus.taxonomy = flat_taxonomy(data.name, categories)
@@ -122,7 +122,7 @@ def check_files(data: DataConfig, splits: Sequence[str]) -> None:
     check_taxonomy(data.taxonomy)
     roles, available = _roles(data), _available(data)
     needed = [name for name in available if name in {roles.get(split) for split in splits}]
-    if data.records and data.root is None:  # the folder of the run, which will hold them, is made later
+    if data.from_memory and data.root is None:  # the folder of the run, which will hold them, is made later
         _published(data, roles, splits)
     elif data.format != "synthetic" and needed:
         _root(data, needed)
@@ -212,7 +212,11 @@ def _format_of_choice(name: str) -> str | None:
 
 
 def check_read(
-    path: Path, sentences: list[Sentence], issues: list[Issue], limit: float = 1
+    path: Path,
+    sentences: list[Sentence],
+    issues: list[Issue],
+    limit: float = 1,
+    suspects: str = "the file and data.format",
 ) -> tuple[list[Sentence], list[Issue]]:
     """Reject a file from which nothing, or too little, could be read.
 
@@ -222,6 +226,7 @@ def check_read(
         issues: met while reading.
         limit: largest share of its sentences, and of its entities, that may be lost. Below 1, at most a tenth of the
             file may be left behind where reading it breaks: what is mended in one place hides all of the rest.
+        suspects: what messages advise to check.
 
     Returns:
         The sentences and the issues, unchanged.
@@ -231,7 +236,7 @@ def check_read(
     """
     lost = [issue for issue in issues if issue.code in LOSSES]
     examples = f" ({'; '.join(map(str, (lost or issues)[:_NAMED]))})" if issues else ""
-    fix = "Check the file and data.format."
+    fix = f"Check {suspects}."
     if not sentences:
         raise UserError(_place(path, issues), f"no sentence could be read{examples}", fix)
     entities = [entity for sentence in sentences for entity in sentence.entities]
@@ -287,7 +292,7 @@ def _published(data: DataConfig, roles: dict[str, str], splits: Sequence[str] | 
     wanted = [name for name in LABELED if name in roles] if splits is None else splits
     for name in wanted:
         if name not in roles:
-            if data.records:
+            if data.from_memory:
                 raise _not_given(data, name)
             key = "data.size" if data.format == "synthetic" else "data.files"
             found = f"the corpus {data.name} gives no split {name!r}, only {', '.join(sorted(roles)) or 'none'}"
@@ -304,7 +309,7 @@ def _not_given(data: DataConfig, split: str) -> UserError:
         fix += ", or set data.dev_from_train=0.1 to cut it from train."
     elif argument == "test":
         fix += ", or set data.report=dev and data.dev_from_train=0.1 to report on dev."
-    return UserError(argument, f"no sentences are given, only {' and '.join(data.records)}", fix)
+    return UserError(argument, f"no sentences are given, only {' and '.join(data.from_memory)}", fix)
 
 
 def _generate(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
@@ -327,8 +332,8 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
             path = root / name
             options = read_options(data, split, len(sentences))
             corpus.digests[name] = _digest(path)
-            if split in data.records:
-                found, issues = _read_records(path, split, corpus.digests[name], data, options)
+            if split in data.from_memory:
+                found, issues = _read_from_memory(path, split, corpus.digests[name], data, options)
             else:
                 found, issues = check_read(path, *formats.read(path, data.format, options), data.max_issues)
             sentences += found
@@ -336,25 +341,25 @@ def _read(data: DataConfig, splits: Sequence[str], corpus: Corpus) -> None:
         corpus.splits[split] = sentences
 
 
-def _read_records(
+def _read_from_memory(
     path: Path, split: str, digest: str, data: DataConfig, options: ReadOptions
 ) -> tuple[list[Sentence], list[Issue]]:
     """Read sentences that a program gave; errors and issues name them by the argument and their number in it."""
-    if digest != data.records[split]:
+    if digest != data.from_memory[split]:
         fix = "Put the file back, or train anew."
-        raise UserError(path, "it does not hold the sentences that this run was given (data.records)", fix)
+        raise UserError(path, "it does not hold the sentences that this run was given (data.from_memory)", fix)
     try:
         sentences, issues = formats.read(path, data.format, options)
     except UserError as error:
-        raise UserError(_record_at(error.where, path, split), error.found, error.fix) from error
+        raise UserError(_item_at(error.where, path, split), error.found, error.fix) from error
     issues = [
-        issue._replace(file=_record_at(f"{issue.file}:{issue.line}" if issue.line else issue.file, path, split), line=0)
+        issue._replace(file=_item_at(f"{issue.file}:{issue.line}" if issue.line else issue.file, path, split), line=0)
         for issue in issues
     ]
-    return check_read(Path(split), sentences, issues, data.max_issues)
+    return check_read(Path(split), sentences, issues, data.max_issues, suspects="these items")
 
 
-def _record_at(place: str, path: Path, split: str) -> str:
+def _item_at(place: str, path: Path, split: str) -> str:
     """Return the argument and the number of the item in it for a file and line: `train[2]` for the third line."""
     line = place.removeprefix(f"{path}:")
     return f"{split}[{int(line) - 1}]" if line.isdigit() else split if place == str(path) else place
@@ -416,10 +421,11 @@ def _check_labels(data: DataConfig, corpus: Corpus) -> None:
         if not bare:
             continue
         if len(bare) == len(sentences):
+            found = f"{', '.join(data.files[split])} has no labels"
             fix = "Set data.report=dev if no test labels are published, or name labeled files."
-            if split in data.records:
-                raise UserError(split, "none of the sentences has labels", "Give labelled ones.")
-            raise UserError(f"data.files.{split}", f"{', '.join(data.files[split])} has no labels", fix)
+            if split in data.from_memory:
+                found, fix = "none of the sentences has labels", "Give labelled ones."
+            raise UserError(_where(data, split), found, fix)
         corpus.issues += [
             Issue("unlabeled", f"no labels in the split {split}; left out", id=sentence.id) for sentence in bare
         ]
@@ -430,8 +436,13 @@ def load_for_training(data: DataConfig) -> Corpus:
     """Read train, dev and test (see `load_corpus`); also reject a missing split, and train or dev without entities."""
     corpus = load_corpus(data, LABELED)
     for split in ("train", "dev"):
-        require_entities(split if data.records else f"data.files.{split}", corpus.splits[split])
+        require_entities(_where(data, split), corpus.splits[split])
     return corpus
+
+
+def _where(data: DataConfig, split: str) -> str:
+    """Return what gives a split: a key, or the argument of a program."""
+    return split if data.from_memory else f"data.files.{split}"
 
 
 def require_entities(where: str | Path, sentences: Sequence[Sentence]) -> None:
@@ -443,7 +454,7 @@ def require_entities(where: str | Path, sentences: Sequence[Sentence]) -> None:
     """
     if not any(sentence.entities for sentence in sentences):
         found = f"none of {len(sentences):,} labelled sentences has an entity"
-        raise UserError(where, found, "Look at the file: were the labels exported?")
+        raise UserError(where, found, "Look where they come from: were the labels exported?")
 
 
 def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], file: str = "") -> list[Issue]:
@@ -470,10 +481,10 @@ def make_ids_unique(sentences: Sequence[Sentence], prefix: str, seen: set[str], 
     return issues
 
 
-def _too_many(issues: Sequence[Issue]) -> tuple[str, str, str]:
+def _too_many(issues: Sequence[Issue], source: str) -> tuple[str, str, str]:
     listed = ", ".join(f"{count} {code}" for code, count in records.count_codes(issues).items())
     first = "; ".join(str(issue) for issue in issues[:_NAMED])
-    fix = "Repair the files, or set data.on_issue=keep to go on with what could be read."
+    fix = f"Repair the {source}, or set data.on_issue=keep to go on with what could be read."
     return "data.on_issue", f"{counted(len(issues), 'issue')} ({listed}): {first}", fix
 
 
@@ -493,10 +504,10 @@ def _check_categories(corpus: Corpus, data: DataConfig) -> None:
     more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
     split = next(iter(places.values()))[0]
     where = "data.taxonomy" if data.format == "synthetic" else ", ".join(data.files[split])
-    if split in data.records:
+    if split in data.from_memory:
         where = split
     message = f"not in the taxonomy {corpus.taxonomy.name}: {', '.join(found)}{more}"
-    raise UserError(where, message, "Correct the names, or set data.taxonomy=flat to take those of the files.")
+    raise UserError(where, message, "Correct the names, or set data.taxonomy=flat to take those of the corpus.")
 
 
 def _assign(data: DataConfig, roles: dict[str, str], corpus: Corpus) -> None:
@@ -550,7 +561,7 @@ def cut_by_post(sentences: Sequence[Sentence], share: float, seed: int) -> tuple
         chosen.update(sorted(fitting, key=sizes.__getitem__)[:1])
     if not chosen:
         found = f"{counted(len(sizes), 'post')} cannot be parted into train and dev"
-        raise UserError("data.dev_from_train", found, "Add posts, or name the files of a dev split.")
+        raise UserError("data.dev_from_train", found, "Add posts, or give a dev split.")
     rest = [s for s, key in zip(sentences, keys, strict=True) if key not in chosen]
     return rest, [s for s, key in zip(sentences, keys, strict=True) if key in chosen]
 

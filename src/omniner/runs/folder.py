@@ -17,13 +17,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from omniner.config import run_config
 from omniner.config.groups import Config
-from omniner.config.run_config import NOT_IDENTITY, with_own_records
+from omniner.config.run_config import FROM_MEMORY, NOT_IDENTITY, is_given_corpus, with_own_corpus
 from omniner.errors import UserError
 from omniner.files import (
     explaining,
@@ -116,11 +116,15 @@ class RunFolder:
         """Remove the backup of an earlier run: the new run replaces it."""
         _drop_backup(self.path)
 
-    def keep_records(self, config: Config, contents: Mapping[str, bytes]) -> None:
-        """Write the corpus that a program gives to the run, a file for each split; see `data.records`."""
-        for split, content in contents.items():
+    def keep_corpus(self, config: Config, contents: dict[str, bytes]) -> None:
+        """Write the corpus that a program gives to the run, a file for each split; see `data.from_memory`.
+
+        `contents` is empty afterwards, because the run may need the memory.
+        """
+        while contents:
+            split, content = contents.popitem()
             path = Path(config.data.root or "", *config.data.files[split])
-            if not path.is_file() or sha256(path) != config.data.records[split]:
+            if not path.is_file() or sha256(path) != config.data.from_memory[split]:
                 with writing(path, "wb") as file:
                     file.write(content)
 
@@ -208,6 +212,7 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
             return run
         old = _state_to_replace(path, config)
         _check_replacing(path, old, digest, config)
+        corpus_too = _holds_given_corpus(path) or (config.overwrite and is_given_corpus(config))
     except UserError:
         lock.release()
         raise
@@ -215,11 +220,11 @@ def _claim_named(path: Path, digest: str, config: Config) -> RunFolder:
     if old or config.overwrite:
         unsent.archive_spool(path)
         tasks = {old.get("task", config.task.name), *([config.task.name] if config.overwrite else [])}
-        names = {name for task in tasks for name in outputs_of(task)}
+        names = {name for task in tasks for name in outputs_of(task, corpus_too)}
         back_up_outputs(path, sorted(names))
     state = {"digest": digest, "status": "running", "started": time.time(), "task": config.task.name}
     folder = RunFolder(path, False, state, lock)
-    write_text(path / "config.yaml", run_config.to_yaml(with_own_records(config, path)))
+    write_text(path / "config.yaml", run_config.to_yaml(with_own_corpus(config, path)))
     folder.save()  # last: a folder with a state can be resumed, so it must have the configuration
     return folder
 
@@ -238,15 +243,18 @@ def _check_replacing(path: Path, old: dict[str, Any], digest: str, config: Confi
     """Raise a `UserError` if a new run in this folder would replace what another command made."""
     if config.overwrite or old.get("digest") == digest:
         return
+    names = [] if old else outputs_of(config.task.name, corpus_too=False)
+    if is_given_corpus(config) and not _holds_given_corpus(path):
+        names.append(FROM_MEMORY)
+    if there := sorted(name for name in names if (path / name).exists()):
+        fix = "Choose another folder, or set overwrite=true to replace it."
+        raise UserError("output_dir", f"{path} holds {there[0]}, which this run would replace", fix)
     if not old:
-        names = {*TASKS[config.task.name].outputs, *ALWAYS_WRITTEN}
-        if there := sorted(name for name in names if (path / name).exists()):
-            fix = "Choose another folder, or set overwrite=true to replace it."
-            raise UserError("output_dir", f"{path} holds {there[0]}, which this run would replace", fix)
-    elif old.get("status") in (FINISHED, UNSENT):
+        return
+    if old.get("status") in (FINISHED, UNSENT):
         fix = "Choose another folder, or set overwrite=true to replace it."
         raise UserError("output_dir", f"{path} holds the run of another command (task={old.get('task')})", fix)
-    elif config.resume != "never":
+    if config.resume != "never":
         fix = "Choose another folder, or resume=never to start over in this one."
         found = f"{path} holds an unfinished run of another configuration{_what_differs(path, config)}"
         raise UserError("output_dir", found, fix)
@@ -314,7 +322,7 @@ def _claim_unfinished(path: Path, digest: str, config: Config) -> RunFolder:
 def _refusal(path: Path, digest: str, config: Config) -> UserError:
     """Return the error that says why the run in a folder cannot be resumed."""
     if read_state(path).get("digest") != digest:
-        also = " and sentences" if config.data.records else ""
+        also = " and sentences" if config.data.from_memory else ""
         fix = f"Give the same overrides{also} as then (see {path / 'config.yaml'})."
         found = f"{path} was started with another configuration{_what_differs(path, config)}"
         return UserError("resume", found, fix)
@@ -327,16 +335,30 @@ def other_corpus(path: Path, found: str) -> UserError:
     return UserError(path, found, "Put the corpus back as it was, or start over with resume=never.")
 
 
-def outputs_of(task: str) -> list[str]:
-    """Return the names of the files and folders that a run of this task may have written."""
+def outputs_of(task: str, corpus_too: bool) -> list[str]:
+    """Return the names of the files and folders that a run of this task may have written.
+
+    Args:
+        task: its name.
+        corpus_too: whether a program gave the run its corpus. Otherwise a folder of the name of its copy is the user's.
+    """
     tasks = [TASKS[task]] if task in TASKS else TASKS.values()  # an unknown task may have written any of them
-    return sorted({*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)})
+    names = {*ALWAYS_WRITTEN, *(name for one in tasks for name in one.outputs)}
+    return sorted(names if corpus_too else names - {FROM_MEMORY})
+
+
+def _holds_given_corpus(path: Path) -> bool:
+    """Whether a folder holds the run of a program that gave it its corpus."""
+    with contextlib.suppress(UserError):  # missing or damaged
+        corpus = run_config.read_mapping(path / "config.yaml", "").get("data")
+        return isinstance(corpus, dict) and bool(corpus.get("from_memory"))
+    return False
 
 
 def _clear(path: Path, task: str) -> None:
     """Remove only what a run of this task has written; unsent tracking records are archived first."""
     unsent.archive_spool(path)
-    for name in outputs_of(task):
+    for name in outputs_of(task, _holds_given_corpus(path)):
         target = path / name
         if target.is_dir():
             shutil.rmtree(target)

@@ -19,7 +19,7 @@ from typing import Any
 
 from omniner import tracking
 from omniner.config.groups import Config
-from omniner.config.run_config import RECORDS, digest
+from omniner.config.run_config import FROM_MEMORY, digest
 from omniner.corpus import sources
 from omniner.corpus.formats import jsonl
 from omniner.corpus.sources import Corpus
@@ -194,7 +194,7 @@ TASK = Task(
         "checkpoints",
         CURVES,
         MODEL,
-        RECORDS,
+        FROM_MEMORY,
     ),
     resume_files=[_LAST, PREDICTIONS],
     trains=True,

@@ -230,9 +230,9 @@ def _keys_of(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def test_runs_on_the_same_sentences_of_a_program_are_the_same_wherever_their_copies_are() -> None:
     def of(root: str, digest: str) -> groups.Config:
         config = compose.load(["data=own", f"data.root={root}"])
-        return dataclasses.replace(config, data=dataclasses.replace(config.data, records={"train": digest}))
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, from_memory={"train": digest}))
 
     one, moved, other = of("a", "1"), of("b", "1"), of("a", "2")
     assert run_config.digest(one) == run_config.digest(moved) != run_config.digest(other)
     assert run_config.differences(moved, one) == {}
-    assert run_config.differences(other, moved) == {"data.records.train": ("1", "2")}
+    assert run_config.differences(other, moved) == {"data.from_memory.train": ("1", "2")}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gc
 import shutil
 from collections.abc import Callable, Iterator
@@ -123,6 +124,45 @@ def test_starting_over_removes_what_any_task_may_have_written_where_it_is_not_kn
     second = _claim("output_dir=here")
     second.drop_backup()
     assert {path.name for path in second.path.iterdir()} == set(runs_folder.BOOKKEEPING)
+
+
+def _claim_given_corpus(*overrides: str) -> runs_folder.RunFolder:
+    """The claimed folder of a run that a program gives its corpus."""
+    config = compose.load(["data=own", "data.root=null", *overrides])
+    corpus = dataclasses.replace(config.data, from_memory={"train": "digest"})
+    _claimed.append(runs_folder.claim_folder(dataclasses.replace(config, data=corpus)))
+    return _claimed[-1]
+
+
+def test_the_copy_of_a_given_corpus_is_an_output_of_its_run_only() -> None:
+    theirs = Path("here/from_memory/notes.txt")
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine")
+    for status in ("running", "finished"):  # a new run, then it done again
+        claimed = _claim("output_dir=here")
+        claimed.drop_backup()
+        claimed.save(status="finished")
+        claimed.close()
+        assert theirs.read_text() == "mine", status
+    for starting in ("resume=auto", "resume=never"):
+        with pytest.raises(UserError, match="here holds from_memory, which this run would replace"):
+            _claim_given_corpus("output_dir=here", starting)
+    claimed = _claim_given_corpus("output_dir=here", "overwrite=true")
+    assert not theirs.exists()
+    claimed.discard()
+    assert theirs.read_text() == "mine"
+
+
+def test_the_copy_of_a_given_corpus_goes_with_its_run() -> None:
+    for _ in range(2):
+        claimed = _claim_given_corpus("output_dir=here")
+        assert not Path("here/from_memory").exists()
+        Path("here/from_memory").mkdir()
+        claimed.drop_backup()
+        claimed.save(status="finished")
+        claimed.close()
+    claimed = _claim("output_dir=here", "overwrite=true")
+    assert not Path("here/from_memory").exists()
 
 
 def _finished() -> dict[str, str]:

@@ -190,7 +190,9 @@ def recognise(path: Path) -> tuple[str, str]:
         index, looks, fix = other or (0, "nothing that is known", "Convert it to a known format.")
         line = f"{path}:{excerpt.numbers[index] or 1}"
         message = f"no known format: {quote(excerpt.lines[index].lstrip())} looks like {looks}"
-        raise UserError(line, message, f"{fix} To take its lines as texts without labels, set data.format=text.")
+        if not excerpt.is_json:
+            fix += " To take its lines as texts without labels, set data.format=text."
+        raise UserError(line, message, fix)
     name, (strength, why) = found
     return name, why if strength >= SURE else f"{why}; a guess: data.format settles it"
 
