@@ -338,7 +338,7 @@ def token_bytes(chat: ChatTokenizer) -> dict[int, bytes]:
     else:
         raise UserError("model.path", f"a tokenizer of the kind {decoder['type']} has no bytes in its tokens", _ADVICE)
     for token, entry in added.items():
-        if not entry.special and chat.decode([token]) == entry.content:
+        if chat.decode([token]) == entry.content:  # a control token decodes to nothing
             spellings[token] = entry.content.encode()
     for probe in _PROBES:
         found = b"".join(spellings.get(token, b"") for token in chat.answer_ids(probe))

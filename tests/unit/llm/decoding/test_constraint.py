@@ -23,7 +23,7 @@ from omniner.corpus import sample as corpus_sample
 from omniner.errors import UserError
 from omniner.llm import random_model
 from omniner.llm.chat_tokenizer import ChatTokenizer
-from omniner.llm.decoding.automaton import TokenTrie
+from omniner.llm.decoding.automaton import TokenTrie, byte_fallback_bytes, byte_level_bytes
 from omniner.llm.decoding.constraint import AnswerConstraint, AnswerState, SchemaConstraint
 from omniner.llm.decoding.decoder import Decoder, DecodingRequest
 from omniner.llm.prompts import Prompt
@@ -188,6 +188,22 @@ def test_a_pair_is_not_written_for_ever(
     pairs = json.loads(small.decode(tokens))
     assert set(map(tuple, pairs)) == {("哈哈", "日期")}
     assert len(pairs) == 2 + 3 + 1  # it occurs twice; three more are let pass, and the next one is the last
+
+
+def test_a_pair_that_may_not_come_again_forbids_no_other_category_of_its_span(
+    small: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
+    """The two begin alike, so the one that has been written too often is not decided yet."""
+    entities = [Entity("北京", "地点_城市")] * 4 + [Entity("北京", "地点_景点/公园")]
+    constraint = constraints(small, "official")
+    _accept(constraint, "去北京", [*small.answer_ids(render_answer(entities, "official")), constraint.stop])
+
+
+def test_an_ending_is_spelt_in_the_longest_tokens_that_fit(
+    qwen: ChatTokenizer, constraints: Callable[[ChatTokenizer, str], AnswerConstraint]
+) -> None:
+    trie = constraints(qwen, "official").grammar.trie
+    assert trie.spell('", "地点"]]'.encode()) == qwen.answer_ids('", "地点"]]')
 
 
 def test_near_the_end_no_pair_is_begun_that_would_be_cut(
@@ -446,6 +462,12 @@ def test_one_category_is_forced_as_a_whole(qwen: ChatTokenizer) -> None:
     assert qwen.decode(tokens[:4]) == '[["北京",'
     assert state.forced() == tokens[4:8]
     assert qwen.decode(tokens[4:8]) == ' "地点_城市'
+
+
+def test_tokens_that_no_text_is_split_into_have_no_bytes() -> None:
+    """Of bytes as characters: what is none of them; of characters: a byte that is one with a token of its own."""
+    assert byte_level_bytes({0: "Ġä", 1: "北"}) == {0: b" \xe4"}
+    assert byte_fallback_bytes({0: "▁A", 1: "A", 2: "<0x41>", 3: "<0xE4>"}) == {0: b" A", 1: b"A", 3: b"\xe4"}
 
 
 def test_mistakes_are_explained(
