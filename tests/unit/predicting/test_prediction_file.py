@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 from tests.helpers.scripted_server import Answer, Seen, Server, error, reply, serving
 
 from omniner.answers import CUT
@@ -69,7 +70,8 @@ def predict(
     model = prompted_model(config, prompt, []) if prompted else trained_model(config, Path("best"))
     path = Path("predictions.jsonl")
     found = prediction_file.predict_file(config, model, sentences, path)
-    assert len(whole_lines(path)) == len(found) == len(sentences)
+    written = [prediction_from_line(line).id for line in whole_lines(path)]
+    assert written == [one.id for one in found] == [one.id for one in sentences], "in the order of the sentences"
     return [one.engine for one in found]
 
 
@@ -131,6 +133,14 @@ def test_entities_that_were_left_out_are_counted_and_another_confidence_predicts
     assert "0 entities left out by decoding.min_score=0.2, 12 kept" in caplog.text
 
 
+@pytest.mark.parametrize(("sentences", "processes"), [(5, 1), (47, 2), (640, 4)])
+def test_each_process_has_a_device_and_enough_sentences(sentences: int, processes: int) -> None:
+    config = compose.load(["task=predict", "checkpoint=best", "trainer=cpu", "trainer.devices=4"])
+    assert prediction_file._count_processes(config, sentences) == processes
+    config.decoding.engine = "openai"
+    assert prediction_file._count_processes(config, sentences) == 1, "a server has its own"
+
+
 @pytest.mark.parametrize(("variable", "maker"), [("CUDA_VISIBLE_DEVICES", "nvidia"), ("HIP_VISIBLE_DEVICES", "amd")])
 def test_each_further_process_sees_a_gpu_of_its_own(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, maker: str
@@ -145,13 +155,15 @@ def test_each_further_process_sees_a_gpu_of_its_own(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ranks, "working_beside", begin)
-    monkeypatch.setattr(models, "devices_for_prediction", lambda *_: Devices("gpu", 1, 1, "auto", "32-true"))
+    monkeypatch.setattr(models, "devices_for_prediction", lambda *_: Devices("gpu", 1, 1, "auto", "bf16-mixed"))
     monkeypatch.setenv(variable, "4,5,6,7")
     (tmp_path / f"driver of {maker}").touch()
     monkeypatch.setattr(children, "_DRIVERS", [str(tmp_path / f"driver of {name}") for name in ("amd", "nvidia")])
     with pytest.raises(KeyboardInterrupt):
         predict("trainer=cpu", "trainer.devices=4", sentences=[Sentence(f"s{number}", "上海") for number in range(64)])
     assert [helper.variables[variable] for helper in helpers] == ["5", "6", "7"]
+    trainer = OmegaConf.load(Path(prediction_file.SHARES, "config.yaml")).trainer
+    assert (trainer["accelerator"], trainer["devices"], trainer["precision"]) == ("gpu", 1, "bf16-mixed")
 
 
 def test_a_model_that_was_trained_again_predicts_all(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -208,6 +220,7 @@ def test_other_published_weights_count_as_well(engine: Engine, caplog: pytest.Lo
 def test_a_server_that_has_another_model_now_is_asked_about_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     monkeypatch.chdir(tmp_path)
     Path("best").mkdir()
 
@@ -225,6 +238,7 @@ def test_a_server_that_has_another_model_now_is_asked_about_all(
         server.models = ("large",)
         assert predict(*asked, prompted=True) == ["openai:large"] * 6
         assert "is of openai:small, the server has large now: all is predicted anew" in caplog.text
+        assert "6 sentences predicted in" in caplog.text
         asked_then = len(server.seen)
         server.models = ("huge",)
         assert predict(*asked, prompted=True) == ["openai:large"] * 6, "what is whole needs no server"

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from omniner.llm.decoding.prefix_cache import PrefixCache, softmax_attention, softmax_attention_by_products
+from omniner.errors import UserError
+from omniner.llm.decoding.prefix_cache import (
+    PrefixCache,
+    cached_attention,
+    head_sizes,
+    softmax_attention,
+    softmax_attention_by_products,
+)
 
 WIDTH, HEADS, GROUPS, SLOTS = 16, 2, 3, 5
 SCALE = 0.3
@@ -101,3 +110,32 @@ def test_slots_are_no_longer_than_needed_and_given_back() -> None:
         assert [pair[0].numel() for pair in store._own_kv] == [SLOTS * HEADS * room * WIDTH]
     store.release()
     assert store._own_kv == []
+
+
+def attend_once(scale: float | None, **settings: Any) -> Tensor:
+    """The same three tokens, in a store of their own, as transformers calls it."""
+    torch.manual_seed(0)
+    store = PrefixCache(0, SLOTS, GROUPS, torch.device("cpu"))
+    store.begin([0], [[1, 2, 3]])
+    query, key, value = (torch.randn(1, heads, 3, WIDTH) for heads in (HEADS * GROUPS, HEADS, HEADS))
+    layer: Any = SimpleNamespace(layer_idx=0)
+    return cached_attention(layer, query, key, value, None, scale, store, **settings)[0]
+
+
+def test_scores_are_scaled_by_the_width_unless_the_model_has_a_scale_of_its_own() -> None:
+    torch.testing.assert_close(attend_once(None), attend_once(WIDTH**-0.5))
+    assert not torch.allclose(attend_once(None), attend_once(SCALE))
+
+
+@pytest.mark.parametrize("name", ["sliding_window", "softcap", "s_aux"])
+def test_what_attention_is_given_that_it_does_not_compute_is_refused(name: str) -> None:
+    attend_once(SCALE, **{name: None})
+    with pytest.raises(UserError, match=f"its attention uses {name}"):
+        attend_once(SCALE, **{name: 30})
+
+
+def test_head_sizes_that_a_configuration_lacks_follow_from_the_others() -> None:
+    known = {"num_attention_heads": 8, "hidden_size": 64}
+    assert head_sizes(SimpleNamespace(**known)) == (8, 1, 8)
+    assert head_sizes(SimpleNamespace(**known, num_key_value_heads=None, head_dim=None)) == (8, 1, 8)
+    assert head_sizes(SimpleNamespace(**known, num_key_value_heads=2, head_dim=16)) == (2, 4, 16)
