@@ -257,9 +257,18 @@ def test_what_other_processes_left_is_taken_though_the_last_line_of_this_one_is_
     line = to_line(prediction_to_json(Prediction("s4", [], engine="old"), "去上海4"))
     with Path("predictions.jsonl").open("a", encoding="utf-8") as file:
         file.write(line[:20])  # a full disk
-    write_text(Path(prediction_file.SHARES) / "1.jsonl", f"{line}\n{line[:20]}")
+    write_text(Path(prediction_file.SHARES) / "12.jsonl", f"{line}\n{line[:20]}")
     assert predict() == ["old"] * 6
     assert engine.asked == ["s2", "s3", "s5"]
+    assert not Path(prediction_file.SHARES).exists()
+
+
+def test_a_broken_line_of_another_process_is_named_where_it_lies(engine: Engine) -> None:
+    killed(engine, after=2)
+    write_text(Path(prediction_file.SHARES) / "1.jsonl", "{}\n")
+    with pytest.raises(UserError, match=r"1\.jsonl:1"):
+        predict()
+    assert len(whole_lines(Path("predictions.jsonl"))) == 2
 
 
 def test_confidences_are_read_again_when_predicting_goes_on() -> None:
