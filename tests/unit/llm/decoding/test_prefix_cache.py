@@ -102,14 +102,14 @@ def test_rows_that_come_go_and_jump_equal_plain_attention(prefix: int, seed: int
 
 def test_slots_are_no_longer_than_needed_and_given_back() -> None:
     store = PrefixCache(0, SLOTS, GROUPS, torch.device("cpu"))
-    for length, room in ((3, 64), (61, 64), (1, 128), (130, 256)):
-        start = {3: 0, 61: 3, 1: 64, 130: 65}[length]
+    for start, length, room in ((0, 3, 64), (3, 61, 64), (64, 1, 128), (65, 130, 256), (0, 3, 64)):
+        if not start:
+            store.release()
+            assert store._own_kv == []
         store.begin([start], [[1] * length])
         new = torch.randn(1, HEADS, length, WIDTH)
         store.attend(0, torch.randn(1, HEADS * GROUPS, length, WIDTH), new, new, SCALE)
         assert [pair[0].numel() for pair in store._own_kv] == [SLOTS * HEADS * room * WIDTH]
-    store.release()
-    assert store._own_kv == []
 
 
 def attend_once(scale: float | None, **settings: Any) -> Tensor:
