@@ -252,6 +252,22 @@ def test_predictions_of_nobody_known_are_not_taken_over(engine: Engine) -> None:
     assert len(engine.asked) == 6
 
 
+def test_what_processes_with_another_model_left_is_not_taken_over(engine: Engine) -> None:
+    killed(engine)
+    line = to_line(prediction_to_json(Prediction("s5", [], engine="old"), "去上海5"))
+    write_text(Path(prediction_file.SHARES) / "1.jsonl", f"{line}\n")
+    Path("best/weights").write_text("new")
+    assert predict() == ["new"] * 6
+
+
+@pytest.mark.parametrize("damaged", ["", "[1]", '["ab", "c"]', "null"])
+def test_predictions_of_which_the_record_is_damaged_are_not_taken_over(engine: Engine, damaged: str) -> None:
+    killed(engine)
+    Path(prediction_file.PROVENANCE).write_text(damaged)
+    predict()
+    assert len(engine.asked) == 6
+
+
 def test_what_other_processes_left_is_taken_though_the_last_line_of_this_one_is_torn(engine: Engine) -> None:
     killed(engine, after=2)
     line = to_line(prediction_to_json(Prediction("s4", [], engine="old"), "去上海4"))
