@@ -104,8 +104,10 @@ def check_model(path: str, revision: str | None = None) -> None:
     if is_local_folder(path, _FOLDER):
         if not Path(path, "config.json").exists():
             raise UserError("model.path", f"{path} holds no config.json", _FOLDER)
-    elif not _is_cached(path, revision):
-        _ask_hub(path, revision)
+    else:
+        hub = _hub_address()  # also for a model in the cache, of which the libraries ask the hub for news
+        if not _is_cached(path, revision):
+            _ask_hub(hub, path, revision)
 
 
 def check_revision(path: str, revision: str | None) -> None:
@@ -213,19 +215,30 @@ def _is_cached(name: str, revision: str | None) -> bool:
     return commit is not None and any(any(folder.glob(f"{commit}/{file}")) for file in ("config.json", "*.gguf"))
 
 
-def _ask_hub(name: str, revision: str | None) -> None:
-    """Raise a `UserError` if the hub cannot be reached or does not have the model."""
+def _hub_address() -> str:
+    """Return the address of the hub; empty if it must not be asked.
+
+    Raises:
+        UserError: `HF_ENDPOINT` is no address.
+    """
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
+        return ""
+    hub = os.environ.get("HF_ENDPOINT", "").strip() or "https://huggingface.co"
+    if not hub.startswith(("http://", "https://")):
+        raise UserError("HF_ENDPOINT", f"{hub!r} is not an address", "Write it with https://, or unset it.")
+    return hub
+
+
+def _ask_hub(hub: str, name: str, revision: str | None) -> None:
+    """Raise a `UserError` if the hub at this address cannot be reached or does not have the model."""
     import http.client
     import urllib.error  # half the time of a configuration check, and few checks need it
     import urllib.parse
     import urllib.request
 
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in _YES:
+    if not hub:
         wanted = name if revision is None else f"{name} at {revision}"
         raise UserError("model.path", f"{wanted} is not in the hub's cache, and HF_HUB_OFFLINE is set", DOWNLOAD)
-    hub = os.environ.get("HF_ENDPOINT", "").strip() or "https://huggingface.co"
-    if not hub.startswith(("http://", "https://")):
-        raise UserError("HF_ENDPOINT", f"{hub!r} is not an address", "Write it with https://, or unset it.")
     try:
         place = f"{name}/resolve/{urllib.parse.quote(revision or _MAIN, safe='')}/config.json"
         request = urllib.request.Request(f"{hub.rstrip('/')}/{place}", method="HEAD")

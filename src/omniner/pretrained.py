@@ -16,6 +16,10 @@ from typing import Any
 from omniner.errors import UserError, one_line
 from omniner.model_files import DOWNLOAD, hub_commit, no_revision
 
+log = logging.getLogger("omniner")
+
+_WAIT_IF_CACHED = 3.0  # seconds for the hub to say what is new of a model that the cache has
+
 
 def load_options(local: bool, revision: str | None = None) -> dict[str, Any]:
     """Return the arguments of every `from_pretrained`: no network for a `local` folder, never any remote code.
@@ -40,14 +44,29 @@ def find_commit(name: str, revision: str | None) -> str | None:
     Raises:
         UserError: the hub says that there is no such revision.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, OfflineModeIsEnabled, RevisionNotFoundError
 
+    cached = hub_commit(name, revision)
+    if cached is not None and cached != revision:  # a branch or tag
+        try:
+            url = hf_hub_url(name, "config.json", revision=revision)
+            now = get_hf_file_metadata(url, timeout=_WAIT_IF_CACHED).commit_hash
+        except OfflineModeIsEnabled:
+            return cached
+        except (EntryNotFoundError, RevisionNotFoundError):
+            now = None
+        except Exception as error:  # the type varies by version of the library
+            message = "%s: the hub does not say which commit it has now (%s); the one in the cache is used, %s"
+            log.warning(message, name, one_line(error), cached)
+            return cached
+        if now == cached:
+            return cached
     try:
-        file = hf_hub_download(name, "config.json", revision=revision)
+        file = hf_hub_download(name, "config.json", revision=revision)  # the cache then knows the commit, too
     except RevisionNotFoundError as error:
         raise no_revision(name, revision) from error
-    except (EntryNotFoundError, OSError, ValueError):
+    except Exception:  # likewise
         return hub_commit(name, revision)
     return Path(file).parent.name
 

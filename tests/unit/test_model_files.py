@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import http.server
+import os
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import fake_hub
+import huggingface_hub.constants
 import pytest
 
 from omniner import model_files, pretrained
@@ -29,7 +31,15 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.send_response(status)
         if code:
             self.send_header("X-Error-Code", code)
+        else:
+            self.send_header("X-Repo-Commit", NEW)
+            self.send_header("ETag", '"0"')
+            self.send_header("Content-Length", "2")
         self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        self.wfile.write(b"{}")
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing."""
@@ -83,6 +93,51 @@ def test_a_revision_is_looked_up_in_the_cache(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match=r"a/model at v2 is not in the hub's cache"):
         model_files.check_model("a/model", "v2")
     assert pretrained.find_commit("a/model", "v2") is None
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that has `a/model` at an older commit, used by libraries that may ask the hub."""
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    fake_hub.publish(cache, "a/model", OLD, tmp_path / "model", ["main"])
+    return cache
+
+
+def _ask(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the libraries, which read the environment once, ask the hub at this address."""
+    template = f"{hub}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+@pytest.mark.usefixtures("_hub")
+def test_the_commit_that_the_hub_has_now_is_found_and_kept_in_the_cache(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _ask(os.environ["HF_ENDPOINT"], monkeypatch)
+    assert model_files.hub_commit("a/model") == OLD
+    for _ in range(2):
+        assert pretrained.find_commit("a/model", None) == NEW
+        assert model_files.hub_commit("a/model") == NEW
+    with pytest.raises(UserError, match=r"^model\.revision: a/model has no revision v9"):
+        pretrained.find_commit("a/model", "v9")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "hf-mirror.com", "http://[::1", "silent"])
+def test_of_a_hub_that_does_not_answer_the_commit_in_the_cache_is_used(
+    address: str, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pretrained, "_WAIT_IF_CACHED", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes calls, and says nothing
+        _ask(f"http://127.0.0.1:{server.getsockname()[1]}" if address == "silent" else address, monkeypatch)
+        assert pretrained.find_commit("a/model", None) == OLD
+    assert "a/model: the hub does not say which commit it has now" in caplog.text
+    assert len(caplog.messages) == 1
+    assert "\n" not in caplog.messages[0]
 
 
 @pytest.mark.usefixtures("_hub")
@@ -189,6 +244,22 @@ def test_an_address_of_the_hub_that_is_none_is_told(
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     with pytest.raises(UserError, match=said):
+        model_files.check_model("a/model")
+
+
+def test_an_address_that_is_none_is_told_where_the_model_is_in_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The libraries ask the hub about it, too."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    fake_hub.publish(tmp_path, "a/model", OLD, tmp_path / "model", ["main"])
+    monkeypatch.setenv("HF_ENDPOINT", "hf-mirror.com")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    model_files.check_model("a/model")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    with pytest.raises(UserError, match=r"^HF_ENDPOINT: 'hf-mirror\.com' is not an address"):
         model_files.check_model("a/model")
 
 
