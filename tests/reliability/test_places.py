@@ -15,7 +15,7 @@ import pytest
 
 from omniner.config import compose
 from omniner.errors import UserError, masked
-from omniner.files import check_input_file, explaining_limits, make_folder, write_text, writing_folder
+from omniner.files import check_input_file, explaining_limits, write_text, writing_folder
 from omniner.llm.serving.client import ChatClient, ChatRequest, ServerError
 from omniner.llm.serving.responses import Refusal, Reply
 from omniner.report.tables import Column, Table
@@ -256,11 +256,13 @@ def test_what_a_killed_process_left_half_written_is_swept(here: Path) -> None:
 
 def test_an_output_that_another_process_is_writing_is_left_to_it(here: Path) -> None:
     command = compose.load(["task=split", "data.size={train: 24, dev: 8, test: 8}", "output=corpus", "tracking=off"])
-    context = Context(command, make_folder(f"outputs/{command.name}-other"), Run())
+    other = claim_folder(command)
+    context = Context(command, other.path, Run())
     with outputs.replacing(context, Path("corpus")), writing_folder("corpus") as half:
         write_text(half / "train.jsonl", "the other's")
         with pytest.raises(UserError, match=r"output: another process is writing .*corpus"):
             run(command)
+    other.close()
     assert [path.name for path in (here / "corpus").iterdir()] == ["train.jsonl"]
     run(command)
     assert len(list((here / "corpus").iterdir())) == 3

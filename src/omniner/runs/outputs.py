@@ -13,12 +13,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omniner.config import run_config
-from omniner.config.groups import Config
 from omniner.errors import UserError
 from omniner.files import file_states, is_temporary, make_folder, read_json, try_lock, write_json
 from omniner.runs.context import Context
-from omniner.runs.folder import ROOT, WRITTEN
+from omniner.runs.folder import ROOT, WRITTEN, read_state
 
 
 @contextlib.contextmanager
@@ -31,7 +29,7 @@ def replacing(context: Context, *paths: Path) -> Iterator[None]:
     outputs = [path.resolve() for path in paths]
     with _alone(outputs[0]):
         _check_replacing(context, outputs)
-        digest, note = run_config.digest(context.config), context.folder / WRITTEN
+        digest, note = _digest(context), context.folder / WRITTEN
         write_json(note, {"digest": digest, "paths": {str(output): None for output in outputs}})
         yield
         write_json(note, {"digest": digest, "paths": {str(output): file_states(output) for output in outputs}})
@@ -56,7 +54,7 @@ def _alone(output: Path) -> Iterator[None]:
 
 def _check_replacing(context: Context, outputs: Sequence[Path]) -> None:
     config = context.config
-    mine = _written(config, context.folder)
+    mine = _written(context)
     for output in outputs:
         if output.exists() and not output.is_file() and not output.is_dir():
             raise UserError("output", f"{output} is no file and no folder", "Name a file or a folder.")
@@ -73,11 +71,17 @@ def _check_replacing(context: Context, outputs: Sequence[Path]) -> None:
                     left.unlink(missing_ok=True)
 
 
-def _written(config: Config, folder: Path) -> dict[str, Any]:
-    """Return what runs of this configuration wrote: path -> its file states, None if the run did not finish writing."""
+def _digest(context: Context) -> str:
+    """Return the digest of the command's configuration, whatever commit this run reads a hub model at."""
+    digest: str = read_state(context.folder)["digest"]
+    return digest
+
+
+def _written(context: Context) -> dict[str, Any]:
+    """Return what runs of this command wrote: path -> its file states, None if the run did not finish writing."""
     found: dict[str, Any] = {}
-    digest = run_config.digest(config)
-    for note in [*sorted(ROOT.glob(f"{glob.escape(config.name)}-*/{WRITTEN}")), folder / WRITTEN]:
+    digest, earlier = _digest(context), ROOT.glob(f"{glob.escape(context.config.name)}-*/{WRITTEN}")
+    for note in [*sorted(earlier), context.folder / WRITTEN]:
         with contextlib.suppress(UserError, KeyError, TypeError, AttributeError):  # absent or damaged: ignored
             written = read_json(note)
             if written["digest"] == digest:
