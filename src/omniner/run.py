@@ -191,14 +191,14 @@ def _without_folder(config: Config) -> Path:
 def _start(config: Config, folder: RunFolder) -> Context:
     """Open the MLflow run (the previous one if the run is resumed) and record the configuration and versions in it."""
     from omniner import tracking
-    from omniner.runs.context import Context, at_commit, find_model_commit
+    from omniner.runs.context import Context, at_commit, model_commit
     from omniner.tracking.tracked_run import library_versions
 
     task, label = TASKS[config.task.name], children.child_label()
     if config.tracking.kind == "server" and not task.tracked(config):
         log.info("not tracked: what task=%s does leaves nothing to compare in MLflow", task.name)
     log.info("%s %s in %s", "going on with" if folder.resumed else "starting", config.name, folder.path)
-    commit = folder.state.get("model_commit") or (find_model_commit(config) if task.uses_model(config) else None)
+    commit = model_commit(config, folder.state) if task.uses_model(config) else None
     if commit is not None:  # the branch may move on before the run is resumed
         folder.save(model_commit=commit)
     tracked = tracking.start_run(

@@ -22,6 +22,9 @@ from omniner.config import compose
 from omniner.config.groups import Config
 from omniner.config.model_groups import EncoderConfig
 from omniner.errors import UserError
+from omniner.predicting.engines import TrainedModel
+from omniner.predicting.prediction_file import remove_stale
+from omniner.records import Sentence
 from omniner.runs import children, ranks
 from omniner.runs.folder import RunFolder, claim_folder, read_state
 from omniner.tracking.tracked_run import Run
@@ -195,6 +198,43 @@ def test_a_resumed_run_reads_its_model_at_the_same_commit(tmp_path: Path, monkey
         assert isinstance(context.config.model, EncoderConfig)
         assert context.config.model.revision == tags["model.commit"] == "1" * 40
         assert read_state(folder.path)["model_commit"] == "1" * 40
+
+
+@pytest.mark.parametrize(
+    ("left_by_first", "kept"),
+    [
+        ({"run_id": ""}, True),  # of an older version, or the commit was unknown
+        ({}, False),  # killed while it asked the hub
+    ],
+)
+def test_a_run_that_began_without_a_commit_goes_on_without_one(
+    left_by_first: dict[str, str],
+    kept: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fake_hub.use(monkeypatch, tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    config = compose.load(["model=path", "model.path=org/small", "output_dir=out", "tracking=off"])
+    first = claim_folder(config)
+    first.save(**left_by_first)
+    model, sentences = TrainedModel(Path("best.ckpt")), [Sentence("s", "去上海")]
+    path = first.path / "predictions.jsonl"
+    remove_stale(path, config, model, sentences)
+    path.write_text("{}")
+    first.close()
+    fake_hub.publish(tmp_path / "cache", "org/small", "1" * 40, tmp_path / "model", ["main"])
+    folder = claim_folder(config)
+    context = run._start(config, folder)
+    folder.close()
+    assert isinstance(context.config.model, EncoderConfig)
+    assert context.config.model.revision == (None if kept else "1" * 40)
+    remove_stale(path, context.config, model, sentences)
+    assert path.exists() == kept
+    assert ("is of another config than now" in caplog.text) != kept
 
 
 def test_a_run_whose_output_nobody_reads_is_finished(done: list[RunFolder], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -419,12 +419,25 @@ class Context:
         )
 
 
-def find_model_commit(config: Config) -> str | None:
-    """Return the commit of the hub model that `model` names; None for any other model, and if it is unknown.
+def model_commit(config: Config, state: Mapping[str, Any]) -> str | None:
+    """Return the commit at which a run reads the hub model that `model` names.
+
+    A run that has begun keeps what it began with, also if that was no commit, as in older versions: with another one,
+    its predictions and the runs of its children would count as those of another configuration.
+
+    Args:
+        config: configuration of the run.
+        state: the run's state so far.
+
+    Returns:
+        The commit; None for any model that is from no hub, and if it is unknown.
 
     Raises:
         UserError: the model has no such revision.
     """
+    if "run_id" in state:  # it has begun
+        commit: str | None = state.get("model_commit")
+        return commit
     model = config.model
     if isinstance(model, BiLSTMConfig) or model.path is None or Path(model.path).exists():
         return None

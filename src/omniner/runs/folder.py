@@ -77,7 +77,7 @@ _KINDS: dict[str, type | tuple[type, ...]] = {  # of the values in `STATE` and `
     "run_id": str,
     "read": str,  # digest of the inputs at the last attempt (`Task.content_read`)
     "inputs": dict,  # digest by path of the files that it reads (`Task.inputs_read`); older runs have none
-    "model_commit": str,  # of the hub model that it loads; older runs, and those of other models, have none
+    "model_commit": str,  # of the hub model that it loads; none: older runs, other models, unknown
     "started": (int, float),
 }
 

@@ -29,7 +29,7 @@ from omniner.predicting.engines import trained_model
 from omniner.predicting.prediction_file import PREDICTION_OUTPUTS, predict_file
 from omniner.records import content_digest
 from omniner.runs import ranks
-from omniner.runs.context import Context, Task, always, at_commit, find_model_commit, model_label, model_settings
+from omniner.runs.context import Context, Task, always, at_commit, model_commit, model_label, model_settings
 from omniner.runs.folder import GOLD, GUIDANCE_COPY, PREDICTIONS, TRAINED_ON, other_corpus, read_state
 from omniner.tasks.score import SCORE_OUTPUTS, ReportInputs, check_scored, score_and_publish
 from omniner.tracking.tracked_run import Run
@@ -115,8 +115,8 @@ def fit_as_rank(config: Config) -> None:
     # before anything in the folder is read: the first rank may be about to replace what an earlier run has left there
     accelerator, precision = ranks.chosen_by_first(config.trainer.nodes)
     state = read_state(folder)  # of an earlier run, if nothing says where the ranks meet
-    is_ours = state.get("digest") == digest(config)
-    if commit := state.get("model_commit") if is_ours else find_model_commit(config):
+    is_ours = state.get("digest") == digest(config)  # compared before the values of `auto` are replaced
+    if commit := model_commit(config, state if is_ours else {}):
         config = at_commit(config, commit)
     chosen: dict[str, Any] = {"accelerator": accelerator, "precision": precision}
     trainer = dataclasses.replace(config.trainer, **{name: value for name, value in chosen.items() if value})

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import fake_hub
 import pytest
 
 from omniner import run
@@ -96,6 +97,39 @@ def test_children_learn_one_fold_and_are_asked_about_the_others(
     assert ids(folder / "corpus/removed.jsonl") == everything
     assert lines(folder / "corpus/kept.jsonl") == []
     assert read_json(folder / "filter.json")["dropped"] == {"城市": {"before": 40, "kept": 0}}
+
+
+def test_children_stay_the_same_where_the_commit_of_the_model_becomes_known(
+    corpus: list[Sentence], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Those that have finished would be done anew, and refuse the folders that they have finished."""
+    fake_hub.use(monkeypatch, tmp_path / "cache")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    snapshot = fake_hub.publish(tmp_path / "cache", "org/small", "1" * 40, tmp_path / "model")
+    overrides = ["model=path", "model.path=org/small"]
+    jobs = models(monkeypatch, right, failing="fold_4")
+    with pytest.raises(UserError, match="fold_4 failed"):
+        do(*overrides)
+    digests = [run_config.digest(job.config) for job in jobs]
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("1" * 40)
+    jobs = models(monkeypatch, right)
+    do(*overrides)
+    assert [run_config.digest(job.config) for job in jobs] == digests
+
+
+def test_a_command_replaces_what_it_wrote_when_the_branch_of_the_model_has_moved_on(
+    corpus: list[Sentence], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_hub.use(monkeypatch, tmp_path / "cache")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    jobs = models(monkeypatch, right)
+    for commit in ("1" * 40, "2" * 40):
+        fake_hub.publish(tmp_path / "cache", "org/small", commit, tmp_path / "model", ["main"])
+        do("model=path", "model.path=org/small", "output=cleaned")
+        assert {getattr(job.config.model, "revision", None) for job in jobs} == {commit}
 
 
 def test_all_folds_count_by_what_follows_from_the_whole_corpus(

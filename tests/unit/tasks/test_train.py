@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import fake_hub
 import pytest
 from later_config_key import make_new
 from small_corpus import SMALL
@@ -25,7 +26,7 @@ from omniner.errors import Stopped, UserError
 from omniner.files import read_json, write_json, write_text
 from omniner.machine import free_port
 from omniner.runs import ranks
-from omniner.runs.folder import STATE
+from omniner.runs.folder import STATE, claim_folder
 
 LINE = json.dumps({"text": "去喝小满", "entities": [{"text": "小满", "category": "品牌", "start": 2, "end": 4}]})
 
@@ -91,6 +92,40 @@ def test_a_rank_works_with_what_the_process_that_started_it_has_chosen(
         run.execute(compose.load([f"output_dir={tmp_path}", "data.size={train: 4, dev: 2, test: 2}"]))
     trainer = fit.call_args.args[0].trainer
     assert (trainer.accelerator, trainer.precision) == (chosen or "auto", precision or "auto")
+
+
+@pytest.mark.parametrize(
+    ("state", "commit"),
+    [
+        ({"run_id": "", "model_commit": "1" * 40}, "1" * 40),
+        ({"run_id": ""}, None),  # the first rank goes on without a commit
+        ({}, "2" * 40),  # it has just claimed the folder, and asks the hub, too
+    ],
+)
+def test_a_rank_reads_the_model_at_the_commit_of_the_run(
+    state: dict[str, str],
+    commit: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fit, (folder, cache) = Mock(), (tmp_path / "run", tmp_path / "cache")
+    monkeypatch.setattr(models, "fit", fit)
+    fake_hub.use(monkeypatch, cache)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    small = ["model=path", "model.path=org/small", "data.size={train: 4, dev: 2, test: 2}"]
+    first = claim_folder(compose.load([*small, f"output_dir={folder}"]))
+    first.save(**state)
+    for number in (1, 2):  # the branch moves on after the run began
+        fake_hub.publish(cache, "org/small", str(number) * 40, tmp_path / "model", ["main"])
+    given = {ranks.ACCELERATOR: "cpu", ranks.PRECISION: "bf16-mixed", ranks.RUN_FOLDER: str(folder)}
+    for name, value in {"LOCAL_RANK": "1", ranks.HELPER: "1", **given}.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level("INFO", "omniner"):  # puts the level back
+        run.execute(run_config.read(folder / "config.yaml"))
+    first.close()
+    assert fit.call_args.args[0].model.revision == commit
 
 
 FIRST = """
