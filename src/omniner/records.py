@@ -20,13 +20,11 @@ from numbers import Real
 from typing import Any, NamedTuple, Self, TypeVar
 
 from omniner.registry import ISSUE_CODES
-from omniner.wording import counted
 
 K = TypeVar("K")
 
 SCORE_DIGITS = 4  # of a confidence: more would depend on the batch
 
-_LEFT_OUT = re.compile(r"([\d,]+) entit(?:y|ies) left out by decoding\.min_score")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -101,6 +99,7 @@ class Prediction:
         reason: why it is not ok, or what was left out.
         prompt_sha: digest of the prompt.
         engine: what produced it.
+        left_out: number of entities that `decoding.min_score` left out.
     """
 
     id: str
@@ -110,6 +109,7 @@ class Prediction:
     reason: str = ""
     prompt_sha: str = ""
     engine: str = ""
+    left_out: int = 0
 
 
 class _IssueFields(NamedTuple):
@@ -215,18 +215,10 @@ def confident(entities: Iterable[Entity], least: float | None) -> list[Entity]:
 
 
 def without_unsure(prediction: Prediction, least: float | None) -> Prediction:
-    """Return a prediction with the `confident` entities; its `reason` gives the number of those left out."""
+    """Return a prediction with the `confident` entities; `left_out` counts the others."""
     kept = confident(prediction.entities, least)
-    if not (unsure := len(prediction.entities) - len(kept)):
-        return prediction
-    said = f"{counted(unsure, 'entity')} left out by decoding.min_score"
-    return replace(prediction, entities=kept, reason="; ".join(filter(None, (prediction.reason, said))))
-
-
-def count_left_out(predictions: Iterable[Prediction | None]) -> int:
-    """Count the entities that `without_unsure` has left out of predictions."""
-    found = (_LEFT_OUT.search(one.reason) for one in predictions if one is not None and one.reason)
-    return sum(int(one[1].replace(",", "")) for one in found if one)
+    unsure = len(prediction.entities) - len(kept)
+    return replace(prediction, entities=kept, left_out=prediction.left_out + unsure) if unsure else prediction
 
 
 def entity_to_json(entity: Entity) -> dict[str, Any]:
@@ -263,7 +255,7 @@ def prediction_to_json(prediction: Prediction, text: str | None = None) -> dict[
     item: dict[str, Any] = {"id": prediction.id} if text is None else {"id": prediction.id, "text": text}
     if not is_unread(prediction):
         item["entities"] = [entity_to_json(entity) for entity in prediction.entities]
-    for name in ("raw", "parse", "reason", "prompt_sha", "engine"):
+    for name in ("raw", "parse", "reason", "prompt_sha", "engine", "left_out"):
         if value := getattr(prediction, name):
             item[name] = value
     return item

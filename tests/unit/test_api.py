@@ -136,6 +136,17 @@ def test_a_loaded_model_answers_as_its_run_did(trained: omniner.TrainResult) -> 
     assert model.predict(gold[3].text).entities == found[3].entities
 
 
+def test_a_loaded_model_leaves_out_what_it_is_less_sure_of_than_asked(trained: omniner.TrainResult) -> None:
+    gold = omniner.read(trained.folder / "gold.jsonl")
+    every = [one for found in omniner.load(trained, ["decoding.scores=true"]).predict(gold) for one in found.entities]
+    least = sorted(one.score for one in every)[len(every) // 2]
+    found = omniner.load(trained, [f"decoding.min_score={least}"]).predict(gold)
+    kept = [one for one in every if one.score >= least]
+    assert 0 < len(kept) < len(every)
+    assert [one for prediction in found for one in prediction.entities] == kept
+    assert sum(prediction.left_out for prediction in found) == len(every) - len(kept)
+
+
 def test_a_run_is_loaded_by_name_by_id_and_by_its_checkpoint(
     trained: omniner.TrainResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ from omniner.records import (
     Prediction,
     Sentence,
     content_digest,
-    count_left_out,
     entity_to_json,
     mark_entities,
     post_key,
@@ -114,11 +113,9 @@ def test_what_a_model_is_not_sure_of_is_left_out_and_counted() -> None:
     ):
         left = without_unsure(given, least)
         assert [one.score for one in left.entities] == kept
-        assert count_left_out([left, None, given]) == 4 - len(kept)
-    assert without_unsure(given, 0.75).reason == "repaired; 3 entities left out by decoding.min_score"
+        assert left.left_out == 4 - len(kept)
     assert without_unsure(given, None) is given
-    many = without_unsure(Prediction("2", found[3:] * 1200), 0.1)
-    assert (many.reason, count_left_out([many, given])) == ("1,200 entities left out by decoding.min_score", 1200)
+    assert without_unsure(without_unsure(given, 0.5), 0.75).left_out == 3, "in two steps"
 
 
 def test_equal_sentences_have_one_digest_whatever_a_model_thinks_of_them() -> None:

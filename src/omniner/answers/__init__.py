@@ -44,7 +44,6 @@ _REASONS = (  # parts of `ParsedAnswer.reason` and `Prediction.reason` with valu
     "it breaks off while {what}",
     "{number:item} unread",
     "{number:repeated entity} dropped",
-    "{number:entity} left out by decoding.min_score",
     "refused: {why}",
 )
 _NO_PAIR = "no pair of a surface and its category can be told in it"

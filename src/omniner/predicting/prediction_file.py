@@ -36,7 +36,7 @@ from omniner.files import (
 )
 from omniner.predicting.engines import ENGINES, ChosenModel, TrainedModel, model_from_json
 from omniner.progress import pace
-from omniner.records import Prediction, Sentence, content_digest, count_left_out, prediction_to_json, to_line
+from omniner.records import Prediction, Sentence, content_digest, prediction_to_json, to_line
 from omniner.runs import children, ranks
 from omniner.runs.folder import GOLD, PREDICTIONS
 from omniner.scoring.predictions import prediction_from_line
@@ -92,7 +92,8 @@ def predict_file(config: Config, model: ChosenModel, sentences: Sequence[Sentenc
             "%d of %d answers were %s: what would have followed is missing. Raise it", cut, len(predictions), CUT
         )
     if config.decoding.min_score:
-        unsure, kept = count_left_out(predictions), sum(len(prediction.entities) for prediction in predictions)
+        unsure = sum(prediction.left_out for prediction in predictions)
+        kept = sum(len(prediction.entities) for prediction in predictions)
         least = f"decoding.min_score={config.decoding.min_score:g}"
         log.info("%s left out by %s, %s kept", counted(unsure, "entity"), least, f"{kept:,}")
     return predictions

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from omniner.files import writing
-from omniner.records import Entity, Issue, Prediction, Sentence, count_left_out, to_line, with_score
+from omniner.records import Entity, Issue, Prediction, Sentence, to_line, with_score
 from omniner.scoring import errta
 from omniner.scoring.gold import BOM, LABEL, LABEL_ERRTA, LABEL_PARSE, PREDICT_ERRTA
 from omniner.scoring.metrics import ErrtaError, ErrtaResult, ParseFailure
@@ -96,7 +96,7 @@ def sample_texts(sentence: Sentence, prediction: Prediction | None) -> tuple[str
         label = _written(sentence.entities)
     if prediction is None:
         return label, "[]"
-    if count_left_out([prediction]):
+    if prediction.left_out:
         return label, _written(prediction.entities)  # the text still has what was left out
     if prediction.raw or prediction.parse == "failed" or LABEL in sentence.meta:
         return label, prediction.raw

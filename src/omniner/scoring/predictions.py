@@ -480,6 +480,8 @@ def _prediction(record: dict[str, Any], log: IssueLog, line: int, way: str = "au
     prediction = Prediction(name, entities, raw)
     for key in ("reason", "prompt_sha", "engine"):
         setattr(prediction, key, str(record.get(key) or ""))
+    left_out = record.get("left_out", 0)
+    prediction.left_out = left_out if isinstance(left_out, int) else 0  # another program's key may hold anything
     prediction.parse = record.get("parse", "ok")
     if prediction.parse not in _PARSES:
         log.add("bad-parse", f"parse is {quote(prediction.parse)}; taken as ok", line, name)

@@ -19,7 +19,7 @@ from omniner.answers import CUT
 from omniner.config.groups import ErrtaConfig, MetricsConfig
 from omniner.corpus.taxonomy import primary_of
 from omniner.errors import UserError
-from omniner.records import Entity, Issue, Prediction, Sentence, count_left_out
+from omniner.records import Entity, Issue, Prediction, Sentence
 from omniner.scoring import official
 from omniner.scoring.errta import assemble_compared, sort_by_position, sort_comparison
 from omniner.scoring.gold import LABEL, LABEL_PARSE
@@ -248,7 +248,7 @@ def _compare_own(
 def _count_shortened(samples: Sequence[official.Sample]) -> tuple[int, int]:
     """Count the answers that `decoding.max_new_tokens` stopped, and the entities that `decoding.min_score` left out."""
     cut = sum(prediction is not None and CUT in prediction.reason for _, prediction in samples)
-    return cut, count_left_out(prediction for _, prediction in samples)
+    return cut, sum(prediction.left_out for _, prediction in samples if prediction is not None)
 
 
 def _compare_by_units(

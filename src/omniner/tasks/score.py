@@ -276,7 +276,11 @@ def hints(result: ScoreResult, inputs: ReportInputs, task: str) -> list[str]:
     found = []
     total, parse, f1 = len(result.predictions), result.parse, result.metrics.micro.f1
     if total and not any(prediction.entities for prediction in result.predictions.values()):
-        found.append("no entity was predicted: look at the learning curves, train longer, or read some answers")
+        found.append(
+            "decoding.min_score left out all entities: lower it"
+            if parse.left_out
+            else "no entity was predicted: look at the learning curves, train longer, or read some answers"
+        )
     absent = sum(issue.code == "no-prediction" for issue in result.issues)
     if absent > UNANSWERED * len(result.sentences):
         found.append(

@@ -82,6 +82,7 @@ def test_who_scores_the_answers_of_another_program_is_not_told_our_settings() ->
     ("predictions", "curve", "hint"),
     [
         ([Prediction(one.id) for one in GOLD], [], "no entity was predicted"),
+        ([Prediction(one.id, left_out=1) for one in GOLD], [], "decoding.min_score left out all entities"),
         (RIGHT[:9], [], "1 of 10 gold sentences have no prediction"),
         ([*RIGHT[:8], Prediction("8", parse="failed"), Prediction("9", parse="failed")], [], "20% of the answers"),
         (

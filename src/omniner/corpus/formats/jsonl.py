@@ -49,7 +49,9 @@ from omniner.records import (
 from omniner.registry import first_line
 
 _SENTENCE_KEYS = frozenset({"id", "text", "entities", "post_id", "meta"})
-_PREDICTION_KEYS = frozenset({"raw", "parse", "reason", "prompt_sha", "engine"})  # a prediction is read as a sentence
+_PREDICTION_KEYS = frozenset(
+    {"raw", "parse", "reason", "prompt_sha", "engine", "left_out"}
+)  # a prediction is read as a sentence
 _ENTITY_KEYS = frozenset({"text", "category", "start", "end", "score"})
 
 
