@@ -462,6 +462,19 @@ def test_places_outside_their_text_are_no_entities(tmp_path: Path) -> None:
         "[2, 9) is outside the text of 4 characters; left out",
         "[-2, 4) is outside the text of 4 characters; left out",
     ]
+    assert [issue.code for issue in loaded.issues] == ["offset-range"] * 2
+    path = write(tmp_path / "p.jsonl", [{"id": "b", "text": "我爱北京", "entities": places[:2]}])
+    with pytest.raises(UserError, match="not one predicted entity could be read"):
+        predictions.read_predictions(path, None)
+
+
+def test_lost_entities_of_gold_do_not_refuse_empty_predictions(tmp_path: Path) -> None:
+    gold = {"id": "b", "text": "我爱北京", "entities": [[2, 4, "地点"], [2, 9, "地点"], "x"]}
+    write(tmp_path / "gold.jsonl", [gold])
+    path = write(tmp_path / "p.jsonl", [{"id": "b", "entities": []}])
+    loaded = predictions.read_predictions(path, None)
+    assert {"offset-range", "bad-entity"} <= {issue.code for issue in loaded.issues}
+    assert [answer.entities for answer in loaded.predictions] == [[]]
 
 
 def test_places_of_a_submission_that_cannot_be(tmp_path: Path) -> None:
