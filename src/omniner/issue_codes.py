@@ -1,7 +1,7 @@
 """Define the codes of issues; each entry says what a code means and what to do, in English and Chinese.
 
 Report pages and `docs/reference/issues.md` show these texts. A new code is one more `ISSUE_CODES.add(IssueCode(...))`;
-an `Issue` with a code that is not here is refused when it is created.
+an `Issue` of a code that is not here is kept and counted, but nothing says what it means.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ ISSUE_CODES: Registry[IssueCode] = registry.ISSUE_CODES
 
 
 def explained(code: str) -> tuple[Wording, Wording]:
-    """Return meaning and advice of a code for pages; both are empty for a code of another version."""
+    """Return meaning and advice of a code for pages; both are empty for a code that is not here."""
     if code not in ISSUE_CODES:
         return Wording(""), Wording("")
     entry = ISSUE_CODES[code]
@@ -73,7 +73,8 @@ _READING: _Texts = {
     "bad-csv": (
         ("Lines of a table break the rules of CSV, as an unfinished quotation does; they are left out.",
          "Repair the quotes at the line named: a quotation mark within quotes is written twice."),
-        ("表格中有几行不合 CSV 规则，例如引号没有结束；这些行被略去。", "修正所指行的引号：引号内的引号要写两个。"),
+        ("表格中有些行不符合 CSV 规则，例如引号没有结束；这些行被略去。",
+         "修正消息所指行的引号：引号内的引号要写两遍。"),
     ),
     "bad-entity": (
         ("An entity has no usable category, surface or place; it is left out.",
@@ -83,8 +84,8 @@ _READING: _Texts = {
     "bad-json": (
         ("A line, an item or a cell is not valid JSON; it is left out, or all of the file behind it (the message "
          "says how much).", "Repair the line named."),
-        ("某一行、某一项或某个单元格不是有效的 JSON；它被略去，或文件中此后的内容都未读（消息里写明多少）。",
-         "修正所指的行。"),
+        ("某一行、某一项或某个单元格不是有效的 JSON；该部分被略去，或此后的文件内容均未读取（消息里写明多少）。",
+         "修正消息所指的行。"),
     ),
     "bad-offsets": (
         ("The offsets of an entity are no valid numbers: its surface is looked for or kept without a place, or "
@@ -93,9 +94,10 @@ _READING: _Texts = {
          "修正位置：整数，起点在终点之前。"),
     ),
     "bad-record": (
-        ("A record, or a field of it, has another form than its format says; the record is left out, or the "
-         "field is.", "Compare the line with the format; set data.format if another one was recognised."),
-        ("记录或其中的字段与格式不符；该记录或该字段被略去。",
+        ("A record, or a field of it, has another form than its format says. As the message says, the record or the "
+         "field is left out, the field counts as empty, or the sentence gets a number for its id.",
+         "Compare the line with the format; set data.format if another one was recognised."),
+        ("记录或其中的字段与格式不符。该记录或该字段被略去，或该字段视为空，或改用序号作编号，见消息。",
          "把该行与格式对照；如果格式识别错了，请设置 data.format。"),
     ),
     "bad-tag": (
@@ -105,7 +107,7 @@ _READING: _Texts = {
     "discontinuous": (
         ("The parts of an entity are not one stretch of text; it is left out.",
          "Nothing, unless the parts belong together: then label the whole stretch."),
-        ("实体的各部分不是一段连续的文字；该实体被略去。", "无需处理；若各部分应连在一起，请标注整段。"),
+        ("实体的各部分在文中不连续；该实体被略去。", "无需处理；若各部分应连在一起，请标注整段。"),
     ),
     "duplicate-entity": (
         ("An entity is listed twice, or more often than it stands in the text; it is kept once, or as often as "
@@ -126,24 +128,25 @@ _READING: _Texts = {
     "empty-token": (
         ("A row has a tag without a token and is left out; or, on writing, a text gives an empty token and its "
          "sentence is left out.", "Correct the row; on writing, choose another joiner."),
-        ("某行有标签而没有词，该行被略去；或写出时文本中有空词，该句被略去。", "修正该行；写出时请换一个连接符。"),
+        ("某行只有标签没有词，该行被略去；或写出时文本切出空词，该句被略去。", "修正该行；写出时请换一个连接符。"),
     ),
     "entity-too-long": (
         ("An entity without a surface is longer than any surface may be; it is left out.", "Correct its offsets."),
         ("没有文字的实体超过允许的最大长度；该实体被略去。", "修正位置。"),
     ),
     "foreign-tag": (
-        ("The tag scheme of the file has no tags of this letter; it is read by the common rule.",
-         "Correct the tag, or set data.scheme."),
-        ("文件的标签体系没有这种字母的标签；按通用规则读取。", "修正标签，或设置 data.scheme。"),
+        ("The tag scheme of the file has no tags of this letter; it is read all the same: B, S, U and W start an "
+         "entity, the others continue one of the same category.", "Correct the tag, or set data.scheme."),
+        ("文件的标签体系没有这个字母；仍按字母读取：B、S、U、W 开始一个实体，其他字母接续同类别的实体。",
+         "修正标签，或设置 data.scheme。"),
     ),
     "line-too-long": (
         ("A line or a text is longer than a reader takes; it is left out.", "Divide it into sentences."),
-        ("行或文本超过可读取的长度；被略去。", "把它分成句子。"),
+        ("行或文本超过可读取的长度；被略去。", "把它拆分成句子。"),
     ),
     "lost-emoji": (
         ("A character of which both halves were lost; one U+FFFD stands for it.", "Nothing: the file has lost it."),
-        ("一个字符的两半都已丢失；以 U+FFFD 代替。", "无法处理：文件里已丢失。"),
+        ("某个字符（代理对）的两半都已丢失；以 U+FFFD 代替。", "无法处理：文件里已丢失。"),
     ),
     "merged-answers": (
         ("Prodigy's file has several answers to one input; they are one sentence with the entities of all.",
@@ -153,7 +156,8 @@ _READING: _Texts = {
     "no-position": (
         ("A token has no word position behind it, as other tokens of the file have; it is kept as it is.",
          "Set data.glued_positions=false if digits belong to the tokens."),
-        ("词后没有位置数字，而文件里其他词有；原样保留。", "如果数字属于词本身，请设置 data.glued_positions=false。"),
+        ("该词后面没有位置数字，而文件中其他词有；原样保留。",
+         "如果数字属于词本身，请设置 data.glued_positions=false。"),
     ),
     "no-tag": (
         ("A row has no tag; it counts as O.", "Add the tag, if one is missing."),
@@ -167,7 +171,7 @@ _READING: _Texts = {
     "not-read": (
         ("Parts of a file, a kind or a field that a corpus of entities does not use, are not read.",
          "Nothing, unless they hold entities."),
-        ("文件中的某些部分、某类条目或字段不属于实体语料，未读取。", "无需处理，除非其中有实体。"),
+        ("文件中的某些部分、某类条目或字段不属于实体语料，未读取。", "无需处理，除非其中含有实体。"),
     ),
     "not-utf8": (
         ("A line is not UTF-8; what cannot be read in it becomes U+FFFD.",
@@ -196,7 +200,8 @@ _READING: _Texts = {
     "offset-units-open": (
         ("Offsets behind an emoji fit as code points and as UTF-16 units alike; they are taken as code points.",
          "Set data.offsets=utf16 if an emoji counts as two there."),
-        ("表情之后的位置按码位和按 UTF-16 都说得通；按码位读取。", "如果表情算两个单位，请设置 data.offsets=utf16。"),
+        ("表情符号（emoji）之后的位置按码位和按 UTF-16 都说得通；按码位读取。",
+         "如果一个表情符号算两个单位，请设置 data.offsets=utf16。"),
     ),
     "only-predictions": (
         ("A task of Label Studio has no annotation, only what a model predicted; this is read as its labels.",
@@ -206,31 +211,35 @@ _READING: _Texts = {
     "orphan-inside": (
         ("An inside or end tag continues no entity; it starts one.",
          "Correct the tag, if the entity starts elsewhere."),
-        ("内部或结尾标签前面没有实体；从它开始一个实体。", "如果实体从别处开始，请修正标签。"),
+        ("内部或结尾标签前面没有可接续的实体；视为新实体的开头。", "如果实体从别处开始，请修正标签。"),
     ),
     "placed-by-words": (
         ("The file gives the words of entities without places; these are looked for from left to right.",
          "Add offsets to the file, if it matters which of several equal words is meant."),
-        ("文件只给出实体的文字，没有位置；从左到右查找。", "如果相同文字中指的是哪一个很重要，请在文件中加上位置。"),
+        ("文件只给出实体的文字而没有位置；按从左到右的顺序查找。",
+         "如果需要区分指的是哪一处相同文字，请在文件中加上位置。"),
     ),
     "positions-glued": (
         ("Every token ends in a digit, as if its position were glued to it.",
          "Set data.glued_positions=true if these digits are positions."),
-        ("每个词都以数字结尾，好像粘着词的位置。", "如果这些数字是位置，请设置 data.glued_positions=true。"),
+        ("每个词都以数字结尾，看起来像是词的位置粘在了后面。",
+         "如果这些数字是位置，请设置 data.glued_positions=true。"),
     ),
     "row-ids": (
         ("The ids of a table number its rows, while texts repeat: rows of one text are read as one sentence.",
          "Nothing, unless equal texts are different sentences: then give sentences ids."),
-        ("表格的编号是行号，而文本重复：文本相同的行读作一句。", "无需处理；若相同文本是不同句子，请给句子编号。"),
+        ("表格的编号是行号，而文本重复：文本相同的行合为一句。", "无需处理；若相同文本是不同句子，请给句子编号。"),
     ),
     "several-annotations": (
-        ("A task has annotations of several people; one of them is read.", "Set data.annotator to choose whose."),
-        ("一个任务有多人的标注；只读其中一份。", "用 data.annotator 选择读谁的。"),
+        ("A task has several annotations; the one marked ground_truth is read, else the first.",
+         "Set data.annotator to choose whose is read, or mark one as ground_truth."),
+        ("一个任务有多份标注；读取标为 ground_truth 的一份，没有则读第一份。",
+         "用 data.annotator 选择读谁的标注，或把其中一份标为 ground_truth。"),
     ),
     "several-labels": (
         ("An item has several labels; each becomes an entity, where the published conversion keeps the first.",
          "Nothing, unless one label was meant."),
-        ("一项有多个标签；每个标签成为一个实体，而公开的转换只保留第一个。", "无需处理，除非本意是一个标签。"),
+        ("一项有多个标签；每个标签成为一个实体，而官方转换只保留第一个。", "无需处理，除非本意是一个标签。"),
     ),
     "shared-opening": (
         ("All texts of a file of conversations begin with the same words, the instruction; these are left out.",
@@ -239,17 +248,17 @@ _READING: _Texts = {
     ),
     "split-emoji": (
         ("The halves of a character stood on two lines; they are joined.", "Nothing."),
-        ("一个字符的两半分在两行；已合并。", "无需处理。"),
+        ("某个字符（代理对）的两半被拆到两行；已合并。", "无需处理。"),
     ),
     "surrogate": (
         ("A text holds halves of characters: pairs are joined, lone halves become U+FFFD.",
          "Nothing, unless U+FFFD stands for a character that you know."),
-        ("文本含半个字符：成对的合并，落单的变为 U+FFFD。", "无需处理，除非知道 U+FFFD 原来是什么字符。"),
+        ("文本含半个字符（代理项）：成对的合并，不成对的变为 U+FFFD。", "无需处理，除非知道 U+FFFD 原来是什么字符。"),
     ),
     "turned-pairs": (
         ("The pairs of the file have the category first and the surface second; all are taken so.",
          "Look at one of the pairs; if it is the other way round, correct the file."),
-        ("文件中的对是类别在前、文字在后；全部按此读取。", "查看其中一对；如果顺序相反，请修正文件。"),
+        ("文件中的二元组是类别在前、文字在后；全部按此读取。", "查看其中一个；如果顺序相反，请修正文件。"),
     ),
     "unaligned": (
         ("The surface of an entity does not stand in its text; it is kept without a place.",
@@ -259,7 +268,7 @@ _READING: _Texts = {
     "unfinished-entity": (
         ("An entity has no end tag, in a scheme that has such tags; it ends where its tags end.",
          "Correct the last tag."),
-        ("标签体系有结尾标签，而实体没有；到它的标签结束处为止。", "修正最后一个标签。"),
+        ("标签体系有结尾标签，而该实体没有；实体到其最后一个标签为止。", "修正最后一个标签。"),
     ),
     "unknown-key": (
         ("A key or column is not read.", "Rename it if it matters: post_id names the post of a sentence."),
@@ -268,7 +277,7 @@ _READING: _Texts = {
     "unknown-offsets": (
         ("A field may hold offsets under a name that is unknown; the entity is kept without them.",
          "Call the fields start and end."),
-        ("某个字段可能是位置，但名称未知；保留实体，不读位置。", "把字段改名为 start 和 end。"),
+        ("某个字段可能是位置，但字段名无法识别；保留实体，不读位置。", "把字段改名为 start 和 end。"),
     ),
 }  # fmt: skip
 
@@ -276,27 +285,27 @@ _SPLITS: _Texts = {
     "absent-category": (
         ("A category is absent from some part of a division, because its sentences belong to too few groups.",
          "Choose another seed or fewer parts, if the category must be in each."),
-        ("划分的某部分缺少某个类别，因为它只在很少的组里。", "如果每部分都要有，请换种子或减少份数。"),
+        ("划分的某一份缺少某个类别，因为含该类别的组太少。", "如果每一份都要有，请换随机种子或减少份数。"),
     ),
     "duplicate-id": (
         ("An id stands twice: in a corpus the second sentence is renamed, of an annotator the first one counts.",
          "Give every sentence its own id."),
-        ("编号重复：语料中第二句改名；标注者的文件以第一句为准。", "给每句不同的编号。"),
+        ("编号重复：语料中的第二句改用新编号；标注者的文件以第一句为准。", "给每句分配不同的编号。"),
     ),
     "in-test": (
         ("The text of a sentence stands in the reported split, too; the notes do not learn from it.",
          "Nothing, unless the corpus should not repeat it."),
-        ("句子的文本也在报告划分里；错误说明不从它学习。", "无需处理，除非语料不应重复。"),
+        ("句子的文本也出现在报告划分里；生成错误说明时不使用该句。", "无需处理，除非语料不应重复。"),
     ),
     "in-train": (
         ("The text of a dev sentence stands in train, too; it compares no prompts.",
          "Nothing, unless the corpus should not repeat it."),
-        ("dev 句子的文本也在 train 里；不用它比较提示词。", "无需处理，除非语料不应重复。"),
+        ("dev 句子的文本也出现在 train 里；比较提示词时不使用该句。", "无需处理，除非语料不应重复。"),
     ),
     "no-opinion": (
         ("Some of the models that judge a sentence give no readable answer; the sentence is kept.",
          "Nothing, unless there are many: then look at the answers of the models."),
-        ("判断该句的模型中有的没有可读的答案；保留该句。", "无需处理；如果很多，请查看模型的答案。"),
+        ("参与判断的模型中，有的对该句没有可读的答案；保留该句。", "无需处理；如果很多，请查看模型的答案。"),
     ),
     "no-split": (
         ("A file of a folder is not called after train, dev or test; it is not read.",
@@ -305,26 +314,30 @@ _SPLITS: _Texts = {
     ),
     "repeated-text": (
         ("Equal texts are in several parts of a division.", "Set split.together or filter.together to texts."),
-        ("相同的文本分在划分的几个部分里。", "把 split.together 或 filter.together 设为 texts。"),
+        ("相同的文本出现在划分的不同部分里。", "把 split.together 或 filter.together 设为 texts。"),
     ),
     "shown": (
         ("A variant of the prompt shows this dev sentence as an example; it compares none of the variants.",
          "Nothing."),
-        ("某个提示词把该 dev 句子当作示例；不用它比较提示词。", "无需处理。"),
+        ("某个提示词把该 dev 句子当作示例；比较提示词时不使用该句。", "无需处理。"),
     ),
     "size-of-dev": (
         ("Dev is much larger or smaller than data.dev_from_train says, because posts are not parted.",
          "Choose another share or seed."),
-        ("dev 的大小与 data.dev_from_train 相差很多，因为帖子不拆开。", "换一个比例或种子。"),
+        ("dev 的大小与 data.dev_from_train 相差很多，因为帖子不拆开。", "换一个比例或随机种子。"),
     ),
     "unlabeled": (
         ("A sentence has no labels; it is left out, because nobody said that it has no entity.",
          "Label the sentence; an empty list says that there is no entity."),
-        ("句子没有标注；被略去，因为没人说它不含实体。", "标注该句；空列表表示没有实体。"),
+        ("句子没有标注；被略去，因为无法确定它不含实体。", "标注该句；空列表表示没有实体。"),
     ),
     "unused-split": (
-        ("A published split is not used.", "Nothing, if this is wanted; else name it under data.files."),
-        ("有一个公开的划分没有用到。", "如果本意如此则无需处理；否则在 data.files 里写明。"),
+        ("A split that the corpus brings is not used, for the reason that the message gives.",
+         "Nothing, if this is wanted; else set data.dev_from_train=0 to use a published dev, label the split, or call "
+         "it train, dev or test."),
+        ("语料自带的某个划分没有使用，原因见消息。",
+         "如果本意如此则无需处理；否则设 data.dev_from_train=0 以使用自带的 dev，"
+         "或标注该划分，或把它命名为 train、dev 或 test。"),
     ),
 }  # fmt: skip
 
@@ -337,7 +350,7 @@ _WRITING: _Texts = {
     "inside-token": (
         ("An entity begins or ends within a token, which tags cannot say; it is left out.",
          "Choose another joiner or format."),
-        ("实体在词的中间开始或结束，标签无法表示；该实体被略去。", "换一个连接符或格式。"),
+        ("实体的边界落在词的内部，标签无法表示；该实体被略去。", "换一个连接符或格式。"),
     ),
     "line-break": (
         ("An entity begins or ends with a line break, at which brat's sentences end; it is left out.",
@@ -366,17 +379,17 @@ _WRITING: _Texts = {
         ("An entity has no place in its text, which a format, a tagger or a comparison needs: it is left out, or "
          "written for its reader to look for, as the message says.",
          "Correct its surface, so that it stands in the text."),
-        ("实体在句中没有位置，而格式、标注模型或比较需要位置：被略去，或写出后由读取者查找，见消息。",
+        ("实体在句中没有位置，而格式、标注模型或比较需要位置：被略去，或照常写出、由读取方查找，见消息。",
          "修正实体的文字，使它在句中出现。"),
     ),
     "overlap": (
         ("An entity overlaps another one, which tags cannot say; it is left out.", "Write a format with offsets."),
-        ("实体与另一个重叠，标签无法表示；该实体被略去。", "写成有位置的格式。"),
+        ("实体与另一个重叠，标签无法表示；该实体被略去。", "请导出为带位置的格式。"),
     ),
     "place-lost": (
         ("The answer does not say which of several equal words an entity is; its reader will find another one.",
          "Write a format with offsets."),
-        ("答案不说明实体是相同文字中的哪一个；读取者会找到另一个。", "写成有位置的格式。"),
+        ("答案没有说明实体是相同文字中的哪一处；读取时会定位到另一处。", "请导出为带位置的格式。"),
     ),
     "renamed": (
         ("An id or post is no file name or is taken; its document is written under a number.",
@@ -409,39 +422,39 @@ _ENCODING: _Texts = {
     "bad-span": (
         ("An entity lies outside its sentence, holds no character, or has a category that the model does not "
          "know; it is not learnt.", "Correct its offsets or category."),
-        ("实体超出句子、不含字符，或模型没有该类别；不学习。", "修正位置或类别。"),
+        ("实体超出句子、不含字符，或模型没有该类别；不参与训练。", "修正位置或类别。"),
     ),
     "gold-truncated": (
         ("The sentence is cut before the end of this entity; it is not learnt.", "Raise encoding.max_length."),
-        ("句子在该实体结束之前被截断；不学习。", "调大 encoding.max_length。"),
+        ("句子在该实体结束之前被截断；该实体不参与训练。", "调大 encoding.max_length。"),
     ),
     "half-surrogate": (
         ("A text holds half a character; the model sees U+FFFD for it.", "Correct the text."),
-        ("文本含半个字符；模型看到的是 U+FFFD。", "修正文本。"),
+        ("文本含半个字符（代理项）；模型看到的是 U+FFFD。", "修正文本。"),
     ),
     "inactive-category": (
         ("No sentence of train has the category of this entity; it is not learnt, but scored.",
          "Nothing, or divide the corpus so that train has the category."),
-        ("train 中没有该实体的类别；不学习，但参与评分。", "无需处理，或重新划分，使 train 含该类别。"),
+        ("train 中没有该实体的类别；不参与训练，但参与评分。", "无需处理，或重新划分，使 train 含该类别。"),
     ),
     "long-entity": (
         ("An entity is longer than the spans that this head scores; it is not learnt.", "Raise head.max_span."),
-        ("实体长于该 head 评分的最大跨度；不学习。", "调大 head.max_span。"),
+        ("实体超过该 head 所能评分的最大跨度；不参与训练。", "调大 head.max_span。"),
     ),
     "nested-entity": (
         ("An entity lies inside another one, which this head cannot say; the outer one is learnt.",
-         "Choose a head for nested entities, which the message names."),
-        ("实体在另一个实体之内，该 head 无法表示；学习外层的。", "选择消息中所写的、支持嵌套的 head。"),
+         "Choose head=span."),
+        ("实体在另一个实体之内，该 head 无法表示；训练时只用外层实体。", "改用 head=span。"),
     ),
     "overlapping-entity": (
         ("An entity crosses another one, which this head cannot say; the longer one is learnt.",
          "Correct the entities, or choose a head that scores spans."),
-        ("实体与另一个交叉，该 head 无法表示；学习较长的。", "修正实体，或选择给跨度评分的 head。"),
+        ("实体与另一个交叉，该 head 无法表示；训练时只用较长的实体。", "修正实体，或改用对跨度评分的 head。"),
     ),
     "same-place-entity": (
         ("Two entities of different categories have the same place; the first category is learnt.",
          "Keep one of the categories."),
-        ("同一位置有两个不同类别的实体；学习第一个类别。", "只保留一个类别。"),
+        ("同一位置有两个不同类别的实体；训练时只用第一个类别。", "只保留一个类别。"),
     ),
     "too-long-skipped": (
         ("A sentence is longer than encoding.max_length or than the model takes; it is skipped.",
@@ -452,12 +465,12 @@ _ENCODING: _Texts = {
     "too-long-truncated": (
         ("A sentence is longer than encoding.max_length or than the model takes; it is cut.",
          "Raise encoding.max_length, or divide the sentence."),
-        ("句子长于 encoding.max_length 或模型的上限；被截断。", "调大 encoding.max_length，或把句子分开。"),
+        ("句子长于 encoding.max_length 或模型的上限；被截断。", "调大 encoding.max_length，或把句子拆开。"),
     ),
     "unclear-boundary": (
         ("An entity begins or ends within one token of the model, where it cannot tell the characters apart.",
          "Nothing, or choose a model whose tokens are characters."),
-        ("实体在模型的一个词元中间开始或结束，模型分不清其中的字符。", "无需处理，或选择以字为词元的模型。"),
+        ("实体的边界落在模型的一个词元内部，模型分不清其中的字符。", "无需处理，或选择以字为词元的模型。"),
     ),
 }  # fmt: skip
 
@@ -476,9 +489,9 @@ _PREDICTIONS: _Texts = {
         ("预测的 parse 不是 ok、repaired、failed 之一；按 ok 计。", "修正该字段。"),
     ),
     "byte-order-mark": (
-        ("The file begins with a byte order mark; the official scripts lose its first line, our own reading does "
-         "not.", "Nothing, or save the file without it."),
-        ("文件以字节顺序标记开头；官方脚本会丢失第一行，我们的读取不会。", "无需处理，或另存为没有该标记的文件。"),
+        ("The file begins with a byte order mark; the official scripts lose its first line, OmniNER does not.",
+         "Nothing, or save the file without it."),
+        ("文件以字节顺序标记开头；官方脚本会丢失第一行，OmniNER 读取时不会。", "无需处理，或另存为没有该标记的文件。"),
     ),
     "dropped": (
         ("An answer cannot be read; its sentence is not scored, because metrics.on_parse_failure=drop.",
@@ -488,7 +501,7 @@ _PREDICTIONS: _Texts = {
     ),
     "duplicate-prediction": (
         ("A sentence has two predictions; the first one counts.", "Remove one of them."),
-        ("一句有两个预测；以第一个为准。", "删除其中一个。"),
+        ("同一句有两个预测；以第一个为准。", "删除其中一个。"),
     ),
     "label-failed": (
         ("The label of a sample cannot be read at all; it is not scored.", "Correct the label, or name the gold."),
@@ -497,16 +510,16 @@ _PREDICTIONS: _Texts = {
     "label-repaired": (
         ("The label of a sample is not in the form required; its entities were found all the same.",
          "Look whether they are complete, or name the gold."),
-        ("样本的标签形式不符；仍找到了其中的实体。", "检查是否完整，或指定 gold。"),
+        ("样本的标签不符合要求的形式；但仍读出了其中的实体。", "检查是否完整，或指定 gold。"),
     ),
     "matched-by-text": (
         ("Ids do not fit, or the numbers of sentences differ; sentences are matched by their texts.",
          "Nothing, if the files are of the same sentences."),
-        ("编号对不上，或句子数不同；按文本对应。", "如果文件是同一批句子，则无需处理。"),
+        ("编号对不上，或句子数不同；改为按文本匹配。", "如果两个文件是同一批句子，则无需处理。"),
     ),
     "missing-prediction": (
         ("A sentence has no prediction; an empty answer is written for it.", "Predict it, or take it out of gold."),
-        ("句子没有预测；写成空答案。", "预测该句，或从 gold 中去掉。"),
+        ("句子没有预测；为它写入空答案。", "预测该句，或从 gold 中去掉。"),
     ),
     "no-gold": (
         ("The label of a sentence cannot be read; it is not scored.", "Correct the label, or name the gold."),
@@ -534,7 +547,7 @@ _PREDICTIONS: _Texts = {
     "other-order": (
         ("Gold has the sentences in another order than the predictions; they are matched by their texts.",
          "Nothing."),
-        ("gold 与预测的句子顺序不同；按文本对应。", "无需处理。"),
+        ("gold 与预测的句子顺序不同；按文本匹配。", "无需处理。"),
     ),
     "test-json": (
         ("The test.json beside the predictions has another number of sentences; it is not used.",
@@ -544,14 +557,14 @@ _PREDICTIONS: _Texts = {
     "unknown-id": (
         ("An answer is about a sentence that is not known here; it is not used.",
          "Check that both files are of the same sentences."),
-        ("答案所属的句子在此未知；未使用。", "检查两个文件是否是同一批句子。"),
+        ("找不到答案所属的句子；该答案未使用。", "检查两个文件是否是同一批句子。"),
     ),
 }  # fmt: skip
 
 _ANNOTATORS: _Texts = {
     "expert-overrules": (
         ("The annotators had decided a sentence; the expert's answer counts.", "Nothing."),
-        ("标注者已定的句子；以专家的答案为准。", "无需处理。"),
+        ("标注者已对该句作出决定；以专家的答案为准。", "无需处理。"),
     ),
     "not-annotated": (
         ("An annotator does not have a sentence, or has it without labels.", "Nothing, unless it was assigned."),
@@ -563,12 +576,12 @@ _ANNOTATORS: _Texts = {
     ),
     "text-mismatch": (
         ("The same id has another text; these labels are not used.", "Restore the text of the sentence."),
-        ("同一编号的文本不同；这些标注不使用。", "恢复句子的原文。"),
+        ("同一编号的文本不同；这些标注未使用。", "恢复句子的原文。"),
     ),
     "unqualified": (
         ("An annotator does not pass the practice sentences and is left out.",
          "Nothing, or lower adjudicate.qualify."),
-        ("标注者未通过练习句，不参与。", "无需处理，或调低 adjudicate.qualify。"),
+        ("标注者未通过练习句；其标注被略去。", "无需处理，或调低 adjudicate.qualify。"),
     ),
 }  # fmt: skip
 

@@ -12,14 +12,18 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from numbers import Real
 from typing import Any, NamedTuple, Self, TypeVar
 
 from omniner.registry import ISSUE_CODES
+
+log = logging.getLogger("omniner")
 
 K = TypeVar("K")
 
@@ -131,21 +135,26 @@ class Issue(_IssueFields):
         id: of the sentence, if it is about one.
         unread: the share of the file that was not read because of it; 0 = at most one record.
 
-    Raises:
-        ValueError: nobody said what the code means.
+    A code that is not among them, as an extension may have, is warned of once and shown without a meaning.
     """
 
     __slots__ = ()
 
     def __new__(cls, code: str, message: str, file: str = "", line: int = 0, id: str = "", unread: float = 0.0) -> Self:
-        """Create an issue of a known code."""
+        """Create an issue."""
         if code not in ISSUE_CODES:
-            raise ValueError(f"{code!r} is no code of issues: add it to ISSUE_CODES, with its meaning")
+            _warn_of(code)
         return super().__new__(cls, code, message, file, line, id, unread)
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
         return " ".join(part for part in (place, self.id, f"[{self.code}]", self.message) if part)
+
+
+@cache
+def _warn_of(code: str) -> None:
+    """Warn of a code without a meaning, once in a process."""
+    log.warning("issue code %r has no meaning: add it to ISSUE_CODES, so that pages can say what to do", code)
 
 
 def count_codes(issues: Iterable[Issue]) -> dict[str, int]:

@@ -388,7 +388,8 @@ class Context:
         if counts:
             listed = ", ".join(f"{count:,} {code}" for code, count in counts.items())
             most = ranked(counts)[0][0]
-            log.warning("issues: %s (listed in %s); %s: %s", listed, path, most, " ".join(explained(most)))
+            said = " ".join(filter(None, explained(most)))
+            log.warning("issues: %s (listed in %s)%s", listed, path, f"; {most}: {said}" if said else "")
         return counts
 
     def publish_corpus(self, corpus: Corpus) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from omniner.config import compose
+from omniner.records import Issue
 from omniner.report.tables import COUNT, TEXT, Column, Table
 from omniner.runs import context
 from omniner.runs.context import Context
@@ -26,6 +27,9 @@ class Noted(Run):
 
     def tags(self, values: Mapping[str, Any]) -> None:
         self.kept |= values
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        pass
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[Any]], path: str) -> None:
         self.kept[path] = rows
@@ -67,3 +71,15 @@ def test_of_a_large_table_the_store_gets_the_first_rows(
     assert run.kept["tables/t.json"] == rows[:2]
     assert (tmp_path / "tables" / "t.csv").read_text() == "n\n1\n2\n3\n"
     assert "tables/t.csv has 3 rows" in caplog.text
+
+
+def test_the_most_frequent_issue_is_explained_if_its_code_has_a_meaning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "omniner")
+    run = Context(compose.load(["tracking=off"]), tmp_path, Noted())
+    run.publish_issues([Issue("split-emoji", "joined")])
+    run.publish_issues([Issue("code-of-an-extension", "odd")])
+    explained, bare = [text for record in caplog.records if (text := record.getMessage()).startswith("issues: ")]
+    assert explained.endswith("; split-emoji: The halves of a character stood on two lines; they are joined. Nothing.")
+    assert bare == f"issues: 1 code-of-an-extension (listed in {tmp_path / 'issues.jsonl'})"
