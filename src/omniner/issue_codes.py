@@ -140,6 +140,13 @@ _READING: _Texts = {
         ("文件的标签体系没有这个字母；仍按字母读取：B、S、U、W 开始一个实体，其他字母接续同类别的实体。",
          "修正标签，或设置 data.scheme。"),
     ),
+    "kept-opening": (
+        ("Nearly all texts of a file of conversations begin with the same words, which may be an instruction; they are "
+         "kept as a part of the sentences.",
+         "If it is an instruction, put the sentences under input, or on a line of their own behind it."),
+        ("对话文件的几乎所有文本以相同的词句开头，可能是指令；作为句子的一部分保留。",
+         "如果是指令，请把句子放在 input 下，或单独放在指令之后的一行。"),
+    ),
     "line-too-long": (
         ("A line or a text is longer than a reader takes; it is left out.", "Divide it into sentences."),
         ("行或文本超过可读取的长度；被略去。", "把它拆分成句子。"),
@@ -372,8 +379,9 @@ _WRITING: _Texts = {
         ("该格式不含句子所属的帖子；未写出。", "请选含帖子的格式：划分时同一帖子的句子不拆开。"),
     ),
     "lost-score": (
-        ("The format holds no confidences of entities; they are not written.", "Write jsonl if they matter."),
-        ("该格式不含实体的置信度；未写出。", "如果重要，请写成 jsonl。"),
+        ("The format holds no confidences of these entities (Label Studio: none of gold); they are not written.",
+         "Write jsonl if they matter."),
+        ("该格式不能存放这些实体的置信度（Label Studio 的标注没有置信度）；未写出。", "如果重要，请写成 jsonl。"),
     ),
     "no-offsets": (
         ("An entity has no place in its text, which a format, a tagger or a comparison needs: it is left out, or "

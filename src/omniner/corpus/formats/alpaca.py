@@ -10,12 +10,14 @@ string. An answer in any other form has no usable labels, so its item is left ou
 An item with an absent or empty answer is a sentence without labels.
 
 The sentence is the `input`. If that is empty, and in a conversation, it is the text after the last line break of the
-user's (last) text, or all of it if there is no line break. An opening that all such texts of a file share, up to a
-colon or full stop, is the instruction and left out, which is an issue (`shared-opening`).
+user's (last) text, or all of it if there is no line break. An opening that all texts without a line break share, up to
+a colon or full stop, is the instruction: it is left out, which is an issue (`shared-opening`), and an item without
+more than it is left out, too. It stays if there are fewer than three such texts, or if labels stand in it; an opening
+that stays in nearly all texts is an issue (`kept-opening`).
 
 Surfaces are located in reading order (`align.locate_listed`), unless they are grouped by category; an absent one keeps
-its surface, has no offsets and is an issue. If most pairs that reveal the order have it reversed, all are read as
-`[category, surface]`. Earlier rounds (`history`) and system texts are not sentences and are not read.
+its surface, has no offsets and is an issue. If most pairs that reveal the order have it reversed, and they are no
+few, all are read as `[category, surface]`. Earlier rounds (`history`) and system texts are no sentences and not read.
 
 Writing does the reverse and lists the file in the `dataset_info.json` beside it. Keys that LLaMA-Factory ignores keep
 what its own cannot: `id`, `post_id`, and `sentence` if a prompt puts words around it; reading prefers `sentence` to
@@ -26,6 +28,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,8 +48,8 @@ from omniner.corpus.formats.fields import (
     text_of,
 )
 from omniner.corpus.formats.regions import regions_of
-from omniner.corpus.formats.spellings import LISTS
-from omniner.corpus.formats.surfaces import PairPlacer
+from omniner.corpus.formats.spellings import CATEGORIES, LISTS, SURFACES
+from omniner.corpus.formats.surfaces import PairPlacer, count_orders, is_turned
 from omniner.errors import UserError
 from omniner.files import read_json, write_json, writing
 from omniner.records import Entity, Issue, Sentence, is_unlabeled, to_line, unlabeled_sentence
@@ -58,29 +61,34 @@ _ITEM_KEYS = frozenset({*COLUMNS.values(), "id", "post_id", "sentence"})
 _CHAT_KEYS = frozenset({"conversations", "messages", "system", "id", "post_id"})
 _SIGNS = ("instruction", "output", "conversations", "messages")  # every item has one of these keys
 _USERS, _ASSISTANTS, _SYSTEMS = ("human", "user"), ("gpt", "assistant"), ("system",)
-_OPENING = re.compile(r".*[：:。]\s*", re.DOTALL)  # an instruction before a sentence on the same line
+_OPENING_END = re.compile(r"。|(?<!\d)：|：(?!\d)|:(?![\d/])")  # no part of a time or an address
+_FEWEST_TEXTS = 3  # that show what is an instruction: any two texts may begin alike
+_LABELED_SHARE = 0.05  # of texts with labels in the opening, from which on it belongs to the sentences
+_NEARLY_ALL = 0.9
 _TOOLS = ("function_call", "observation", "function", "tool")  # their text is neither a sentence nor an answer
 
 
 def read(path: Path, options: ReadOptions) -> tuple[list[Sentence], list[Issue]]:
     """Read one file; ids are empty if the file has none. `options` are ignored."""
     log = IssueLog(path)
-    sentences = []
     foreign: set[str] = set()  # keys already reported, one issue per key
-    placer = PairPlacer(log, answers=True)
-    asked: list[_Asked] = []
+    items: list[_Labeled] = []
+    asked: list[_Labeled] = []  # the instruction may stand on the line of the sentence
     for number, (line, record) in enumerate(json_records(path, log), 1):
         found = len(log.items)
-        sentence, answer = _sentence(record, foreign, log, line)
+        sentence, answer, on_one_line = _sentence(record, foreign, log, line)
         log.number(found, number)
         if sentence is not None:
-            sentences.append(sentence)
-            placer.add(sentence, answer.pairs, line, number, grouped=answer.grouped)
-            if _is_chat(record) or not (record.get("sentence") or record.get("input")):
-                asked.append(_Asked(sentence, answer.pairs, line))
+            items.append(_Labeled(sentence, answer, line, number))
+            if on_one_line:
+                asked.append(items[-1])
     _leave_out_opening(asked, log)
+    items = [item for item in items if item.sentence.text]
+    placer = PairPlacer(log, answers=True)
+    for sentence, answer, line, number in items:
+        placer.add(sentence, answer.pairs, line, number, grouped=answer.grouped)
     placer.finish()
-    return sentences, sorted(log.items, key=lambda issue: issue.line)
+    return [item.sentence for item in items], sorted(log.items, key=lambda issue: issue.line)
 
 
 class _Answer(NamedTuple):
@@ -90,62 +98,98 @@ class _Answer(NamedTuple):
     grouped: bool = False
 
 
-class _Asked(NamedTuple):
-    """A sentence that stands in a text with the instruction, the pairs of its answer, and its line."""
+class _Labeled(NamedTuple):
+    """A sentence without its entities, its answer, and the line and number of its item."""
 
     sentence: Sentence
-    pairs: list[tuple[str, str]]
+    answer: _Answer
     line: int
+    number: int
 
 
-def _leave_out_opening(asked: Sequence[_Asked], log: IssueLog) -> None:
-    """Remove the instruction from sentences that all begin with it, unless one is nothing else or labels are in it."""
+def _leave_out_opening(asked: Sequence[_Labeled], log: IssueLog) -> None:
+    """Remove the instruction that all texts begin with; one that is nothing else becomes empty, with an issue."""
     texts = {one.sentence.text for one in asked}
-    if len(texts) < 2:
+    end = _opening_end(texts) if len(texts) >= _FEWEST_TEXTS else 0
+    if not end or _has_labels(asked, end):
+        _report_opening(asked, log)
         return
+    opening = asked[0].sentence.text[:end]
+    found = f"all {len(asked):,} texts begin with {quote(opening)}, the instruction; left out"
+    log.add("shared-opening", found, asked[0].line)
+    for sentence, _, line, number in asked:
+        sentence.text = sentence.text[end:].lstrip()
+        if not sentence.text:
+            first = len(log.items)
+            log.add("empty-text", "the instruction without a sentence; left out", line)
+            log.number(first, number)
+
+
+def _opening_end(texts: set[str]) -> int:
+    """Return where the longest opening ends that all texts share; 0 if there is none."""
     first, last = min(texts), max(texts)  # what these two share, all share
     shared = next((at for at, pair in enumerate(zip(first, last, strict=False)) if len({*pair}) > 1), len(first))
-    opening = _OPENING.match(first[:shared])
-    if opening is None or opening[0] in texts:
-        return
-    end = opening.end()
-    for sentence, pairs, _ in asked:
-        rest = sentence.text[end:]
-        if any(any(part in opening[0] for part in pair) and not any(part in rest for part in pair) for pair in pairs):
-            return
-    for sentence, _, _ in asked:
-        sentence.text = sentence.text[end:]
-    found = f"all {len(asked):,} texts begin with {quote(opening[0])}, the instruction; left out"
-    log.add("shared-opening", found, asked[0].line)
+    ends = ({match.end() for match in _OPENING_END.finditer(text, 0, shared + 1)} for text in texts)
+    return max((end for end in set.intersection(*ends) if end <= shared), default=0)
+
+
+def _has_labels(asked: Sequence[_Labeled], end: int) -> bool:
+    """Whether surfaces of more than a few texts need the opening; categories often stand in an instruction."""
+    rests = [one.sentence.text[end:] for one in asked]
+    pairs = [one.answer.pairs for one in asked]
+    surface = int(is_turned(*count_orders(zip(rests, pairs, strict=True))))
+    needing = 0
+    for one, rest in zip(asked, rests, strict=True):
+        listed = Counter(pair[surface] for pair in one.answer.pairs)
+        needing += any(min(count, one.sentence.text.count(name)) > rest.count(name) for name, count in listed.items())
+    return needing > 0 and needing >= _LABELED_SHARE * sum(map(bool, pairs))
+
+
+def _report_opening(asked: Sequence[_Labeled], log: IssueLog) -> None:
+    """Add an issue if nearly all texts begin alike, as they do if an instruction stands before each sentence."""
+    ends = (_OPENING_END.search(one.sentence.text) for one in asked)
+    openings = Counter(match.string[: match.end()] for match in ends if match)
+    for opening, count in openings.most_common(1):
+        if count >= _NEARLY_ALL * len(asked):
+            found = f"{count:,} of {len(asked):,} texts begin with {quote(opening)}, which may be an instruction; kept"
+            log.add("kept-opening", found, asked[0].line)
 
 
 def _is_chat(record: dict[str, Any]) -> bool:
     return "conversations" in record or "messages" in record
 
 
-def _sentence(record: dict[str, Any], foreign: set[str], log: IssueLog, line: int) -> tuple[Sentence | None, _Answer]:
-    """Return the sentence of an item without its entities, and its answer."""
+def _sentence(
+    record: dict[str, Any], foreign: set[str], log: IssueLog, line: int
+) -> tuple[Sentence | None, _Answer, bool]:
+    """Return the sentence of an item without its entities, its answer, and whether it may begin with an instruction."""
     is_chat = _is_chat(record)
     for key in record:
         if key not in (_CHAT_KEYS if is_chat else _ITEM_KEYS) and key not in foreign:
             foreign.add(key)
             log.add("unknown-key", f"{quote(key)} (first seen here) is not read{post_hint(key)}", line)
     user, answer = _of_chat(record, log, line) if is_chat else _of_item(record, log, line)
+    on_one_line = is_chat or not (record.get("sentence") or record.get("input"))
+    if user is not None and on_one_line:
+        _, line_break, user = user.rstrip("\r\n").rpartition("\n")
+        on_one_line = not line_break
     text = None if user is None else text_of({"text": user}, "text", log, line)
     if text is None:
-        return None, _Answer([])
+        return None, _Answer([]), False
     name = id_of(record, log, line)
     post_id = post_of(record, log, line)
     if answer is None or answer == "":
         sentence = unlabeled_sentence(name, text)
         sentence.post_id = post_id
-        return sentence, _Answer([])
+        return sentence, _Answer([]), on_one_line
     read_answer = _pairs(answer, log, line)
-    return (None, _Answer([])) if read_answer is None else (Sentence(name, text, [], post_id), read_answer)
+    if read_answer is None:
+        return None, _Answer([]), False
+    return Sentence(name, text, [], post_id), read_answer, on_one_line
 
 
 def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
-    """Return the sentence and the answer of an alpaca item; no sentence (and an issue) if a field is not a text."""
+    """Return the text with the sentence, and the answer of an alpaca item; no text (and an issue) if it is none."""
     texts = []
     for key in ("sentence", "input", "instruction"):
         value = record.get(key)
@@ -153,11 +197,11 @@ def _of_item(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | No
             log.add("bad-record", f"{quote(value)} under {key!r} where a text belongs; left out", line)
             return None, None
         texts.append(value or "")
-    return texts[0] or texts[1] or _last_line(texts[2]), record.get("output")
+    return texts[0] or texts[1] or texts[2], record.get("output")
 
 
 def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | None, Any]:
-    """Return the sentence of the last user turn, and the assistant's answer to it."""
+    """Return the text of the last user turn, and the assistant's answer to it."""
     turns = record.get("conversations", record.get("messages"))
     user: str | None = None
     answer: Any = None
@@ -176,11 +220,7 @@ def _of_chat(record: dict[str, Any], log: IssueLog, line: int) -> tuple[str | No
     if user is None:
         log.add("bad-record", "a conversation in which no user speaks; left out", line)
         return None, None
-    return _last_line(user), answer
-
-
-def _last_line(text: str) -> str:
-    return text.rstrip("\r\n").rpartition("\n")[2]
+    return user, answer
 
 
 def _pairs(answer: object, log: IssueLog, line: int) -> _Answer | None:
@@ -196,6 +236,10 @@ def _pairs(answer: object, log: IssueLog, line: int) -> _Answer | None:
     if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), (list, dict)):
         value = next((value[key] for key in LISTS if key in value), value)
     grouped = isinstance(value, dict)
+    if isinstance(value, dict) and not value.keys().isdisjoint(SURFACES) and not value.keys().isdisjoint(CATEGORIES):
+        found = f"the answer {quote(answer)} lists surfaces and categories apart, not as pairs; left out"
+        log.add("bad-answer", found, line)
+        return None
     items = _ungrouped(value) if isinstance(value, dict) else value
     if not isinstance(items, list):
         log.add("bad-answer", f"the answer {quote(answer)} is no JSON list of pairs; left out", line)

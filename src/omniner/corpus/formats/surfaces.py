@@ -7,12 +7,14 @@ reading order counts, too (`align.locate_listed`).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from omniner.corpus.align import locate_listed, locate_pairs
 from omniner.corpus.formats.fields import IssueLog, join_surrogates, quote
 from omniner.corpus.formats.regions import Region, sort_entities, without_repeats
 from omniner.records import Entity, Sentence
+
+_TELLING_SHARE = 0.25  # of the pairs that must have the category first before all are taken so
 
 
 def pairs_of(items: object) -> list[tuple[str, str]] | None:
@@ -39,7 +41,7 @@ def pairs_of(items: object) -> list[tuple[str, str]] | None:
 class PairPlacer:
     """Locate pairs of a surface and its category, for which a file has no offsets.
 
-    The texts of the file show which of the two is the surface: more of the surfaces occur in them. A file that has the
+    The texts of the file show which of the two is the surface (`is_turned`). A file that has the
     category first is an issue.
 
     Args:
@@ -93,20 +95,38 @@ class PairPlacer:
 
     def _is_turned(self) -> bool:
         """Whether the category comes first; if so, add an issue at the first such pair."""
-        usual = turned = line = 0
-        for sentence, pairs, at, _, _, _ in self._open:
-            for first, second in pairs:
-                if (first in sentence.text) == (second in sentence.text):
-                    continue
-                if first in sentence.text:
-                    usual += 1
-                else:
-                    line = line or at
-                    turned += 1
-        if turned > usual:
-            found = f"of {turned + usual:,} pairs that tell, {turned:,} have the category first, the surface second"
-            self._log.add("turned-pairs", f"{found}, first here; all are taken so", line)
-        return turned > usual
+        usual, turned, total = count_orders((one[0].text, one[1]) for one in self._open)
+        if not is_turned(usual, turned, total):
+            return False
+        line = next(one[2] for one in self._open if count_orders([(one[0].text, one[1])])[1])
+        found = f"of {turned + usual:,} pairs that tell, {turned:,} have the category first, the surface second"
+        self._log.add("turned-pairs", f"{found}, first here; all are taken so", line)
+        return True
+
+
+def count_orders(texts: Iterable[tuple[str, Sequence[tuple[str, str]]]]) -> tuple[int, int, int]:
+    """Count the pairs of which only the first part stands in their text, those of which only the second does, and all.
+
+    Args:
+        texts: each with its pairs.
+    """
+    usual = turned = total = 0
+    for text, pairs in texts:
+        total += len(pairs)
+        for first, second in pairs:
+            is_first, is_second = first in text, second in text
+            usual += is_first and not is_second
+            turned += is_second and not is_first
+    return usual, turned, total
+
+
+def is_turned(usual: int, turned: int, total: int) -> bool:
+    """Whether counts of `count_orders` show that the category comes first.
+
+    Pairs do not tell if their text names the categories, as an instruction does. The few that then tell are surfaces
+    that are absent from their texts, so they do not stand for all.
+    """
+    return turned > usual and turned >= _TELLING_SHARE * total
 
 
 def report_place(pair: tuple[str, str], entity: Entity | None, log: IssueLog, line: int) -> None:

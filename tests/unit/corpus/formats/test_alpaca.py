@@ -102,6 +102,8 @@ def test_where_the_sentence_stands(tmp_path: Path, item: dict[str, object], text
         '{"A": "北京"}',
         '{"A": [["北京"]]}',
         '{"A": ["北京"], "A": ["上海"]}',
+        '{"entity": ["北京"], "type": ["地名"]}',
+        {"entities": {"text": ["北京", "上海"], "label": ["地名", "地名"]}},
         "null",
         "[['北京', 'A']]",
         '```json\n[]\n```',
@@ -142,36 +144,101 @@ def chat(text: str, *pairs: tuple[str, str]) -> dict[str, object]:
     return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": json.dumps(pairs)}]}
 
 
+ASKED = "请找出句子中的人名、地名："
+PERSON, PLACE = ("王芳", "人名"), ("北京", "地名")
+
+
+def grouped(text: str, answer: object) -> dict[str, object]:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": json.dumps(answer)}]}
+
+
 def test_an_instruction_on_the_line_of_the_sentence_is_no_part_of_it(tmp_path: Path) -> None:
-    found, issues = parse(
-        tmp_path, chat("提取实体：我爱北京", ("北京", "地")), chat("提取实体：我去上海", ("上海", "地"))
-    )
-    assert [(one.text, spans(one)) for one in found] == [("我爱北京", [(2, 4, "地")]), ("我去上海", [(2, 4, "地")])]
+    texts = ["我爱北京", "我去北京", "来北京"]
+    found, issues = parse(tmp_path, *(chat(f"提取实体：{text}", PLACE) for text in texts))
+    assert [one.text for one in found] == texts
+    assert [spans(one) for one in found] == [[(2, 4, "地名")], [(2, 4, "地名")], [(1, 3, "地名")]]
     assert [(issue.code, issue.line) for issue in issues] == [("shared-opening", 1)]
     assert "'提取实体：'" in issues[0].message
-    found, issues = parse(tmp_path, {"instruction": "Find: 我爱"}, {"instruction": "Find: 我去"})
-    assert [one.text for one in found] == ["我爱", "我去"]
+    found, issues = parse(tmp_path, *({"instruction": f"Find: {text}"} for text in texts))
+    assert [one.text for one in found] == texts
+    found, issues = parse(tmp_path, *(chat(f"找出实体：12:30{text}", ("12:30", "时间")) for text in texts))
+    assert [one.text for one in found] == [f"12:30{text}" for text in texts]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("is_grouped", [False, True])
+def test_an_absent_surface_does_not_keep_an_instruction_that_names_the_categories(
+    tmp_path: Path, is_grouped: bool, turned: bool
+) -> None:
+    def ask(text: str, *pairs: tuple[str, str]) -> dict[str, object]:
+        if is_grouped:
+            return grouped(text, {pair[not turned]: [pair[turned]] for pair in pairs})
+        return chat(text, *(pair[::-1] if turned else pair for pair in pairs))
+
+    items = [ask(f"{ASKED}第{number}人王芳去北京", PERSON, PLACE) for number in range(40)]
+    found, issues = parse(tmp_path, *items, ask(f"{ASKED}李四走了", ("李 四", "人名")))
+    expected = {"shared-opening": 1, "unaligned": 1} | ({"turned-pairs": 1} if turned else {})
+    assert (found[0].text, found[-1].text, codes(issues)) == ("第0人王芳去北京", "李四走了", expected)
+    assert spans(found[0]) == [(3, 5, "人名"), (6, 8, "地名")]
+    assert found[-1].entities == [Entity("李 四", "人名")]
+
+
+def test_few_absent_surfaces_do_not_turn_pairs_whose_categories_all_texts_name(tmp_path: Path) -> None:
+    items = [
+        chat(f"{ask}人名、地名：第{number}人王芳去北京", PERSON, PLACE)
+        for number in range(10)
+        for ask in ("找", "请标", "标出")
+    ]
+    found, issues = parse(tmp_path, *items, chat("找人名、地名：李四走了", ("李 四", "人名")))
+    assert found[0].entities == [Entity("王芳", "人名", 10, 12), Entity("北京", "地名", 13, 15)]
+    assert codes(issues) == {"unaligned": 1}
+
+
+def test_an_item_with_the_instruction_alone_is_left_out(tmp_path: Path) -> None:
+    items = [chat(f"{ASKED}第{number}人王芳去北京", PERSON, PLACE) for number in range(5)]
+    found, issues = parse(tmp_path, *items[:2], chat(ASKED), *items[2:])
+    assert [one.text for one in found] == [f"第{number}人王芳去北京" for number in range(5)]
+    assert codes(issues) == {"shared-opening": 1, "empty-text": 1}
+    assert next(issue.message for issue in issues if issue.code == "empty-text").startswith("item 3: ")
 
 
 @pytest.mark.parametrize(
-    "items",
+    ("items", "expected"),
     [
-        [chat("新华社：我爱北京", ("新华社", "机构")), chat("新华社：我去上海", ("上海", "地"))],
-        [chat("找：我爱北京"), chat("我去上海")],
-        [chat("找：我爱北京"), chat("找：我爱北京")],
-        [chat("找："), chat("找：我去上海")],
-        [chat("我爱北京"), chat("我爱上海")],
-        [{"input": "找：我爱北京"}, {"input": "找：我去上海"}],
+        ([chat(f"新华社：{text}", ("新华社", "机构")) for text in ("我", "你", "他")], {"kept-opening": 1}),
+        ([chat(f"北京：{text}在北京", PLACE, PLACE) for text in ("我", "你", "他")], {"kept-opening": 1}),
+        ([chat("找：我爱北京"), chat("找：我爱北京"), chat("找：我爱北京")], {"kept-opening": 1}),
+        ([chat("找："), chat("找：我去上海")], {"kept-opening": 1}),
+        ([chat("请找：我去上海")], {"kept-opening": 1}),
+        ([*(chat(f"找：我爱{number}") for number in range(20)), chat("我去上海")], {"kept-opening": 1}),
+        ([chat("找：我爱北京"), chat("我去上海"), chat("去")], {}),
+        ([chat("我爱北京"), chat("我爱上海"), chat("我爱")], {}),
+        ([chat(f"我在10:3{number}去") for number in range(3)], {}),
+        ([chat(f"http://a.cn/{number}") for number in range(3)], {}),
+        ([{"input": f"找：我爱{text}", "output": ""} for text in "一二三"], {}),
     ],
-    ids=["labelled", "not all", "one text", "nothing else", "no colon", "input"],
+    ids=[
+        *("labelled", "labelled twice", "one text", "two texts", "one item", "not quite all", "not all", "no colon"),
+        *("time", "address", "input"),
+    ],
 )
-def test_other_openings_belong_to_the_sentences(tmp_path: Path, items: list[dict[str, Any]]) -> None:
-    items = [{"output": "", **item} if "input" in item else item for item in items]
+def test_other_openings_belong_to_the_sentences(
+    tmp_path: Path, items: list[dict[str, Any]], expected: dict[str, int]
+) -> None:
     found, issues = parse(tmp_path, *items)
     assert [one.text for one in found] == [
         item["messages"][0]["content"] if "messages" in item else item["input"] for item in items
     ]
-    assert issues == []
+    assert codes(issues) == expected
+
+
+@pytest.mark.parametrize(
+    "opening", ["2023-05-01 10:30 ", "http://a.cn/", "【微博】张三：", "原告：王芳，住北京。被告："]
+)
+def test_a_sentence_on_a_line_of_its_own_stays_whole(tmp_path: Path, opening: str) -> None:
+    texts = [f"{opening}{text}" for text in ("我去", "李四", "上海", "他")]
+    found, issues = parse(tmp_path, *(chat(f"找出实体\n{text}") for text in texts))
+    assert ([one.text for one in found], issues) == (texts, [])
 
 
 TURNED = {"input": "王芳去了杭州看电影", "output": '[["人名", "王芳"], ["城市", "杭州"]]'}
