@@ -201,7 +201,7 @@ _READING: _Texts = {
     "offset-units": (
         ("Offsets are read in another way than the usual one, because they fit so or data.offsets says so.",
          "Check one of the entities; if it is wrong, set data.offsets or add the surfaces."),
-        ("位置按另一种方式读取，因为这样才相符，或因为 data.offsets 如此设置。",
+        ("位置按另一种方式读取，因为这样才与文字相符，或因为 data.offsets 如此设置。",
          "检查其中一个实体；如果不对，请设置 data.offsets 或补上文字。"),
     ),
     "offset-units-open": (
@@ -213,7 +213,7 @@ _READING: _Texts = {
     "only-predictions": (
         ("A task of Label Studio has no annotation, only what a model predicted; this is read as its labels.",
          "Annotate the task, unless the predictions are wanted."),
-        ("Label Studio 的任务没有人工标注，只有模型的预测；按标注读取。", "请标注该任务，除非要的就是预测。"),
+        ("Label Studio 的任务没有人工标注，只有模型的预测；把预测当作标注读取。", "请标注该任务，除非要的就是预测。"),
     ),
     "orphan-inside": (
         ("An inside or end tag continues no entity; it starts one.",
@@ -279,7 +279,7 @@ _READING: _Texts = {
     ),
     "unknown-key": (
         ("A key or column is not read.", "Rename it if it matters: post_id names the post of a sentence."),
-        ("某个键或列未读取。", "如果重要，请改名：post_id 是句子所属的帖子。"),
+        ("某个键或列未读取。", "如果需要读取，请改名：post_id 表示句子所属的帖子。"),
     ),
     "unknown-offsets": (
         ("A field may hold offsets under a name that is unknown; the entity is kept without them.",
@@ -317,7 +317,7 @@ _SPLITS: _Texts = {
     "no-split": (
         ("A file of a folder is not called after train, dev or test; it is not read.",
          "Rename it if it belongs to a split."),
-        ("文件夹里的文件名不含 train、dev、test；未读取。", "如果属于某个划分，请改名。"),
+        ("文件夹里某个文件的名称不含 train、dev 或 test；该文件未读取。", "如果它属于某个划分，请改名。"),
     ),
     "repeated-text": (
         ("Equal texts are in several parts of a division.", "Set split.together or filter.together to texts."),
@@ -331,7 +331,7 @@ _SPLITS: _Texts = {
     "size-of-dev": (
         ("Dev is much larger or smaller than data.dev_from_train says, because posts are not parted.",
          "Choose another share or seed."),
-        ("dev 的大小与 data.dev_from_train 相差很多，因为帖子不拆开。", "换一个比例或随机种子。"),
+        ("dev 的大小与 data.dev_from_train 的设定相差较大，因为帖子不拆开。", "换一个比例或随机种子。"),
     ),
     "unlabeled": (
         ("A sentence has no labels; it is left out, because nobody said that it has no entity.",
@@ -352,7 +352,7 @@ _WRITING: _Texts = {
     "category-renamed": (
         ("brat's categories have no white space; it is written as an underscore.",
          "Nothing, or rename the category."),
-        ("brat 的类别不能含空白；写成下划线。", "无需处理，或给类别改名。"),
+        ("brat 的类别不能含空白；空白写成下划线。", "无需处理，或给类别改名。"),
     ),
     "inside-token": (
         ("An entity begins or ends within a token, which tags cannot say; it is left out.",
@@ -392,7 +392,7 @@ _WRITING: _Texts = {
     ),
     "overlap": (
         ("An entity overlaps another one, which tags cannot say; it is left out.", "Write a format with offsets."),
-        ("实体与另一个重叠，标签无法表示；该实体被略去。", "请导出为带位置的格式。"),
+        ("实体与另一个实体重叠，标签无法表示；该实体被略去。", "请导出为带位置的格式。"),
     ),
     "place-lost": (
         ("The answer does not say which of several equal words an entity is; its reader will find another one.",
@@ -430,7 +430,7 @@ _ENCODING: _Texts = {
     "bad-span": (
         ("An entity lies outside its sentence, holds no character, or has a category that the model does not "
          "know; it is not learnt.", "Correct its offsets or category."),
-        ("实体超出句子、不含字符，或模型没有该类别；不参与训练。", "修正位置或类别。"),
+        ("实体超出句子范围、不含字符，或模型没有该类别；不参与训练。", "修正位置或类别。"),
     ),
     "gold-truncated": (
         ("The sentence is cut before the end of this entity; it is not learnt.", "Raise encoding.max_length."),
@@ -457,7 +457,7 @@ _ENCODING: _Texts = {
     "overlapping-entity": (
         ("An entity crosses another one, which this head cannot say; the longer one is learnt.",
          "Correct the entities, or choose a head that scores spans."),
-        ("实体与另一个交叉，该 head 无法表示；训练时只用较长的实体。", "修正实体，或改用对跨度评分的 head。"),
+        ("实体与另一个实体交叉，该 head 无法表示；训练时只用较长的实体。", "修正实体，或改用对跨度评分的 head。"),
     ),
     "same-place-entity": (
         ("Two entities of different categories have the same place; the first category is learnt.",
@@ -550,7 +550,7 @@ _PREDICTIONS: _Texts = {
     "offsets-do-not-fit": (
         ("The text at the offsets of a prediction is not its surface; this is looked for by its words.",
          "Correct the offsets of the predictions."),
-        ("预测位置上的文字与其文字不同；按文字查找。", "修正预测的位置。"),
+        ("预测所给位置上的文字与实体的文字不同；按文字查找。", "修正预测的位置。"),
     ),
     "other-order": (
         ("Gold has the sentences in another order than the predictions; they are matched by their texts.",
