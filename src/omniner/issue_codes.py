@@ -57,7 +57,7 @@ ISSUE_CODES: Registry[IssueCode] = registry.ISSUE_CODES
 def explained(code: str) -> tuple[Wording, Wording]:
     """Return meaning and advice of a code for pages; both are empty for a code that is not here."""
     if code not in ISSUE_CODES:
-        return Wording(""), Wording("")
+        return Wording.both("", ""), Wording.both("", "")
     entry = ISSUE_CODES[code]
     return Wording.both(entry.meaning, entry.chinese_meaning), Wording.both(entry.advice, entry.chinese_advice)
 
