@@ -13,6 +13,7 @@ other exception keeps its traceback and exits with 1.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import logging
@@ -81,7 +82,9 @@ def execute(config: Config) -> int:
         predict_share(config, Path(share))
         return 0
     if ranks.is_main_process():
-        _, complaint = _perform(config)
+        trains = config.task.name == "train"  # else the other ranks do not wait
+        with ranks.telling_others(config.trainer.nodes) if trains else contextlib.nullcontext():
+            _, complaint = _perform(config)
         if complaint:
             show(f"failed: {complaint}", sys.stderr)
         return int(bool(complaint))

@@ -47,6 +47,7 @@ HELPER = "OMNINER_HELPER"  # set in a process that was started here and ends wit
 _FURTHER = ("SLURM_PROCID", "RANK", "LOCAL_RANK", "NODE_RANK")
 _NUMBERS = (*_FURTHER, "SLURM_NTASKS", "GROUP_RANK", "JSM_NAMESPACE_RANK")  # that Lightning reads
 _LOCAL = ("LOCAL_RANK", "SLURM_LOCALID")
+_DONE, _FAILED = "done", "failed"  # last words of a first rank that ends before the training
 _PATIENCE = 120.0  # seconds for ranks to end after the main process has finished its part
 _MENDING = 3.0  # seconds to wait for the main process's own error after a worker's failure, and the other way round
 _HANGING = 30.0  # seconds until a main process that hangs is ended
@@ -133,7 +134,32 @@ def started_ranks(count: int, nodes: int, accelerator: str, precision: str, fold
         yield
 
 
-def chosen_by_first(nodes: int) -> tuple[str, str]:
+@contextlib.contextmanager
+def telling_others(nodes: int) -> Iterator[None]:
+    """Tell the ranks that wait in `chosen_by_first` when the block, the whole run, ends without a training to join.
+
+    Args:
+        nodes: number of machines of the run.
+    """
+    if (place := _meeting_place(nodes)) is None:
+        yield
+        return
+    from omniner.compute.meeting import leave_word, open_meeting
+
+    all_ranks = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or nodes
+    meeting, word, readers = open_meeting(*place, first=True), _FAILED, int(all_ranks) - 1
+    try:
+        yield
+        word = _DONE
+    except KeyboardInterrupt:
+        readers = 0  # to stop is urgent, and the others are told to as well
+        raise
+    finally:
+        if not meeting.check([_meeting_key()]):
+            leave_word(meeting, _meeting_key(), json.dumps(word), readers)
+
+
+def chosen_by_first(nodes: int) -> tuple[str, str] | None:
     """Return the accelerator and the precision that the first rank has chosen for all; empty if nobody says.
 
     A rank that was not started here waits until the first one has claimed the run's folder and chosen.
@@ -141,18 +167,26 @@ def chosen_by_first(nodes: int) -> tuple[str, str]:
     Args:
         nodes: number of machines of the run.
 
+    Returns:
+        The two; None if the first rank had nothing to train and the run is done.
+
     Raises:
-        UserError: the first rank has ended, or does not come.
+        UserError: the first rank has failed or ended, or does not come.
     """
     chosen, place = dict(os.environ), _meeting_place(nodes)
     if place is not None:
-        from omniner.compute.meeting import open_meeting
+        from omniner.compute.meeting import wait_for_word
 
         try:
-            chosen = json.loads(open_meeting(*place, first=False).get(_meeting_key()))
+            word = json.loads(wait_for_word(*place, _meeting_key()))
         except RuntimeError as error:
             found = f"the first rank of this run does not answer ({one_line(error)})"
             raise UserError("trainer.devices", found, "See what it says, or start it.") from error
+        if word == _FAILED:
+            raise UserError("trainer.devices", "the first rank of this run has failed", "See what it says.")
+        if word == _DONE:
+            return None
+        chosen = word
     return chosen.get(ACCELERATOR, ""), chosen.get(PRECISION, "")
 
 

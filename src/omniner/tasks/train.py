@@ -113,7 +113,9 @@ def fit_as_rank(config: Config) -> None:
     folder = Path(os.environ.get(ranks.RUN_FOLDER) or config.output_dir or "")
     corpus = sources.load_for_training(config.data)
     # before anything in the folder is read: the first rank may be about to replace what an earlier run has left there
-    accelerator, precision = ranks.chosen_by_first(config.trainer.nodes)
+    if (chosen_by_first := ranks.chosen_by_first(config.trainer.nodes)) is None:
+        return
+    accelerator, precision = chosen_by_first
     state = read_state(folder)  # of an earlier run, if nothing says where the ranks meet
     is_ours = state.get("digest") == digest(config)  # compared before the values of `auto` are replaced
     if commit := model_commit(config, state if is_ours else {}):

@@ -169,6 +169,67 @@ def test_a_rank_from_outside_waits_for_the_first_one_and_does_what_it_has_chosen
     assert first.returncode == 0
 
 
+ENDS_EARLY = """
+import sys
+from omniner.runs import ranks
+with ranks.telling_others(1):
+    if sys.argv[1] == "failed":
+        sys.exit(2)
+"""
+
+
+@pytest.mark.parametrize("ending", ["done", "failed"])
+def test_a_rank_from_outside_ends_with_a_first_one_that_has_nothing_to_train(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where the first one only delivers to the tracking server what an earlier run could not."""
+    fit = Mock()
+    monkeypatch.setattr(models, "fit", fit)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    around = {**os.environ, **place, "RANK": "0", "LOCAL_RANK": "0"}
+    config = compose.load([f"output_dir={tmp_path}", "data.size={train: 4, dev: 2, test: 2}"])
+    with subprocess.Popen([sys.executable, "-c", ENDS_EARLY, ending], env=around) as first:
+        for name, value in {**place, "RANK": "1", "LOCAL_RANK": "1"}.items():
+            monkeypatch.setenv(name, value)
+        with caplog.at_level("INFO", "omniner"):  # puts the level back
+            if ending == "done":
+                assert run.execute(config) == 0
+            else:
+                with pytest.raises(UserError, match="the first rank of this run has failed"):
+                    run.execute(config)
+    assert first.returncode == (0 if ending == "done" else 2)
+    fit.assert_not_called()
+
+
+WAITS = """
+import signal
+import sys
+from omniner import run
+from omniner.compute import meeting
+signal.signal(signal.SIGTERM, run.on_sigterm)
+print("waits", flush=True)
+try:
+    meeting.wait_for_word("127.0.0.1", int(sys.argv[1]), "key")
+except KeyboardInterrupt as error:
+    sys.exit(run.stopped_status(error))
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_rank_that_waits_for_the_first_one_can_be_stopped(number: int, status: int) -> None:
+    command, pipe = [sys.executable, "-c", WAITS, str(free_port())], subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as waiting:
+        assert waiting.stdout is not None
+        assert waiting.stdout.readline() == "waits\n"
+        waiting.send_signal(number)
+        try:
+            _, errors = waiting.communicate(timeout=60)
+        finally:
+            waiting.kill()
+    assert waiting.returncode == status, errors
+    assert "c10d" not in errors
+
+
 def test_a_training_does_not_go_on_with_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for split in ("train", "dev", "test"):
         (tmp_path / f"{split}.jsonl").write_text(f"{LINE}\n")
