@@ -155,8 +155,9 @@ def telling_others(nodes: int) -> Iterator[None]:
         readers = 0  # to stop is urgent, and the others are told to as well
         raise
     finally:
-        if not meeting.check([_meeting_key()]):
-            leave_word(meeting, _meeting_key(), json.dumps(word), readers)
+        with contextlib.suppress(RuntimeError):  # torchrun's store may be gone: the run's own error is what matters
+            if not meeting.check([_meeting_key()]):
+                leave_word(meeting, _meeting_key(), json.dumps(word), readers)
 
 
 def chosen_by_first(nodes: int) -> tuple[str, str] | None:
