@@ -30,12 +30,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omniner.errors import Stopped, UserError, one_line
+from omniner.errors import Stopped, UserError, first_line_of, one_line
 from omniner.machine import are_given, free_port, tasks_of_step
 from omniner.runs import children
 from omniner.wording import counted
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 log = logging.getLogger("omniner")
 
@@ -110,10 +113,7 @@ def started_ranks(count: int, nodes: int, accelerator: str, precision: str, fold
     if are_given() and HELPER not in os.environ:
         _check_given(count, nodes)
     if is_main_process() and (place := _meeting_place(nodes)) is not None:
-        from omniner.compute.meeting import open_meeting
-
-        # exists until the end of the block: others may come later, into `chosen_by_first`
-        meeting = open_meeting(*place, first=True)
+        meeting = _hold_meeting(*place)  # until the end of the block: others may come later, into `chosen_by_first`
         meeting.set(_meeting_key(), json.dumps(chosen))
     if count < 2 or are_given():
         yield
@@ -144,10 +144,10 @@ def telling_others(nodes: int) -> Iterator[None]:
     if (place := _meeting_place(nodes)) is None:
         yield
         return
-    from omniner.compute.meeting import leave_word, open_meeting
+    from omniner.compute.meeting import leave_word
 
     all_ranks = os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_STEP_NUM_TASKS") or nodes
-    meeting, word, readers = open_meeting(*place, first=True), _FAILED, int(all_ranks) - 1
+    meeting, word, readers = _hold_meeting(*place), _FAILED, int(all_ranks) - 1
     try:
         yield
         word = _DONE
@@ -189,6 +189,21 @@ def chosen_by_first(nodes: int) -> tuple[str, str] | None:
             return None
         chosen = word
     return chosen.get(ACCELERATOR, ""), chosen.get(PRECISION, "")
+
+
+def _hold_meeting(address: str, port: int) -> TCPStore:
+    """Return the store at which the others look for what this first rank has chosen.
+
+    Raises:
+        UserError: another program has the port, or torchrun does not answer.
+    """
+    from omniner.compute.meeting import open_meeting
+
+    try:
+        return open_meeting(address, port, first=True)
+    except RuntimeError as error:
+        found = f"the ranks cannot meet at {address}:{port} ({first_line_of(error)})"
+        raise UserError("MASTER_PORT", found, "Start them with a free port, or end what uses it.") from error
 
 
 def _meeting_place(nodes: int) -> tuple[str, int] | None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -228,6 +229,19 @@ def test_a_rank_that_waits_for_the_first_one_can_be_stopped(number: int, status:
             waiting.kill()
     assert waiting.returncode == status, errors
     assert "c10d" not in errors
+
+
+def test_a_port_that_another_program_has_is_named_before_the_run_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=rf"^MASTER_PORT: the ranks cannot meet at 127.0.0.1:{port} \(.*in use"):
+            run.execute(compose.load([f"output_dir={tmp_path / 'run'}"]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_training_does_not_go_on_with_another_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
